@@ -1,0 +1,46 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer and make; everything else is set up in .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test check format sweep bench clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "gibramdb needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "setting up .venv (a few minutes the first time)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: setup
+	@$(BIN)/python -m demo $(ARGS)
+
+test: setup
+	@$(BIN)/python -m pytest
+
+# Format, lint, types, arrows, generated files; then the tests.
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python tools/generate_async.py --check
+	$(BIN)/python tools/generate_wire.py --check
+	@$(MAKE) --no-print-directory test
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The long fault sweeps; their last figures stand in docs/durability.md.
+sweep: setup
+	$(BIN)/python -m pytest -m sweep -o timeout=3600 -rA
+
+bench: setup
+	$(BIN)/python bench/durable_adds.py
+
+clean:
+	rm -rf .venv build demo-data .pytest_cache .mypy_cache .ruff_cache .hypothesis

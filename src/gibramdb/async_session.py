@@ -1,0 +1,406 @@
+"""The async face of a store and its sessions.
+
+Generated from session.py: change that one, then run `python tools/generate_async.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self, cast
+
+from gibramdb.model import commands
+from gibramdb.model.commands import Command
+from gibramdb.model.knowledge import (
+    Community,
+    Document,
+    Embedding,
+    Entity,
+    NewCommunity,
+    NewDocument,
+    NewEntity,
+    NewRelationship,
+    NewTextUnit,
+    Relationship,
+    TextUnit,
+)
+from gibramdb.model.results import Created, Digest, Explanation, Health, Hierarchy, Info, Page, QueryResult, SessionInfo
+from gibramdb.session import (
+    CHUNK_OBJECTS_MAX,
+    New,
+    Progress,
+    _chunks,
+    _document_bytes,
+    _entity_bytes,
+    _relationship_bytes,
+    _textunit_bytes,
+)
+
+
+class AsyncExecutor(Protocol):
+    """Takes commands to a store."""
+
+    async def execute(self, command: Command) -> Any:
+        """The command's result. Raises the error that it was refused with."""
+        ...
+
+    async def execute_batch(self, batch: Sequence[Command]) -> list[Any]:
+        """Run in order; raises the first error, and what ran before it stays."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the store."""
+        ...
+
+
+class AsyncStore:
+    """A store: its sessions, its figures. Use it as a context manager, or call `close`."""
+
+    def __init__(self, executor: AsyncExecutor) -> None:
+        self._executor = executor
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Make durable what was accepted and let go. A second call does nothing."""
+        await self._executor.close()
+
+    def session(self, session_id: str) -> AsyncSession:
+        """A session by name. Nothing is asked of the store: the first write creates it."""
+        return AsyncSession(self._executor, session_id)
+
+    async def sessions(self) -> list[SessionInfo]:
+        """All sessions that are alive, by name."""
+        return list(await self._executor.execute(commands.ListSessions()))
+
+    async def ping(self) -> None:
+        """Return if the store answers."""
+        await self._executor.execute(commands.Ping())
+
+    async def info(self) -> Info:
+        """Counts over all sessions, and how the store is set up."""
+        return cast("Info", await self._executor.execute(commands.GetInfo()))
+
+    async def health(self) -> Health:
+        """How the store is; the operator's page explains each field."""
+        return cast("Health", await self._executor.execute(commands.GetHealth()))
+
+    async def digest(self) -> Digest:
+        """A checksum over everything canonical. Reads it all: about 2 s for a million entities."""
+        return cast("Digest", await self._executor.execute(commands.GetDigest()))
+
+
+class AsyncSession:
+    """One session: documents, text units, entities, relationships, communities, and queries over them."""
+
+    def __init__(self, executor: AsyncExecutor, session_id: str) -> None:
+        self._executor = executor
+        self.id = session_id
+
+    def __repr__(self) -> str:
+        return f"AsyncSession({self.id!r})"
+
+    # --- the session itself -------------------------------------------------------------------------------------------
+
+    async def info(self) -> SessionInfo:
+        """Its times and counts. Raises SessionNotFoundError, SessionExpiredError."""
+        return cast("SessionInfo", await self._executor.execute(commands.GetSession(self.id)))
+
+    async def delete(self) -> None:
+        """Remove it with all it holds. Raises SessionNotFoundError."""
+        await self._executor.execute(commands.DeleteSession(self.id))
+
+    async def set_ttl(self, ttl_s: int = 0, idle_ttl_s: int = 0) -> None:
+        """Seconds after creation, and after the last use, at which it ends. 0 leaves a value, negative clears it."""
+        await self._executor.execute(commands.SetSessionTtl(self.id, ttl_s, idle_ttl_s))
+
+    async def touch(self) -> None:
+        """Count as a use."""
+        await self._executor.execute(commands.TouchSession(self.id))
+
+    async def digest(self) -> Digest:
+        """A checksum over everything canonical in it."""
+        return cast("Digest", await self._executor.execute(commands.GetDigest(self.id)))
+
+    async def rebuild_indexes(self) -> None:
+        """Build what is derived anew from what is canonical."""
+        await self._executor.execute(commands.RebuildIndexes(self.id))
+
+    # --- documents ----------------------------------------------------------------------------------------------------
+
+    async def add_document(self, external_id: str, filename: str = "") -> int:
+        """Add one; returns its id."""
+        new = (NewDocument(external_id, filename),)
+        return cast("Created", await self._executor.execute(commands.AddDocuments(self.id, new, bulk=False))).ids[0]
+
+    async def add_documents(self, documents: Iterable[NewDocument], progress: Progress | None = None) -> list[int]:
+        """Add many; returns their ids in order."""
+        return await self._add(documents, commands.AddDocuments, _document_bytes, progress)
+
+    async def get_document(self, id: int) -> Document:
+        """One document, with the ids of its text units. Raises NotFoundError."""
+        return cast("Document", await self._executor.execute(commands.GetDocument(self.id, id)))
+
+    async def get_documents(self, ids: Iterable[int]) -> list[Document]:
+        """Those that are there, in the order of `ids`."""
+        return list((await self._executor.execute(commands.GetDocuments(self.id, tuple(ids)))).items)
+
+    async def documents(self) -> AsyncIterator[Document]:
+        """All, by ascending id, page by page."""
+        cursor = 0
+        while True:
+            page = cast("Page[Document]", await self._executor.execute(commands.ListDocuments(self.id, cursor)))
+            for item in page.items:
+                yield item
+            cursor = page.next_cursor
+            if not cursor:
+                return
+
+    async def delete_document(self, id: int) -> None:
+        """Raises StillReferencedError while text units belong to it."""
+        await self._executor.execute(commands.DeleteDocument(self.id, id))
+
+    # --- text units ---------------------------------------------------------------------------------------------------
+
+    async def add_textunit(
+        self, external_id: str, document_id: int, content: str, embedding: Embedding = b"", token_count: int = 0
+    ) -> int:
+        """Add one; returns its id. embedding: shape (vector_dim,)."""
+        new = (NewTextUnit(external_id, document_id, content, embedding, token_count),)
+        return cast("Created", await self._executor.execute(commands.AddTextUnits(self.id, new, bulk=False))).ids[0]
+
+    async def add_textunits(self, textunits: Iterable[NewTextUnit], progress: Progress | None = None) -> list[int]:
+        """Add many; returns their ids in order."""
+        return await self._add(textunits, commands.AddTextUnits, _textunit_bytes, progress)
+
+    async def get_textunit(self, id: int) -> TextUnit:
+        """One text unit, with the ids of the entities linked to it. Raises NotFoundError."""
+        return cast("TextUnit", await self._executor.execute(commands.GetTextUnit(self.id, id)))
+
+    async def get_textunits(self, ids: Iterable[int]) -> list[TextUnit]:
+        """Those that are there, in the order of `ids`."""
+        return list((await self._executor.execute(commands.GetTextUnits(self.id, tuple(ids)))).items)
+
+    async def textunits(self) -> AsyncIterator[TextUnit]:
+        """All, by ascending id, page by page."""
+        cursor = 0
+        while True:
+            page = cast("Page[TextUnit]", await self._executor.execute(commands.ListTextUnits(self.id, cursor)))
+            for item in page.items:
+                yield item
+            cursor = page.next_cursor
+            if not cursor:
+                return
+
+    async def link(self, textunit_id: int, entity_id: int) -> None:
+        """Say that a text unit speaks of an entity; saying it again changes nothing."""
+        await self._executor.execute(commands.LinkTextUnitEntity(self.id, textunit_id, entity_id))
+
+    async def link_many(self, pairs: Iterable[tuple[int, int]], progress: Progress | None = None) -> None:
+        """Many links, each (text unit, entity), in few round trips. Stops at the first that fails."""
+        batch: list[Command] = []
+        for textunit_id, entity_id in pairs:
+            batch.append(commands.LinkTextUnitEntity(self.id, textunit_id, entity_id))
+            if len(batch) == CHUNK_OBJECTS_MAX:
+                await self._link_batch(batch, progress)
+                batch = []
+        if batch:
+            await self._link_batch(batch, progress)
+
+    async def _link_batch(self, batch: list[Command], progress: Progress | None) -> None:
+        await self._executor.execute_batch(batch)
+        if progress is not None:
+            progress(len(batch))
+
+    async def delete_textunit(self, id: int) -> None:
+        """Raises StillReferencedError while entities are linked to it."""
+        await self._executor.execute(commands.DeleteTextUnit(self.id, id))
+
+    # --- entities -----------------------------------------------------------------------------------------------------
+
+    async def add_entity(
+        self, external_id: str, title: str, type: str = "", description: str = "", embedding: Embedding = b""
+    ) -> int:
+        """Add one; returns its id. The title is stored trimmed and upper-cased. embedding: shape (vector_dim,)."""
+        new = (NewEntity(external_id, title, type, description, embedding),)
+        return cast("Created", await self._executor.execute(commands.AddEntities(self.id, new, bulk=False))).ids[0]
+
+    async def add_entities(self, entities: Iterable[NewEntity], progress: Progress | None = None) -> list[int]:
+        """Add many; returns their ids in order."""
+        return await self._add(entities, commands.AddEntities, _entity_bytes, progress)
+
+    async def get_entity(self, id: int) -> Entity:
+        """One entity, with the ids of the text units linked to it. Raises NotFoundError."""
+        return cast("Entity", await self._executor.execute(commands.GetEntity(self.id, id)))
+
+    async def get_entity_by_title(self, title: str) -> Entity:
+        """One entity by its title, however it is written in upper and lower case. Raises NotFoundError."""
+        return cast("Entity", await self._executor.execute(commands.GetEntityByTitle(self.id, title)))
+
+    async def get_entities(self, ids: Iterable[int]) -> list[Entity]:
+        """Those that are there, in the order of `ids`."""
+        return list((await self._executor.execute(commands.GetEntities(self.id, tuple(ids)))).items)
+
+    async def entities(self) -> AsyncIterator[Entity]:
+        """All, by ascending id, page by page."""
+        cursor = 0
+        while True:
+            page = cast("Page[Entity]", await self._executor.execute(commands.ListEntities(self.id, cursor)))
+            for item in page.items:
+                yield item
+            cursor = page.next_cursor
+            if not cursor:
+                return
+
+    async def update_entity_description(self, id: int, description: str, embedding: Embedding = b"") -> None:
+        """Replace the description and, if one is given, the embedding."""
+        await self._executor.execute(commands.UpdateEntityDescription(self.id, id, description, embedding))
+
+    async def delete_entity(self, id: int) -> None:
+        """Raises StillReferencedError while text units, relationships or communities refer to it."""
+        await self._executor.execute(commands.DeleteEntity(self.id, id))
+
+    # --- relationships ------------------------------------------------------------------------------------------------
+
+    async def add_relationship(
+        self,
+        source_id: int,
+        target_id: int,
+        type: str = "",
+        description: str = "",
+        weight: float = 1.0,
+        external_id: str = "",
+    ) -> int:
+        """Add one; returns its id. Unique by (source, target, type). A weight of 0 means 1.0."""
+        new = (NewRelationship(source_id, target_id, type, description, weight, external_id),)
+        return cast("Created", await self._executor.execute(commands.AddRelationships(self.id, new, bulk=False))).ids[0]
+
+    async def add_relationships(
+        self, relationships: Iterable[NewRelationship], progress: Progress | None = None
+    ) -> list[int]:
+        """Add many; returns their ids in order."""
+        return await self._add(relationships, commands.AddRelationships, _relationship_bytes, progress)
+
+    async def get_relationship(self, id: int) -> Relationship:
+        """One relationship. Raises NotFoundError."""
+        return cast("Relationship", await self._executor.execute(commands.GetRelationship(self.id, id)))
+
+    async def get_relationships(self, ids: Iterable[int]) -> list[Relationship]:
+        """Those that are there, in the order of `ids`."""
+        return list((await self._executor.execute(commands.GetRelationships(self.id, tuple(ids)))).items)
+
+    async def relationships(self) -> AsyncIterator[Relationship]:
+        """All, by ascending id, page by page."""
+        cursor = 0
+        while True:
+            page = cast("Page[Relationship]", await self._executor.execute(commands.ListRelationships(self.id, cursor)))
+            for item in page.items:
+                yield item
+            cursor = page.next_cursor
+            if not cursor:
+                return
+
+    async def delete_relationship(self, id: int) -> None:
+        """Raises StillReferencedError while communities refer to it."""
+        await self._executor.execute(commands.DeleteRelationship(self.id, id))
+
+    # --- communities --------------------------------------------------------------------------------------------------
+
+    async def add_community(self, community: NewCommunity) -> int:
+        """Add one made by hand; returns its id. Detection leaves it alone."""
+        return cast("Created", await self._executor.execute(commands.AddCommunity(self.id, community))).ids[0]
+
+    async def get_community(self, id: int) -> Community:
+        """One community. Raises NotFoundError."""
+        return cast("Community", await self._executor.execute(commands.GetCommunity(self.id, id)))
+
+    async def delete_community(self, id: int) -> None:
+        """Raises NotFoundError."""
+        await self._executor.execute(commands.DeleteCommunity(self.id, id))
+
+    async def detect_communities(self, resolution: float = 1.0, iterations: int = 10) -> list[Community]:
+        """Leiden over the whole graph; replaces what was detected before. Higher resolution, smaller communities."""
+        command = commands.DetectCommunities(self.id, resolution, iterations)
+        return list((await self._executor.execute(command)).communities)
+
+    async def detect_hierarchy(self, levels_max: int = 5, resolution: float = 1.0) -> Hierarchy:
+        """Leiden in levels, the coarsest first; replaces what was detected before."""
+        command = commands.DetectHierarchy(self.id, levels_max, resolution)
+        return cast("Hierarchy", await self._executor.execute(command))
+
+    # --- retrieval ----------------------------------------------------------------------------------------------------
+
+    async def query(
+        self,
+        vector: Embedding = b"",
+        *,
+        top_k: int = 10,
+        hops: int = 2,
+        search_types: Iterable[str] = (),
+        entities_max: int = 50,
+        textunits_max: int = 10,
+        communities_max: int = 5,
+        seed_entity_ids: Iterable[int] = (),
+        entity_types: Iterable[str] = (),
+        relationship_types: Iterable[str] = (),
+    ) -> QueryResult:
+        """Nearest neighbours of `vector`, what is linked to them, and what lies within `hops` relationships.
+
+        Args:
+            vector: shape (vector_dim,); may be empty when `seed_entity_ids` is given.
+            top_k: how many neighbours of each kind begin the walk.
+            hops: how far to walk; 0 gives the neighbours alone.
+            search_types: "textunit", "entity", "community"; all of them unless told otherwise.
+            entities_max: most entities to answer, and to visit.
+            textunits_max: most text units to answer.
+            communities_max: most communities to answer.
+            seed_entity_ids: entities to begin at, beside those found by vector.
+            entity_types: keep to entities of these types.
+            relationship_types: follow and answer relationships of these types only.
+
+        Raises:
+            RetrievalNotReadyError: nothing that could be searched holds a vector, and no seeds are given.
+            DimensionMismatchError: the vector has another length than the store's.
+            InvalidArgumentError: a number is negative or not finite.
+            NotFoundError: a seed, or the session, is not there.
+        """
+        command = commands.Query(
+            self.id,
+            vector=vector,
+            search_types=tuple(search_types),
+            top_k=top_k,
+            hops=hops or -1,
+            entities_max=entities_max,
+            textunits_max=textunits_max,
+            communities_max=communities_max,
+            seed_entity_ids=tuple(seed_entity_ids),
+            entity_types=tuple(entity_types),
+            relationship_types=tuple(relationship_types),
+        )
+        return cast("QueryResult", await self._executor.execute(command))
+
+    async def explain(self, query_id: int) -> Explanation:
+        """How an earlier query of this session came to its answer. Raises NotFoundError."""
+        return cast("Explanation", await self._executor.execute(commands.Explain(self.id, query_id)))
+
+    # --- bulk ---------------------------------------------------------------------------------------------------------
+
+    async def _add(
+        self,
+        items: Iterable[New],
+        make: Callable[[str, tuple[New, ...]], Command],
+        weigh: Callable[[New], int],
+        progress: Progress | None,
+    ) -> list[int]:
+        ids: list[int] = []
+        for chunk in _chunks(items, weigh):
+            ids += cast("Created", await self._executor.execute(make(self.id, chunk))).ids
+            if progress is not None:
+                progress(len(chunk))
+        return ids

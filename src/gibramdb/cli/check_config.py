@@ -1,0 +1,53 @@
+"""`gibramdb check-config`: what `serve` would run with, and where each setting comes from."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gibramdb.cli import flags
+from gibramdb.config import SETTINGS
+
+ConfigFile = Annotated[Path | None, typer.Argument(help="The YAML file.", metavar="FILE", show_default=False)]
+PLAIN_WIDTH = 10_000
+
+
+def check_config(
+    file: ConfigFile = None,
+    addr: flags.Addr = None,
+    data: flags.Data = None,
+    dim: flags.Dim = None,
+    mode: flags.Mode = None,
+    wal_sync_policy: flags.WalSyncPolicy = None,
+    session_cleanup_interval: flags.SessionCleanupInterval = None,
+    log_level: flags.LogLevel = None,
+    insecure: flags.Insecure = False,
+) -> None:
+    """Check a configuration and show every setting, its value and its origin; nothing is started."""
+    config = flags.config_from(
+        file,
+        insecure,
+        addr=addr,
+        data=data,
+        dim=dim,
+        session_cleanup_interval=session_cleanup_interval,
+        mode=mode,
+        wal_sync_policy=wal_sync_policy,
+        log_level=log_level,
+    )
+    table = Table(box=None, pad_edge=False)
+    for heading in ("setting", "value", "origin"):
+        table.add_column(heading, overflow="fold")
+    for setting in SETTINGS:
+        # As Text: a path with brackets in it is not markup.
+        table.add_row(setting.name, Text(setting.text_in(config)), Text(config.origins[setting.name]))
+    # A pipe has no width to fold to: there each setting stays on its line.
+    Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(table)
+    for warning in config.warnings:
+        print(f"warning: {warning}")

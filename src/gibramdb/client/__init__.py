@@ -1,0 +1,1 @@
+"""A server's store from another process: sockets beneath `gibramdb.session`."""

@@ -1,0 +1,167 @@
+"""A mutation becomes part of the state. The only code that changes it; live writes, replay and snapshots all pass here.
+
+Reads no clock and no settings, refuses nothing: if `decide` said yes, this succeeds, and if it raises all the same the
+store halts, because memory and log no longer agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from gibramdb.core.state import SessionState, StoreState
+from gibramdb.model import mutations
+from gibramdb.model.ids import Lsn
+from gibramdb.model.mutations import Mutation
+
+
+def apply(state: StoreState, mutation: Mutation, lsn: Lsn) -> None:
+    """Change the state by one mutation, whose record ends at `lsn`."""
+    state.last_lsn = lsn
+    if isinstance(mutation, mutations.SessionDeleted | mutations.SessionExpired):
+        del state.sessions[mutation.session_id]
+        return
+    if mutation.opens:
+        session = SessionState(mutation.session_id, lsn, mutation.at_ms, state.vector_dim)
+        state.sessions[mutation.session_id] = session
+    else:
+        session = state.sessions[mutation.session_id]
+    if isinstance(mutation, mutations.SessionReadNoted):
+        # Leaves `last_lsn` alone: no reply ever waits for the note that somebody has read.
+        session.read_noted_at_ms = mutation.at_ms
+        return
+    session.last_lsn = lsn
+    session.touched_at_ms = mutation.at_ms
+    _APPLY[type(mutation)](session, mutation)
+
+
+def _ttl_set(session: SessionState, mutation: mutations.SessionTtlSet) -> None:
+    session.ttl_ms = mutation.ttl_ms
+    session.idle_ttl_ms = mutation.idle_ttl_ms
+
+
+def _touched(session: SessionState, mutation: mutations.SessionTouched) -> None:
+    del session, mutation  # every mutation of a session counts as a use; this one does nothing else
+
+
+def _documents_added(session: SessionState, mutation: mutations.DocumentsAdded) -> None:
+    for document in mutation.documents:
+        session.documents.put(document.id, document)
+        session.index_document(document)
+
+
+def _textunits_added(session: SessionState, mutation: mutations.TextUnitsAdded) -> None:
+    session.textunit_vectors.add(mutation.vector_ids, mutation.vectors)
+    for textunit in mutation.textunits:
+        session.textunits.put(textunit.id, textunit)
+        session.index_textunit(textunit, session.textunit_vectors.stored_bytes(textunit.id))
+
+
+def _entities_added(session: SessionState, mutation: mutations.EntitiesAdded) -> None:
+    session.entity_vectors.add(mutation.vector_ids, mutation.vectors)
+    for entity in mutation.entities:
+        session.entities.put(entity.id, entity)
+        session.index_entity(entity, session.entity_vectors.stored_bytes(entity.id))
+
+
+def _relationships_added(session: SessionState, mutation: mutations.RelationshipsAdded) -> None:
+    for relationship in mutation.relationships:
+        session.relationships.put(relationship.id, relationship)
+        session.index_relationship(relationship)
+
+
+def _community_added(session: SessionState, mutation: mutations.CommunityAdded) -> None:
+    community = mutation.community
+    if mutation.vector:
+        session.community_vectors.add((community.id,), mutation.vector)
+    session.communities.put(community.id, community)
+    session.index_community(community, len(mutation.vector))
+
+
+def _communities_replaced(session: SessionState, mutation: mutations.CommunitiesReplaced) -> None:
+    for id in mutation.removed_ids:
+        _remove_community(session, id)
+    for community in mutation.communities:
+        session.communities.put(community.id, community)
+        session.index_community(community, 0)
+
+
+def _textunit_linked(session: SessionState, mutation: mutations.TextUnitLinked) -> None:
+    session.links.put(session.links.next_id, (mutation.textunit_id, mutation.entity_id))
+    session.index_link(mutation.textunit_id, mutation.entity_id)
+
+
+def _entity_described(session: SessionState, mutation: mutations.EntityDescribed) -> None:
+    old = session.entities.get(mutation.id)
+    assert old is not None
+    session.forget_entity(old, session.entity_vectors.stored_bytes(old.id))
+    if mutation.vector:
+        session.entity_vectors.replace(old.id, mutation.vector)
+    new = msgspec.structs.replace(old, description=mutation.description)
+    session.entities.put(new.id, new)
+    session.index_entity(new, session.entity_vectors.stored_bytes(new.id))
+
+
+def _document_deleted(session: SessionState, mutation: mutations.DocumentDeleted) -> None:
+    document = session.documents.get(mutation.id)
+    assert document is not None
+    session.documents.remove(document.id)
+    session.forget_document(document)
+
+
+def _textunit_deleted(session: SessionState, mutation: mutations.TextUnitDeleted) -> None:
+    textunit = session.textunits.get(mutation.id)
+    assert textunit is not None
+    session.textunits.remove(textunit.id)
+    session.forget_textunit(textunit, session.textunit_vectors.stored_bytes(textunit.id))
+    session.textunit_vectors.remove(textunit.id)
+
+
+def _entity_deleted(session: SessionState, mutation: mutations.EntityDeleted) -> None:
+    entity = session.entities.get(mutation.id)
+    assert entity is not None
+    session.entities.remove(entity.id)
+    session.forget_entity(entity, session.entity_vectors.stored_bytes(entity.id))
+    session.entity_vectors.remove(entity.id)
+
+
+def _relationship_deleted(session: SessionState, mutation: mutations.RelationshipDeleted) -> None:
+    relationship = session.relationships.get(mutation.id)
+    assert relationship is not None
+    session.relationships.remove(relationship.id)
+    session.forget_relationship(relationship)
+
+
+def _community_deleted(session: SessionState, mutation: mutations.CommunityDeleted) -> None:
+    _remove_community(session, mutation.id)
+
+
+def _remove_community(session: SessionState, id: int) -> None:
+    community = session.communities.get(id)
+    assert community is not None
+    session.communities.remove(id)
+    session.forget_community(community, session.community_vectors.stored_bytes(id))
+    session.community_vectors.remove(id)
+
+
+# Keyed by class, because a chain of `case` tests costs more than the change itself; a test holds that none is missing.
+# Any: each function takes its own mutation.
+_APPLY: dict[type, Callable[[SessionState, Any], None]] = {
+    mutations.SessionTtlSet: _ttl_set,
+    mutations.SessionTouched: _touched,
+    mutations.DocumentsAdded: _documents_added,
+    mutations.TextUnitsAdded: _textunits_added,
+    mutations.EntitiesAdded: _entities_added,
+    mutations.RelationshipsAdded: _relationships_added,
+    mutations.CommunityAdded: _community_added,
+    mutations.CommunitiesReplaced: _communities_replaced,
+    mutations.TextUnitLinked: _textunit_linked,
+    mutations.EntityDescribed: _entity_described,
+    mutations.DocumentDeleted: _document_deleted,
+    mutations.TextUnitDeleted: _textunit_deleted,
+    mutations.EntityDeleted: _entity_deleted,
+    mutations.RelationshipDeleted: _relationship_deleted,
+    mutations.CommunityDeleted: _community_deleted,
+}

@@ -1,0 +1,47 @@
+"""One checksum over everything canonical: two stores with the same digest hold the same state."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import msgspec
+
+from gibramdb.core.state import SessionState
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def state_digest(sessions: Iterable[SessionState]) -> tuple[str, int]:
+    """SHA-256 in hexadecimal over the sessions, by name, and the number of objects in them."""
+    digest = hashlib.sha256()
+    object_count = 0
+    for session in sorted(sessions, key=lambda each: each.session_id):
+        object_count += session.object_count()
+        tables = (
+            session.documents,
+            session.textunits,
+            session.entities,
+            session.relationships,
+            session.communities,
+            session.links,
+        )
+        head = (
+            session.session_id,
+            session.incarnation,
+            session.created_at_ms,
+            session.touched_at_ms,
+            session.read_noted_at_ms,
+            session.ttl_ms,
+            session.idle_ttl_ms,
+            [(table.next_id, len(table)) for table in tables],
+        )
+        digest.update(_encode(head))
+        for table in tables:
+            for record in table:
+                digest.update(_encode(record))
+        for vectors in (session.textunit_vectors, session.entity_vectors, session.community_vectors):
+            for id, row in vectors.items():
+                digest.update(_encode(id))
+                digest.update(row)
+    return digest.hexdigest(), object_count

@@ -1,0 +1,85 @@
+"""Admission arithmetic: what one session may hold, and what its content weighs.
+
+The weights are estimates in bytes, the same as GibRAM 0.3.0's, so that a quota means the same here. Links, which it
+does not count, weigh `LINK_BYTES`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gibramdb.model.knowledge import Community, Document, Entity, Relationship, TextUnit
+
+LINK_BYTES = 32
+SESSIONS_MAX_DEFAULT = 10_000
+CONTENT_BYTES_MAX_DEFAULT = 1_048_576
+
+LIST_LIMIT_DEFAULT = 1_000
+LIST_LIMIT_MAX = 10_000
+TOP_K_DEFAULT = 10
+TOP_K_MAX = 10_000
+HOPS_DEFAULT = 2
+HOPS_MAX = 32
+ENTITIES_MAX_DEFAULT = 50
+TEXTUNITS_MAX_DEFAULT = 10
+COMMUNITIES_MAX_DEFAULT = 5
+QUERY_ITEMS_MAX = 10_000
+"""The most entities, text units or communities, each, that one answer can hold."""
+QUERY_RELATIONSHIPS_MAX = 10_000
+QUERY_LOG_ENTRIES_MAX = 10_000
+RESOLUTION_DEFAULT = 1.0
+ITERATIONS_DEFAULT = 10
+ITERATIONS_MAX = 1_000
+HIERARCHY_LEVELS_MAX = 5
+GET_BYTES_MAX = 64 * 1024 * 1024
+"""The most text that one bulk read answers; ids may repeat, so a small request could ask for any amount."""
+TTL_MS_MAX = 2**53
+"""About 285,000 years: longer TTLs mean this."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a store admits. Quotas are per session; 0 is none."""
+
+    content_bytes_max: int = CONTENT_BYTES_MAX_DEFAULT
+    sessions_max: int = SESSIONS_MAX_DEFAULT
+    session_documents_max: int = 0
+    session_entities_max: int = 0
+    session_relationships_max: int = 0
+    session_memory_bytes_max: int = 0
+
+
+def _length(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+
+
+def document_bytes(document: Document) -> int:
+    """Estimated weight in bytes."""
+    return 128 + _length(document.external_id) + _length(document.filename)
+
+
+def textunit_bytes(textunit: TextUnit, vector_bytes: int) -> int:
+    """Estimated weight in bytes, embedding included."""
+    return 160 + _length(textunit.external_id) + _length(textunit.content) + vector_bytes
+
+
+def entity_bytes(entity: Entity, vector_bytes: int) -> int:
+    """Estimated weight in bytes, embedding included."""
+    texts = (entity.external_id, entity.title, entity.type, entity.description)
+    return 192 + sum(map(_length, texts)) + vector_bytes
+
+
+def relationship_bytes(relationship: Relationship) -> int:
+    """Estimated weight in bytes."""
+    return 160 + sum(map(_length, (relationship.external_id, relationship.type, relationship.description)))
+
+
+def community_bytes(community: Community, vector_bytes: int) -> int:
+    """Estimated weight in bytes, embedding and member ids included."""
+    texts = (community.external_id, community.title, community.summary, community.full_content)
+    members = len(community.entity_ids) + len(community.relationship_ids)
+    return 192 + sum(map(_length, texts)) + 8 * members + vector_bytes
+
+
+def content_length(text: str) -> int:
+    """Length in UTF-8 bytes."""
+    return _length(text)

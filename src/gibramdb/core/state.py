@@ -1,0 +1,275 @@
+"""What the store holds: sessions, and in each its objects, links and embeddings.
+
+Every field says what it is:
+
+    canonical   in a snapshot and in the log; the digest covers it
+    derived     follows from the canonical fields; `SessionState.rebuild` makes it anew
+    ephemeral   may vanish with the process
+
+Only `core.apply` changes canonical and derived fields.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+
+from gibramdb.core import limits
+from gibramdb.core.table import Table
+from gibramdb.core.vectors import VectorIndex
+from gibramdb.model.ids import NO_LSN, Lsn
+from gibramdb.model.knowledge import Community, Document, Entity, Relationship, TextUnit
+
+_NO_IDS: dict[int, None] = {}
+_NO_EDGES: array[int] = array("Q")
+
+
+class SessionState:
+    """One session. Maps keyed by object id hold other ids in the order in which they came."""
+
+    __slots__ = (
+        "communities",
+        "communities_by_entity",
+        "communities_by_external_id",
+        "communities_by_relationship",
+        "community_vectors",
+        "created_at_ms",
+        "documents",
+        "documents_by_external_id",
+        "entities",
+        "entities_by_external_id",
+        "entities_by_textunit",
+        "entities_by_title",
+        "entity_vectors",
+        "idle_ttl_ms",
+        "incarnation",
+        "incoming",
+        "last_lsn",
+        "links",
+        "memory_bytes",
+        "outgoing",
+        "read_at_ms",
+        "read_noted_at_ms",
+        "relationships",
+        "relationships_by_external_id",
+        "relationships_by_triple",
+        "session_id",
+        "textunit_vectors",
+        "textunits",
+        "textunits_by_document",
+        "textunits_by_entity",
+        "textunits_by_external_id",
+        "touched_at_ms",
+        "ttl_ms",
+    )
+
+    def __init__(self, session_id: str, incarnation: Lsn, created_at_ms: int, vector_dim: int) -> None:
+        # canonical
+        self.session_id = session_id
+        self.incarnation = incarnation  # the LSN that began it: a namesake has another
+        self.created_at_ms = created_at_ms
+        self.touched_at_ms = created_at_ms
+        self.read_noted_at_ms = created_at_ms
+        self.ttl_ms = 0
+        self.idle_ttl_ms = 0
+        self.documents: Table[Document] = Table()
+        self.textunits: Table[TextUnit] = Table()
+        self.entities: Table[Entity] = Table()
+        self.relationships: Table[Relationship] = Table()
+        self.communities: Table[Community] = Table()
+        self.links: Table[tuple[int, int]] = Table()  # (text unit, entity), numbered in the order of linking
+        self.textunit_vectors = VectorIndex(vector_dim)
+        self.entity_vectors = VectorIndex(vector_dim)
+        self.community_vectors = VectorIndex(vector_dim)
+        # ephemeral
+        self.last_lsn = NO_LSN
+        self.read_at_ms = created_at_ms
+        # derived
+        self._clear_derived()
+
+    def _clear_derived(self) -> None:
+        self.documents_by_external_id: dict[str, int] = {}
+        self.textunits_by_external_id: dict[str, int] = {}
+        self.entities_by_external_id: dict[str, int] = {}
+        self.relationships_by_external_id: dict[str, int] = {}
+        self.communities_by_external_id: dict[str, int] = {}
+        self.entities_by_title: dict[str, int] = {}
+        self.relationships_by_triple: dict[tuple[int, int, str], int] = {}
+        self.textunits_by_document: dict[int, dict[int, None]] = {}
+        self.entities_by_textunit: dict[int, dict[int, None]] = {}
+        self.textunits_by_entity: dict[int, dict[int, None]] = {}
+        self.communities_by_entity: dict[int, dict[int, None]] = {}
+        self.communities_by_relationship: dict[int, dict[int, None]] = {}
+        self.outgoing: dict[int, array[int]] = {}
+        self.incoming: dict[int, array[int]] = {}
+        self.memory_bytes = 0
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    @property
+    def last_access_ms(self) -> int:
+        """When it was last written, touched or read."""
+        return max(self.touched_at_ms, self.read_at_ms, self.read_noted_at_ms)
+
+    @property
+    def last_noted_ms(self) -> int:
+        """The last use that the log knows of."""
+        return max(self.touched_at_ms, self.read_noted_at_ms)
+
+    def object_count(self) -> int:
+        """Documents, text units, entities, relationships and communities together."""
+        entities_and_edges = len(self.entities) + len(self.relationships)
+        return len(self.documents) + len(self.textunits) + entities_and_edges + len(self.communities)
+
+    def linked_entities(self, textunit_id: int) -> Iterable[int]:
+        """Entities that a text unit speaks of, in the order of linking."""
+        return self.entities_by_textunit.get(textunit_id, _NO_IDS)
+
+    def linked_textunits(self, entity_id: int) -> Iterable[int]:
+        """Text units that speak of an entity, in the order of linking."""
+        return self.textunits_by_entity.get(entity_id, _NO_IDS)
+
+    def edges_from(self, entity_id: int) -> Iterable[int]:
+        """Ids of the relationships that begin at an entity, oldest first."""
+        return self.outgoing.get(entity_id, _NO_EDGES)
+
+    def edges_to(self, entity_id: int) -> Iterable[int]:
+        """Ids of the relationships that end at an entity, oldest first."""
+        return self.incoming.get(entity_id, _NO_EDGES)
+
+    # --- what is derived, kept up one object at a time ----------------------------------------------------------------
+
+    def index_document(self, document: Document) -> None:
+        """Follow an addition."""
+        self.documents_by_external_id[document.external_id] = document.id
+        self.memory_bytes += limits.document_bytes(document)
+
+    def forget_document(self, document: Document) -> None:
+        """Follow a deletion."""
+        del self.documents_by_external_id[document.external_id]
+        self.textunits_by_document.pop(document.id, None)
+        self.memory_bytes -= limits.document_bytes(document)
+
+    def index_textunit(self, textunit: TextUnit, vector_bytes: int) -> None:
+        """Follow an addition."""
+        self.textunits_by_external_id[textunit.external_id] = textunit.id
+        self.textunits_by_document.setdefault(textunit.document_id, {})[textunit.id] = None
+        self.memory_bytes += limits.textunit_bytes(textunit, vector_bytes)
+
+    def forget_textunit(self, textunit: TextUnit, vector_bytes: int) -> None:
+        """Follow a deletion."""
+        del self.textunits_by_external_id[textunit.external_id]
+        siblings = self.textunits_by_document[textunit.document_id]
+        del siblings[textunit.id]
+        if not siblings:
+            del self.textunits_by_document[textunit.document_id]
+        self.memory_bytes -= limits.textunit_bytes(textunit, vector_bytes)
+
+    def index_entity(self, entity: Entity, vector_bytes: int) -> None:
+        """Follow an addition."""
+        self.entities_by_external_id[entity.external_id] = entity.id
+        self.entities_by_title[entity.title] = entity.id
+        self.memory_bytes += limits.entity_bytes(entity, vector_bytes)
+
+    def forget_entity(self, entity: Entity, vector_bytes: int) -> None:
+        """Follow a deletion."""
+        del self.entities_by_external_id[entity.external_id]
+        del self.entities_by_title[entity.title]
+        self.memory_bytes -= limits.entity_bytes(entity, vector_bytes)
+
+    def index_relationship(self, relationship: Relationship) -> None:
+        """Follow an addition."""
+        if relationship.external_id:
+            self.relationships_by_external_id[relationship.external_id] = relationship.id
+        source_id, target_id = relationship.source_id, relationship.target_id
+        self.relationships_by_triple[source_id, target_id, relationship.type] = relationship.id
+        # An array of numbers is nothing that the garbage collector has to walk, a list is.
+        outgoing = self.outgoing.get(source_id)
+        if outgoing is None:
+            outgoing = self.outgoing[source_id] = array("Q")
+        outgoing.append(relationship.id)
+        incoming = self.incoming.get(target_id)
+        if incoming is None:
+            incoming = self.incoming[target_id] = array("Q")
+        incoming.append(relationship.id)
+        self.memory_bytes += limits.relationship_bytes(relationship)
+
+    def forget_relationship(self, relationship: Relationship) -> None:
+        """Follow a deletion."""
+        if relationship.external_id:
+            del self.relationships_by_external_id[relationship.external_id]
+        source_id, target_id = relationship.source_id, relationship.target_id
+        del self.relationships_by_triple[source_id, target_id, relationship.type]
+        for edges, end in ((self.outgoing, source_id), (self.incoming, target_id)):
+            edges[end].remove(relationship.id)
+            if not edges[end]:
+                del edges[end]
+        self.memory_bytes -= limits.relationship_bytes(relationship)
+
+    def index_community(self, community: Community, vector_bytes: int) -> None:
+        """Follow an addition."""
+        if community.external_id:
+            self.communities_by_external_id[community.external_id] = community.id
+        for entity_id in community.entity_ids:
+            self.communities_by_entity.setdefault(entity_id, {})[community.id] = None
+        for relationship_id in community.relationship_ids:
+            self.communities_by_relationship.setdefault(relationship_id, {})[community.id] = None
+        self.memory_bytes += limits.community_bytes(community, vector_bytes)
+
+    def forget_community(self, community: Community, vector_bytes: int) -> None:
+        """Follow a deletion."""
+        if community.external_id:
+            del self.communities_by_external_id[community.external_id]
+        for references, ids in (
+            (self.communities_by_entity, community.entity_ids),
+            (self.communities_by_relationship, community.relationship_ids),
+        ):
+            for id in dict.fromkeys(ids):
+                del references[id][community.id]
+                if not references[id]:
+                    del references[id]
+        self.memory_bytes -= limits.community_bytes(community, vector_bytes)
+
+    def index_link(self, textunit_id: int, entity_id: int) -> None:
+        """Follow a link."""
+        self.entities_by_textunit.setdefault(textunit_id, {})[entity_id] = None
+        self.textunits_by_entity.setdefault(entity_id, {})[textunit_id] = None
+        self.memory_bytes += limits.LINK_BYTES
+
+    def rebuild(self) -> None:
+        """Make all derived fields anew from the canonical ones."""
+        self._clear_derived()
+        for document in self.documents:
+            self.index_document(document)
+        for textunit in self.textunits:
+            self.index_textunit(textunit, self.textunit_vectors.stored_bytes(textunit.id))
+        for entity in self.entities:
+            self.index_entity(entity, self.entity_vectors.stored_bytes(entity.id))
+        for relationship in self.relationships:
+            self.index_relationship(relationship)
+        for community in self.communities:
+            self.index_community(community, self.community_vectors.stored_bytes(community.id))
+        for textunit_id, entity_id in self.links:
+            self.index_link(textunit_id, entity_id)
+
+
+class StoreState:
+    """All sessions, and the LSN of the last mutation applied."""
+
+    __slots__ = ("expiry_paused", "last_lsn", "serving_since_ms", "sessions", "vector_dim")
+
+    def __init__(self, vector_dim: int) -> None:
+        self.vector_dim = vector_dim
+        self.sessions: dict[str, SessionState] = {}  # canonical
+        self.last_lsn = NO_LSN  # canonical
+        self.serving_since_ms = 0  # ephemeral
+        self.expiry_paused = False  # ephemeral: the clock can not be believed just now
+
+    def is_expired(self, session: SessionState, now_ms: int) -> bool:
+        """Whether a session's time is over. Idle time counts from when the store began to serve, at the earliest."""
+        if self.expiry_paused:
+            return False
+        if session.ttl_ms and session.created_at_ms + session.ttl_ms < now_ms:
+            return True
+        idle_since_ms = max(session.last_access_ms, self.serving_since_ms)
+        return bool(session.idle_ttl_ms) and idle_since_ms + session.idle_ttl_ms < now_ms

@@ -1,0 +1,86 @@
+"""Records by id, in blocks.
+
+Ids are given out in rising order and never reused, so a record's place follows from its id: iterating by id and paging
+cost nothing extra. A block is the unit that a snapshot in progress can share and a writer can copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+BLOCK_RECORDS = 1024
+
+
+class Table(Generic[T]):
+    """Records of one kind. Ids begin at 1; `next_id` is the one to give out next."""
+
+    __slots__ = ("_blocks", "_count", "next_id")
+
+    def __init__(self) -> None:
+        self._blocks: list[list[T | None] | None] = []
+        self._count = 0
+        self.next_id = 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[T]:
+        """All records by rising id."""
+        for block in self._blocks:
+            if block is not None:
+                for record in block:
+                    if record is not None:
+                        yield record
+
+    def get(self, id: int) -> T | None:
+        """The record, or None."""
+        number = id // BLOCK_RECORDS
+        if number >= len(self._blocks):
+            return None
+        block = self._blocks[number]
+        return None if block is None else block[id % BLOCK_RECORDS]
+
+    def __contains__(self, id: int) -> bool:
+        return self.get(id) is not None
+
+    def put(self, id: int, record: T) -> None:
+        """Add or replace; `next_id` moves past the id."""
+        number = id // BLOCK_RECORDS
+        while number >= len(self._blocks):
+            self._blocks.append(None)
+        block = self._blocks[number]
+        if block is None:
+            block = self._blocks[number] = [None] * BLOCK_RECORDS
+        if block[id % BLOCK_RECORDS] is None:
+            self._count += 1
+        block[id % BLOCK_RECORDS] = record
+        self.next_id = max(self.next_id, id + 1)
+
+    def remove(self, id: int) -> None:
+        """Forget a record that is there; a block without records is dropped."""
+        block = self._blocks[id // BLOCK_RECORDS]
+        assert block is not None
+        assert block[id % BLOCK_RECORDS] is not None
+        block[id % BLOCK_RECORDS] = None
+        self._count -= 1
+        if all(record is None for record in block):
+            self._blocks[id // BLOCK_RECORDS] = None
+
+    def after(self, cursor: int, limit: int) -> tuple[list[T], bool]:
+        """Up to `limit` records with ids above `cursor`, by rising id, and whether more remain."""
+        found: list[T] = []
+        first = cursor + 1
+        for number in range(first // BLOCK_RECORDS, len(self._blocks)):
+            block = self._blocks[number]
+            if block is None:
+                continue
+            offset = first % BLOCK_RECORDS if number == first // BLOCK_RECORDS else 0
+            for record in block[offset:]:
+                if record is not None:
+                    if len(found) == limit:
+                        return found, True
+                    found.append(record)
+        return found, False

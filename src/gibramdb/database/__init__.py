@@ -1,0 +1,1 @@
+"""The store as one thing: journal, the road of a write, reads, recovery, health."""

@@ -1,0 +1,483 @@
+"""The store as one thing: what it holds, the journal, and the one road that every change takes.
+
+    decide -> encode -> apply -> enqueue -> (sync) -> answer
+
+The first four happen in one turn of the thread that owns the store. An answer carries the LSN it depends on, and leaves
+when the journal has released it: results, refusals and empty answers alike, since each of them tells what is kept.
+
+Owns: the state, the journal, the queries that can be explained, answers that wait for the log.
+Never: opens a socket; knows who asked; knows whether it keeps anything (that is the journal's matter).
+
+Invariants:
+- Every method but `close` runs on the owner's thread; `post` brings a call there from anywhere.
+- An exception between the end of decide and the end of enqueue halts the store: memory and log may differ.
+- `done` is called exactly once for each command, on the owner's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from gibramdb.clock import Clock
+from gibramdb.core import limits as bounds
+from gibramdb.core.apply import apply
+from gibramdb.core.decide import decide
+from gibramdb.core.decide.admission import live_session
+from gibramdb.core.limits import Limits
+from gibramdb.core.state import SessionState, StoreState
+from gibramdb.database import health
+from gibramdb.database.detector import Detector, Post
+from gibramdb.database.journal import Journal
+from gibramdb.database.reads import READS
+from gibramdb.errors import (
+    CallerError,
+    ClosedError,
+    GibramError,
+    HaltedError,
+    InternalError,
+    InvalidArgumentError,
+    LimitExceededError,
+    NotFoundError,
+    OutcomeUnknownError,
+)
+from gibramdb.model import commands
+from gibramdb.model.commands import Command, ReadCommand, WriteCommand
+from gibramdb.model.ids import NO_LSN, Lsn
+from gibramdb.model.mutations import SessionReadNoted
+from gibramdb.model.results import Done, Explanation, Health, Info, Pong, QueryResult, Result
+from gibramdb.retrieval import detection, query
+from gibramdb.storage import record
+from gibramdb.storage.wal import RECORD_BYTES_MAX
+
+log = logging.getLogger(__name__)
+
+Answer = Result | GibramError
+Done_ = Callable[[Answer], None]
+
+BATCH_TURN_COMMANDS = 256
+"""So many commands of one pipeline run in one turn; then others get theirs."""
+CLOCK_DISAGREEMENT_MAX_MS = 60_000
+"""Beyond this, wall clock and steady clock contradict each other, and nothing expires."""
+READ_NOTES_PER_IDLE_TTL = 8
+
+
+class Facts(NamedTuple):
+    """How the store is set up, as INFO and HEALTH tell it."""
+
+    version: str
+    mode: str
+    sync_policy: str
+    sync_interval_ms: int
+    recovery_duration_ms: int
+    recovered_records: int
+    torn_bytes: int
+    warnings: tuple[str, ...]
+
+
+class _Executed(NamedTuple):
+    """A command has run; its answer may leave at `lsn`."""
+
+    answer: Answer
+    lsn: Lsn
+
+
+class _Waiting(NamedTuple):
+    lsn: Lsn
+    done: Done_
+    answer: Answer
+    is_write: bool
+
+
+class _NoRoomError(Exception):
+    """Nothing has changed; the command is decided anew when the log has room for this many bytes."""
+
+    def __init__(self, payload_bytes: int) -> None:
+        super().__init__(payload_bytes)
+        self.payload_bytes = payload_bytes
+
+
+class Database:
+    """One store. `database.opening` builds it."""
+
+    def __init__(
+        self, state: StoreState, journal: Journal, limits: Limits, clock: Clock, facts: Facts, post: Post
+    ) -> None:
+        self.state = state
+        self.journal = journal
+        self.facts = facts
+        self._limits = limits
+        self._clock = clock
+        self._post = post
+        self._waiting: list[_Waiting] = []
+        self._explanations: OrderedDict[int, tuple[str, Lsn, Explanation]] = OrderedDict()
+        self._last_query_id = 0
+        self._halted_because: GibramError | None = None
+        self._is_closed = False
+        self._wall_minus_steady_ms = clock.now_ms() - clock.steady_ms()
+        self._detector: Detector | None = None
+        self._detecting: list[Callable[[Answer, Lsn], None]] = []
+        state.serving_since_ms = clock.now_ms()
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    def submit(self, command: Command, done: Done_) -> bool:
+        """Run a command; `done` gets the answer once it may be shown, perhaps before this returns.
+
+        Returns whether the command has run. If not, it waits for room in the log or for a computation, and who needs
+        commands to run in order waits for `done` before submitting the next.
+        """
+        is_write = isinstance(command, WriteCommand)
+
+        def finish(answer: Answer, lsn: Lsn) -> None:
+            self._answer(answer, lsn, done, is_write=is_write)
+
+        executed = self._start(command, finish)
+        if executed is None:
+            return False
+        self._answer(executed.answer, executed.lsn, done, is_write=is_write)
+        return True
+
+    def submit_batch(self, items: Sequence[Command | CallerError], done: Callable[[list[Answer]], None]) -> None:
+        """Run commands one after the other, up to the first that fails; an error in `items` is one that has failed.
+
+        Nothing is rolled back. `done` gets the answers of those that ran, once the last of them may be shown.
+        """
+        _Batch(self, items, done).advance()
+
+    def _start(self, command: Command, finish: Callable[[Answer, Lsn], None]) -> _Executed | None:
+        """Run it, or arrange that it runs later and then calls `finish`."""
+        refusal = self._refusal()
+        if refusal is not None:
+            if isinstance(command, commands.Ping | commands.GetHealth | commands.GetInfo) and not self._is_closed:
+                return _Executed(self._read_exempt(command), NO_LSN)
+            return _Executed(refusal, NO_LSN)
+        try:
+            if isinstance(command, commands.DetectCommunities | commands.DetectHierarchy):
+                self._detect(command, finish)
+                return None
+            if isinstance(command, commands.RebuildIndexes):
+                return self._rebuild(command)
+            if isinstance(command, WriteCommand):
+                return self._write(command)
+            return self._read(command)
+        except _NoRoomError as need:
+            self._wait_for_room(command, need.payload_bytes, finish)
+            return None
+        except CallerError as error:
+            return _Executed(error, self._lsn_seen(getattr(command, "session_id", "")))
+        except GibramError as error:
+            return _Executed(error, NO_LSN)
+        except Exception:  # the edge of one command: a defect met while nothing has changed costs only this command
+            log.exception("a command failed in a way that is a defect of ours: %s", type(command).__name__)
+            return _Executed(InternalError(f"internal error in {type(command).__name__}; nothing was changed"), NO_LSN)
+
+    def _refusal(self) -> GibramError | None:
+        if self._is_closed:
+            return ClosedError("the store is closed")
+        failure = self._halted_because or self.journal.failure
+        if failure is None:
+            return None
+        return HaltedError(f"durable session store is unhealthy: {failure}; start it again")
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def _write(self, command: WriteCommand) -> _Executed:
+        now_ms = self._now_ms()
+        mutation, result = decide(self.state, command, now_ms, self._limits)
+        if mutation is None:
+            return _Executed(result, self._lsn_seen(command.session_id))
+        try:
+            payload = record.encode(mutation)
+        except (UnicodeEncodeError, OverflowError) as error:
+            raise InvalidArgumentError(f"this can not be stored: {error}") from None
+        if len(payload) > RECORD_BYTES_MAX:
+            raise LimitExceededError(f"record too large: {len(payload)} bytes (max: {RECORD_BYTES_MAX})")
+        if not self.journal.has_room(len(payload)):
+            raise _NoRoomError(len(payload))
+        try:
+            lsn = self.journal.lsn_after(len(payload))
+            apply(self.state, mutation, lsn)
+            self.journal.enqueue(payload)
+        except BaseException as error:
+            self._halt(error)
+            raise OutcomeUnknownError(f"the store is halted, this write may or may not be kept: {error!r}") from error
+        return _Executed(result, lsn)
+
+    def _halt(self, error: BaseException) -> None:
+        log.critical("applying a change failed, the store is halted", exc_info=error)
+        self._halted_because = InternalError(f"internal apply failure: {error!r}")
+        self.progress()
+
+    def _wait_for_room(self, command: Command, payload_bytes: int, finish: Callable[[Answer, Lsn], None]) -> None:
+        def answered(refusal: GibramError | None) -> None:
+            self._post(lambda: retry(refusal))
+
+        def retry(refusal: GibramError | None) -> None:
+            if refusal is not None:
+                finish(refusal, NO_LSN)
+                return
+            executed = self._start(command, finish)
+            if executed is not None:
+                finish(*executed)
+
+        self.journal.request_room(payload_bytes, answered)
+
+    def _rebuild(self, command: commands.RebuildIndexes) -> _Executed:
+        session = live_session(self.state, command.session_id, self._now_ms())
+        session.rebuild()
+        return _Executed(Done(), session.last_lsn)
+
+    # --- detecting communities: computed elsewhere, then decided here -------------------------------------------------
+
+    def _detect(
+        self,
+        command: commands.DetectCommunities | commands.DetectHierarchy,
+        finish: Callable[[Answer, Lsn], None],
+    ) -> None:
+        view = detection.view(self.state, command, self._now_ms())
+        if self._detector is None:
+            self._detector = Detector(self._post)
+        self._detecting.append(finish)
+
+        def found(outcome: commands.ReplaceCommunities | GibramError) -> None:
+            if finish not in self._detecting:
+                return  # the store was closed meanwhile, and the caller told
+            self._detecting.remove(finish)
+            if isinstance(outcome, GibramError):
+                finish(outcome, NO_LSN)
+                return
+            executed = self._start(outcome, finish)
+            if executed is not None:
+                finish(*executed)
+
+        self._detector.submit(view, found)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def _read(self, command: Command) -> _Executed:
+        if isinstance(command, commands.Ping | commands.GetHealth):
+            return _Executed(self._read_exempt(command), NO_LSN)
+        now_ms = self._now_ms()
+        session_id: str = getattr(command, "session_id", "")
+        lsn = self._lsn_seen(session_id)
+        result: Result
+        if isinstance(command, commands.GetInfo):
+            result = self._info(command.session_id, now_ms)
+        elif isinstance(command, commands.Query):
+            result = self._query(command, now_ms)
+        elif isinstance(command, commands.Explain):
+            result = self._explain(command, now_ms)
+        else:
+            assert isinstance(command, ReadCommand)
+            result = READS[type(command)](self.state, command, now_ms)
+        if session_id:
+            self._note_read(session_id, now_ms)
+        return _Executed(result, lsn)
+
+    def _read_exempt(self, command: Command) -> Result:
+        """What is answered at once, whatever the log does."""
+        if isinstance(command, commands.Ping):
+            return Pong()
+        if isinstance(command, commands.GetInfo):
+            return self._info(command.session_id, self._now_ms())
+        return self.health()
+
+    def _note_read(self, session_id: str, now_ms: int) -> None:
+        session = self.state.sessions.get(session_id)
+        if session is None or self.state.is_expired(session, now_ms):
+            return
+        session.read_at_ms = now_ms
+        if session.idle_ttl_ms and now_ms - session.last_noted_ms > session.idle_ttl_ms // READ_NOTES_PER_IDLE_TTL:
+            self._log_read(session, now_ms)
+
+    def _log_read(self, session: SessionState, now_ms: int) -> None:
+        mutation = SessionReadNoted(session.session_id, now_ms, opens=False)
+        payload = record.encode(mutation)
+        if not self.journal.has_room(len(payload)):
+            return  # a note that nobody waits for; the next read tries again
+        try:
+            apply(self.state, mutation, self.journal.lsn_after(len(payload)))
+            self.journal.enqueue(payload)
+        except BaseException as error:
+            self._halt(error)
+            raise
+
+    def _query(self, command: commands.Query, now_ms: int) -> QueryResult:
+        self._last_query_id += 1
+        query_id = self._last_query_id
+        session = live_session(self.state, command.session_id, now_ms)
+        began_us = self._clock.steady_us()
+        result, explanation = query.run(session, command, self.state.vector_dim, query_id)
+        self._explanations[query_id] = (session.session_id, session.incarnation, explanation)
+        if len(self._explanations) > bounds.QUERY_LOG_ENTRIES_MAX:
+            self._explanations.popitem(last=False)
+        return query.timed(result, self._clock.steady_us() - began_us)
+
+    def _explain(self, command: commands.Explain, now_ms: int) -> Explanation:
+        session = live_session(self.state, command.session_id, now_ms)
+        known = self._explanations.get(command.query_id)
+        if known is None or known[:2] != (session.session_id, session.incarnation):
+            raise NotFoundError(f"query not found: {command.query_id}")
+        return known[2]
+
+    def _info(self, session_id: str, now_ms: int) -> Info:
+        sessions = [session for session in self.state.sessions.values() if not self.state.is_expired(session, now_ms)]
+        held = len(self.state.sessions)
+        if session_id:
+            sessions = [session for session in sessions if session.session_id == session_id]
+            held = len(sessions)
+        return Info(
+            self.facts.version,
+            sum(len(session.documents) for session in sessions),
+            sum(len(session.textunits) for session in sessions),
+            sum(len(session.entities) for session in sessions),
+            sum(len(session.relationships) for session in sessions),
+            sum(len(session.communities) for session in sessions),
+            self.state.vector_dim,
+            held,
+            self.facts.mode,
+            self.facts.sync_policy,
+            self.facts.sync_interval_ms,
+        )
+
+    def health(self) -> Health:
+        """How the store is. Waits for nothing."""
+        self._now_ms()
+        failure = self._halted_because or self.journal.failure
+        return health.report(
+            self.state, self.journal.facts(), self.facts, self._limits.session_memory_bytes_max, failure
+        )
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def _now_ms(self) -> int:
+        now_ms = self._clock.now_ms()
+        drift_ms = now_ms - self._clock.steady_ms() - self._wall_minus_steady_ms
+        self.state.expiry_paused = abs(drift_ms) > CLOCK_DISAGREEMENT_MAX_MS
+        return now_ms
+
+    def expire_sessions(self) -> None:
+        """End every session whose time is over; the owner calls this from time to time."""
+        now_ms = self._now_ms()
+        over = [name for name, session in self.state.sessions.items() if self.state.is_expired(session, now_ms)]
+        for session_id in over:
+            self.submit(commands.ExpireSession(session_id), _log_refusal)
+
+    # --- answers that wait for the log --------------------------------------------------------------------------------
+
+    def _lsn_seen(self, session_id: str) -> Lsn:
+        """What an answer about this session depends on; about all of them, or one that is not there: everything."""
+        session = self.state.sessions.get(session_id)
+        return self.state.last_lsn if session is None else session.last_lsn
+
+    def _answer(self, answer: Answer, lsn: Lsn, done: Done_, *, is_write: bool) -> None:
+        if lsn <= self.journal.released_lsn:
+            done(answer)
+        else:
+            self._waiting.append(_Waiting(lsn, done, answer, is_write))
+            # The log may have failed, and said so, just before this answer began to wait.
+            if self.journal.failure is not None:
+                self.progress()
+
+    def progress(self) -> None:
+        """The journal got further, or failed: let go of what need not wait any more."""
+        released_lsn = self.journal.released_lsn
+        failure = self._halted_because or self.journal.failure
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if each.lsn <= released_lsn:
+                each.done(each.answer)
+            elif failure is None:
+                self._waiting.append(each)
+            elif each.is_write and not isinstance(each.answer, GibramError):
+                each.done(OutcomeUnknownError(f"outcome unknown, this write may or may not be kept: {failure}"))
+            else:
+                each.done(HaltedError(f"durable session store is unhealthy: {failure}; start it again"))
+
+    def rest(self) -> None:
+        """The log has nothing to do: leave a witness for what it wrote last."""
+        if not self._is_closed:
+            self.journal.enqueue_marker()
+
+    def close(self) -> None:
+        """Refuse what comes from now on, make durable what was accepted, and answer it."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        detecting, self._detecting = self._detecting, []
+        for finish in detecting:
+            finish(ClosedError("the store was closed while communities were computed; nothing was changed"), NO_LSN)
+        self.journal.close()
+        self.progress()
+
+    def abandon(self) -> None:
+        """This process is a forked child of the owner: let go without touching anything."""
+        self._is_closed = True
+        self.journal.abandon()
+
+
+class _Batch:
+    """A pipeline on its way."""
+
+    def __init__(
+        self, database: Database, items: Sequence[Command | CallerError], done: Callable[[list[Answer]], None]
+    ) -> None:
+        self._database = database
+        self._items = items
+        self._done = done
+        self._answers: list[Answer] = []
+        self._lsn = NO_LSN
+
+    def advance(self) -> None:
+        """Run what can run in this turn."""
+        database = self._database
+        for turn in range(BATCH_TURN_COMMANDS + 1):
+            if len(self._answers) == len(self._items):
+                self._finish()
+                return
+            if turn == BATCH_TURN_COMMANDS:
+                break
+            item = self._items[len(self._answers)]
+            if isinstance(item, GibramError):
+                self._answers.append(item)
+                self._finish()
+                return
+            executed = database._start(item, self._resume)  # noqa: SLF001 (one class in two: the batch is the database's own)
+            if executed is None:
+                return
+            if not self._take(*executed):
+                return
+        database._post(self.advance)  # noqa: SLF001 (as above)
+
+    def _resume(self, answer: Answer, lsn: Lsn) -> None:
+        if self._take(answer, lsn):
+            self.advance()
+
+    def _take(self, answer: Answer, lsn: Lsn) -> bool:
+        self._answers.append(answer)
+        self._lsn = max(self._lsn, lsn)
+        if isinstance(answer, GibramError):
+            self._finish()
+            return False
+        return True
+
+    def _finish(self) -> None:
+        answers = self._answers
+
+        def release(answer: Answer) -> None:
+            # Where the log failed under a batch, the last answer says so; those before it share its fate.
+            if isinstance(answer, GibramError) and answer is not answers[-1]:
+                self._done([answer])
+            else:
+                self._done(answers)
+
+        last = answers[-1] if answers else Done()
+        self._database._answer(last, self._lsn, release, is_write=True)  # noqa: SLF001 (as above)
+
+
+def _log_refusal(answer: Answer) -> None:
+    if isinstance(answer, GibramError):
+        log.warning("a session could not be expired now: %s", answer)

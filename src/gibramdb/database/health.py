@@ -1,0 +1,106 @@
+"""What HEALTH tells: every field of the operator's page, and ours beside them, once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gibramdb.core.state import StoreState
+from gibramdb.database.journal import JournalFacts
+from gibramdb.errors import GibramError
+from gibramdb.model.commands import SEED_KINDS
+from gibramdb.model.results import Health
+
+if TYPE_CHECKING:
+    from gibramdb.database.database import Facts
+
+PRESSURE_WARNING = 0.75
+PRESSURE_CRITICAL = 0.90
+
+
+def report(
+    state: StoreState, journal: JournalFacts, facts: Facts, session_memory_bytes_max: int, failure: GibramError | None
+) -> Health:
+    """All fields, as text. `status` is error, degraded or ok; `durable_state_reason` says why in words."""
+    pressure = resource_pressure(state, session_memory_bytes_max)
+    reasons: list[str] = []
+    if failure is not None:
+        reasons.append(str(failure))
+    if pressure != "ok":
+        reasons.append(f"a session uses much of its memory quota ({pressure})")
+    if journal.disk_full:
+        reasons.append("the log can not grow: its disk is full")
+    if state.expiry_paused:
+        reasons.append("wall clock and steady clock disagree by more than 60 s: nothing expires meanwhile")
+    is_durable = facts.mode == "durable"
+    if failure is not None:
+        durable_state = "unhealthy"
+    elif is_durable and (pressure != "ok" or journal.disk_full):
+        durable_state = "degraded"
+    else:
+        durable_state = "serving"
+    ready = {kind: _has_vectors(state, kind) for kind in SEED_KINDS}
+    components = {
+        "engine": "ok" if failure is None else "halted",
+        "backup": "not_configured",
+        "session_store_mode": facts.mode,
+        "session_store": "ok" if failure is None else "unhealthy",
+        "durable_state": durable_state,
+        "wal_current_lsn": str(journal.released_lsn),
+        "wal_flushed_lsn": str(journal.flushed_lsn),
+        "wal_flush_lag_bytes": str(journal.released_lsn - journal.flushed_lsn),
+        "wal_size_bytes": str(journal.wal_size_bytes),
+        "snapshot_status": "not_configured",
+        "snapshot_count": "0",
+        "last_snapshot_unix_nano": "0",
+        "wal_bytes_since_snapshot": str(journal.wal_size_bytes),
+        "recovery_duration_ms": str(facts.recovery_duration_ms),
+        "resource_pressure": pressure,
+        "retrieval_ready": _truth(any(ready.values())),
+        "textunit_index_ready": _truth(ready["textunit"]),
+        "entity_index_ready": _truth(ready["entity"]),
+        "community_index_ready": _truth(ready["community"]),
+        "empty_seed_indexes": ",".join(kind for kind in SEED_KINDS if not ready[kind]),
+        # Ours.
+        "durable_state_reason": "; ".join(reasons),
+        "expiry": "paused" if state.expiry_paused else "on",
+        "wal_sync_policy": facts.sync_policy if is_durable else "none",
+        "wal_generation": str(journal.generation),
+        "wal_path": journal.path,
+        "wal_pending_bytes": str(journal.pending_bytes),
+        "wal_reserved_bytes": str(journal.reserved_bytes),
+        "wal_sync_count": str(journal.sync_count),
+        "wal_last_sync_age_ms": str(journal.last_sync_age_ms),
+        "wal_last_sync_duration_ms": str(journal.last_sync_duration_ms),
+        "recovery_records_replayed": str(facts.recovered_records),
+        "recovery_bytes_truncated": str(facts.torn_bytes),
+        "warnings": " ".join(facts.warnings),
+    }
+    status = "ok"
+    if failure is not None:
+        status = "error"
+    elif pressure != "ok" or durable_state == "degraded":
+        status = "degraded"
+    return Health(status, components)
+
+
+def resource_pressure(state: StoreState, session_memory_bytes_max: int) -> str:
+    """The worst session's use of its quota: ok, warning from 0.75, critical from 0.90."""
+    if not session_memory_bytes_max:
+        return "ok"
+    worst = max((session.memory_bytes for session in state.sessions.values()), default=0) / session_memory_bytes_max
+    if worst >= PRESSURE_CRITICAL:
+        return "critical"
+    return "warning" if worst >= PRESSURE_WARNING else "ok"
+
+
+def _has_vectors(state: StoreState, kind: str) -> bool:
+    sessions = state.sessions.values()
+    if kind == "textunit":
+        return any(len(session.textunit_vectors) for session in sessions)
+    if kind == "entity":
+        return any(len(session.entity_vectors) for session in sessions)
+    return any(len(session.community_vectors) for session in sessions)
+
+
+def _truth(value: bool) -> str:
+    return "true" if value else "false"

@@ -1,0 +1,403 @@
+"""Where mutations go on their way to the disk: the one object in which ephemeral and durable mode differ.
+
+A journal numbers what it is given. `released_lsn` says how far replies may go: to what is synced under `every_write`,
+to what the kernel holds under `periodic` and `never`, to everything in a store that keeps nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from gibramdb.clock import Clock
+from gibramdb.errors import ClosedError, DiskFullError, GibramError, StorageError
+from gibramdb.model.ids import Lsn
+from gibramdb.storage.wal import MARKER_BYTES, LogWriter, framed_size
+
+log = logging.getLogger(__name__)
+
+IDLE_BEFORE_MARKER_MS = 100
+"""How long a log rests before its last group gets a witness that it was synced."""
+RESERVE_LOW_BYTES = 4 * 1024 * 1024
+"""The reserve is grown in the background from here on, so that writers seldom wait for it."""
+QUEUED_BYTES_MAX = 64 * 1024 * 1024
+"""What may wait for the disk; beyond it writers wait before they decide anything."""
+GROUP_BYTES_MAX = 16 * 1024 * 1024
+
+RoomAnswer = Callable[[GibramError | None], None]
+
+
+class JournalFacts(msgspec.Struct, frozen=True):
+    """What health tells about a journal. LSNs and sizes in bytes, ages in milliseconds; all 0 where nothing is kept."""
+
+    released_lsn: int = 0
+    flushed_lsn: int = 0
+    pending_bytes: int = 0
+    wal_size_bytes: int = 0
+    generation: int = 0
+    reserved_bytes: int = 0
+    last_sync_age_ms: int = 0
+    last_sync_duration_ms: int = 0
+    sync_count: int = 0
+    path: str = ""
+    disk_full: bool = False
+
+
+class Journal(Protocol):
+    """Used by the thread that owns the store; `failure` is set by whoever notices it."""
+
+    @property
+    def released_lsn(self) -> Lsn:
+        """Replies that depend on this LSN or a lower one may leave."""
+        ...
+
+    @property
+    def failure(self) -> GibramError | None:
+        """Why nothing can be logged any more, or None."""
+        ...
+
+    def lsn_after(self, payload_bytes: int) -> Lsn:
+        """The LSN that the next record will end at, given its size."""
+        ...
+
+    def enqueue_marker(self) -> None:
+        """Leave a witness for what was logged last, if that makes sense here."""
+        ...
+
+    def has_room(self, payload_bytes: int) -> bool:
+        """Whether a record of this size can be enqueued now."""
+        ...
+
+    def request_room(self, payload_bytes: int, answer: RoomAnswer) -> None:
+        """Make room; `answer` is called from another thread, with None or with why there is none."""
+        ...
+
+    def enqueue(self, payload: bytes) -> Lsn:
+        """Hand over a record for which there is room; returns the LSN at its end."""
+        ...
+
+    def facts(self) -> JournalFacts:
+        """Figures for health."""
+        ...
+
+    def close(self) -> None:
+        """Make durable what was enqueued, and stop."""
+        ...
+
+    def abandon(self) -> None:
+        """Let go of the files without touching them: this process is a forked child and does not own them."""
+        ...
+
+
+class NullJournal:
+    """Keeps nothing, and numbers what it is given all the same."""
+
+    def __init__(self) -> None:
+        self._lsn = 0
+
+    @property
+    def released_lsn(self) -> Lsn:
+        """Everything: nothing is waited for."""
+        return Lsn(self._lsn)
+
+    @property
+    def failure(self) -> GibramError | None:
+        """Nothing can fail."""
+        return None
+
+    def lsn_after(self, payload_bytes: int) -> Lsn:
+        """As if it were logged."""
+        return Lsn(self._lsn + framed_size(payload_bytes))
+
+    def has_room(self, payload_bytes: int) -> bool:
+        """Always."""
+        del payload_bytes
+        return True
+
+    def request_room(self, payload_bytes: int, answer: RoomAnswer) -> None:
+        """There is room already."""
+        del payload_bytes
+        answer(None)
+
+    def enqueue(self, payload: bytes) -> Lsn:
+        """Count it."""
+        self._lsn += framed_size(len(payload))
+        return Lsn(self._lsn)
+
+    def enqueue_marker(self) -> None:
+        """Nothing to witness."""
+
+    def facts(self) -> JournalFacts:
+        """Nothing is kept, so all are 0."""
+        return JournalFacts()
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+    def abandon(self) -> None:
+        """Nothing to do."""
+
+
+class _RoomRequest(msgspec.Struct, frozen=True):
+    payload_bytes: int
+    answer: RoomAnswer | None
+
+
+class _Marker(msgspec.Struct, frozen=True):
+    pass
+
+
+class _Stop(msgspec.Struct, frozen=True):
+    pass
+
+
+class WalJournal:
+    """The write-ahead log behind one thread, which makes every system call on it.
+
+    The thread writes all that has gathered and syncs once; while one sync runs, the next group gathers.
+
+    The owner of the store numbers all that is logged, markers included, so that an LSN is known before it is written.
+    A marker says how far the log was synced when it was written; itself synced, it is a witness for the group before
+    it: damage to that group can then never pass for a torn tail. When the log rests, its thread asks the owner for one.
+
+    Owns: the log thread, and through it the writer.
+    Invariants:
+    - flushed <= written <= enqueued; none goes back.
+    - After a failed write or sync nothing is tried again: `failure` is set, and the owner is told.
+    """
+
+    def __init__(
+        self,
+        writer: LogWriter,
+        base_lsn: Lsn,
+        torn_offset: int,
+        sync_policy: str,
+        sync_interval_ms: int,
+        clock: Clock,
+        on_progress: Callable[[], None],
+        on_rest: Callable[[], None],
+    ) -> None:
+        self._writer = writer
+        self._base_lsn = base_lsn
+        self._torn_offset = torn_offset
+        self._sync_policy = sync_policy
+        # Half the promised interval: what is written just after a sync began must be durable before it is too old.
+        self._sync_every_ms = max(1, sync_interval_ms // 2)
+        self._clock = clock
+        self._on_progress = on_progress
+        self._on_rest = on_rest
+        self._queue: queue.SimpleQueue[bytes | _RoomRequest | _Marker | _Stop] = queue.SimpleQueue()
+        self._enqueued_lsn = int(writer.end_lsn)
+        self._written_lsn = int(writer.end_lsn)
+        self._flushed_lsn = int(writer.end_lsn)  # recovery has synced all that it found
+        self._marked_lsn = int(writer.end_lsn)  # the owner's: where the last marker ends
+        self._is_witnessed = True  # the log thread's: nothing but a marker has been written since the last one
+        self._reserved_lsn = int(writer.reserved_lsn)
+        self._growing = True
+        self._disk_full = False
+        self._unsynced_since_ms = 0
+        self._last_sync_ms = clock.steady_ms()
+        self._last_sync_duration_ms = 0
+        self._sync_count = 0
+        self._failure: GibramError | None = None
+        self._queue.put(_RoomRequest(0, None))
+        self._thread = threading.Thread(target=self._run, name="gibramdb-log", daemon=True)
+        self._thread.start()
+
+    # --- the owner's side ---------------------------------------------------------------------------------------------
+
+    @property
+    def released_lsn(self) -> Lsn:
+        """How far replies may go, by policy."""
+        return Lsn(self._flushed_lsn if self._sync_policy == "every_write" else self._written_lsn)
+
+    @property
+    def failure(self) -> GibramError | None:
+        """Why nothing can be logged any more, or None."""
+        return self._failure
+
+    def lsn_after(self, payload_bytes: int) -> Lsn:
+        """The LSN that the next record will end at."""
+        return Lsn(self._enqueued_lsn + framed_size(payload_bytes))
+
+    def has_room(self, payload_bytes: int) -> bool:
+        """Whether the record fits in what is reserved on the disk, markers included, and in the queue."""
+        end = self._enqueued_lsn + framed_size(payload_bytes) + MARKER_BYTES
+        reserved = self._reserved_lsn
+        if reserved - end < RESERVE_LOW_BYTES and not self._growing:
+            self._growing = True
+            self._queue.put(_RoomRequest(payload_bytes, None))
+        return end <= reserved and self._enqueued_lsn - self._written_lsn <= QUEUED_BYTES_MAX
+
+    def request_room(self, payload_bytes: int, answer: RoomAnswer) -> None:
+        """The log thread reserves space on the disk, after what it has to write first."""
+        if self._failure is not None:
+            answer(self._failure)
+            return
+        self._queue.put(_RoomRequest(payload_bytes, answer))
+        if self._failure is not None:
+            # The log thread may have ended between the question and the request: then nobody else takes it.
+            self._refuse_waiting()
+
+    def enqueue(self, payload: bytes) -> Lsn:
+        """Hand a record to the log thread."""
+        self._enqueued_lsn += framed_size(len(payload))
+        self._queue.put(payload)
+        return Lsn(self._enqueued_lsn)
+
+    def enqueue_marker(self) -> None:
+        """Leave a witness for the last group, if there is one without and there is room."""
+        if self._failure is not None or self._enqueued_lsn == self._marked_lsn:
+            return
+        if self._enqueued_lsn + MARKER_BYTES > self._reserved_lsn:
+            return
+        self._enqueued_lsn += MARKER_BYTES
+        self._marked_lsn = self._enqueued_lsn
+        self._queue.put(_Marker())
+
+    def facts(self) -> JournalFacts:
+        """Read without a lock: each figure is right for a moment, and none goes back."""
+        released, flushed = int(self.released_lsn), self._flushed_lsn
+        return JournalFacts(
+            released_lsn=released,
+            flushed_lsn=min(flushed, released),
+            pending_bytes=max(0, self._enqueued_lsn - self._written_lsn),
+            wal_size_bytes=released - self._base_lsn,
+            generation=int(self._writer.generation),
+            reserved_bytes=max(0, self._reserved_lsn - self._enqueued_lsn),
+            last_sync_age_ms=self._clock.steady_ms() - self._last_sync_ms,
+            last_sync_duration_ms=self._last_sync_duration_ms,
+            sync_count=self._sync_count,
+            path=str(self._writer.path),
+            disk_full=self._disk_full,
+        )
+
+    def close(self) -> None:
+        """Write and sync what is enqueued, leave a witness, end the thread, close the file."""
+        self.enqueue_marker()
+        self._queue.put(_Stop())
+        self._thread.join()
+        self._writer.close()
+
+    def abandon(self) -> None:
+        """Close the descriptor; the log thread does not exist in a forked child."""
+        self._failure = ClosedError("this store belongs to the process that opened it, not to its forked child")
+        self._writer.close()
+
+    # --- the log thread -----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while self._turn():
+                pass
+        except BaseException as error:
+            log.critical("the log failed, the store is halted: %s", error)
+            self._failure = error if isinstance(error, StorageError) else StorageError(f"the log failed: {error!r}")
+            self._refuse_waiting()
+        self._on_progress()
+
+    def _turn(self) -> bool:
+        """Wait for work and do all that has gathered. False after a stop."""
+        payloads: list[bytes] = []
+        group_bytes = 0
+        last: _RoomRequest | _Marker | _Stop | None = None
+        try:
+            item = self._queue.get(timeout=self._rest_s())
+            while isinstance(item, bytes):
+                payloads.append(item)
+                group_bytes += len(item)
+                if group_bytes > GROUP_BYTES_MAX:
+                    break
+                item = self._queue.get_nowait()
+            else:
+                last = item
+        except queue.Empty:
+            if not payloads and not self._is_sync_due(stopping=False):
+                self._on_rest()
+                self._is_witnessed = True  # asked for once; the owner answers with a marker if there is room for one
+        if payloads:
+            self._write(payloads)
+            self._is_witnessed = False
+        if self._is_sync_due(stopping=isinstance(last, _Stop | _Marker)):
+            self._sync()
+        if payloads:
+            self._on_progress()
+        if isinstance(last, _RoomRequest):
+            self._grow(last)
+        elif isinstance(last, _Marker):
+            self._written_lsn = int(self._writer.append_marker(Lsn(self._flushed_lsn), self._clock.now_ms()))
+            self._sync()
+            self._on_progress()
+        return not isinstance(last, _Stop)
+
+    def _rest_s(self) -> float | None:
+        """How long to wait for work before something else is due."""
+        if self._sync_policy == "periodic" and self._flushed_lsn < self._written_lsn:
+            return max(0.0, (self._unsynced_since_ms + self._sync_every_ms - self._clock.steady_ms()) / 1000)
+        if self._sync_policy != "never" and not self._is_witnessed:
+            return IDLE_BEFORE_MARKER_MS / 1000
+        return None
+
+    def _write(self, payloads: list[bytes]) -> None:
+        if self._flushed_lsn == self._written_lsn:
+            self._unsynced_since_ms = self._clock.steady_ms()
+        self._written_lsn = int(self._writer.append(payloads, Lsn(self._flushed_lsn), self._clock.now_ms()))
+
+    def _is_sync_due(self, *, stopping: bool) -> bool:
+        if self._flushed_lsn == self._written_lsn:
+            return False
+        if stopping or self._sync_policy == "every_write":
+            return True
+        if self._sync_policy == "never":
+            return False
+        return self._clock.steady_ms() - self._unsynced_since_ms >= self._sync_every_ms
+
+    def _sync(self) -> None:
+        began_ms = self._clock.steady_ms()
+        self._writer.sync()
+        self._flushed_lsn = self._written_lsn
+        self._last_sync_ms = self._clock.steady_ms()
+        self._last_sync_duration_ms = self._last_sync_ms - began_ms
+        self._sync_count += 1
+
+    def _grow(self, request: _RoomRequest) -> None:
+        needed = framed_size(request.payload_bytes) + MARKER_BYTES
+        refusal: GibramError | None = None
+        try:
+            if self._writer.torn_bytes:
+                # The first thing this process changes in the log: what was never acknowledged is put aside.
+                self._writer.discard_tail(self._torn_offset)
+            self._reserve(needed)
+        except OSError as error:
+            refusal = DiskFullError(
+                f"the log can not grow: {error.strerror} ({self._writer.path}); "
+                "free space on its disk, writes are then accepted again by themselves"
+            )
+        self._disk_full = refusal is not None
+        self._reserved_lsn = int(self._writer.reserved_lsn)
+        if request.answer is not None:
+            self._growing = False
+            request.answer(refusal)
+        elif refusal is None:
+            self._growing = False
+        # Otherwise nothing is asked for in the background again, until a writer needs room and asks itself.
+
+    def _reserve(self, needed_bytes: int) -> None:
+        try:
+            self._writer.reserve(RESERVE_LOW_BYTES + needed_bytes)
+        except OSError:
+            self._writer.reserve(needed_bytes)
+
+    def _refuse_waiting(self) -> None:
+        while True:
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(item, _RoomRequest) and item.answer is not None:
+                item.answer(self._failure)

@@ -1,0 +1,295 @@
+"""Opening a store: directories, locks, recovery, the journal, and only then a database that serves.
+
+look (reads only) -> lock -> recover -> log thread -> Database
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import weakref
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from gibramdb.clock import Clock
+from gibramdb.config import Config
+from gibramdb.core.digest import state_digest
+from gibramdb.core.limits import Limits
+from gibramdb.core.state import StoreState
+from gibramdb.database.database import Database, Facts
+from gibramdb.database.detector import Post
+from gibramdb.database.journal import Journal, NullJournal, WalJournal
+from gibramdb.database.recovery import Recovered, recover
+from gibramdb.errors import ConfigError, MissingStoreError, StorageError
+from gibramdb.model.ids import NO_LSN, Generation
+from gibramdb.storage import identity, wal
+from gibramdb.storage.files import FileSystem, OsFileSystem, publish
+from gibramdb.storage.identity import Directories, Locks
+from gibramdb.storage.wal import FirstLog, LogHeader, LogWriter
+
+log = logging.getLogger(__name__)
+
+REPORT_NAME = "recovery-report.json"
+
+
+class OpenStore:
+    """An open database together with what it holds on to. Close it once; then its directories are free again."""
+
+    def __init__(self, database: Database, locks: Locks | None) -> None:
+        self.database = database
+        self._locks = locks
+        _OPEN.add(self)
+
+    def close(self) -> None:
+        """Make durable what was accepted, then let go of the directories. On the owner's thread."""
+        self.database.close()
+        _OPEN.discard(self)
+        if self._locks is not None:
+            self._locks.release()
+
+    def abandon(self) -> None:
+        """In a forked child: close the inherited descriptors, so that a dead parent's locks do not live on in it."""
+        self.database.abandon()
+        if self._locks is not None:
+            self._locks.release()
+
+
+_OPEN: weakref.WeakSet[OpenStore] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for store in list(_OPEN):
+        store.abandon()
+    _OPEN.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_all)
+
+
+def open_store(config: Config, clock: Clock, post: Post, fs: FileSystem | None = None) -> OpenStore:
+    """Open the store that the configuration describes. `post` brings a call to the thread that will own it.
+
+    Raises:
+        FatalError: one of its kinds, with file, expected, found and the next step. Nothing on disk has been changed,
+            but for directories and files that a first start made.
+    """
+    limits = Limits(
+        content_bytes_max=config.security.content_bytes_max,
+        sessions_max=config.security.sessions_max,
+        session_documents_max=config.security.session_documents_max,
+        session_entities_max=config.security.session_entities_max,
+        session_relationships_max=config.security.session_relationships_max,
+        session_memory_bytes_max=config.security.session_memory_bytes_max,
+    )
+    if config.session_store.mode == "ephemeral":
+        state = StoreState(config.server.vector_dim)
+        return OpenStore(Database(state, NullJournal(), limits, clock, _facts(config, None, 0), post), None)
+    return _open_durable(config, limits, clock, post, fs or OsFileSystem())
+
+
+def _facts(config: Config, recovered: Recovered | None, duration_ms: int) -> Facts:
+    return Facts(
+        version("gibramdb"),
+        config.session_store.mode,
+        config.session_store.wal_sync_policy,
+        config.session_store.wal_sync_interval_ms,
+        duration_ms,
+        0 if recovered is None else recovered.records,
+        0 if recovered is None else recovered.tail.torn_bytes,
+        config.warnings,
+    )
+
+
+def directories_of(config: Config) -> Directories:
+    """Where the configured store lies."""
+    store = config.session_store
+    return Directories(Path(config.server.data_dir), Path(store.wal_dir), Path(store.snapshot_dir))
+
+
+def _open_durable(config: Config, limits: Limits, clock: Clock, post: Post, fs: FileSystem) -> OpenStore:
+    began_ms = clock.steady_ms()
+    directories = directories_of(config)
+    locks = Locks(fs)
+    try:
+        store_id = identity.established_id(fs, directories)
+        if store_id is None:
+            store_id = _first_start(config, fs, directories, locks, clock)
+        else:
+            locks.take(directories)
+        # A full collection in the middle of millions of new objects costs more than all the rest of recovery.
+        gc.disable()
+        try:
+            recovered = recover(fs, directories.wal, store_id, config.server.vector_dim)
+        finally:
+            gc.enable()
+        gc.freeze()
+        duration_ms = clock.steady_ms() - began_ms
+        writer = LogWriter.reopen(
+            fs, recovered.path, recovered.header, recovered.tail.end_lsn, recovered.tail.last_checksum
+        )
+    except OSError as error:
+        locks.release()
+        raise StorageError(f"{error.filename or directories.data}: {error.strerror or error}") from error
+    except BaseException:
+        locks.release()
+        raise
+    _tell(fs, directories, recovered, store_id, duration_ms)
+    database: Database | None = None
+
+    def on_progress() -> None:
+        if database is not None:
+            post(database.progress)
+
+    def on_rest() -> None:
+        if database is not None:
+            post(database.rest)
+
+    journal: Journal = WalJournal(
+        writer,
+        recovered.header.base_lsn,
+        recovered.tail.torn_offset,
+        config.session_store.wal_sync_policy,
+        config.session_store.wal_sync_interval_ms,
+        clock,
+        on_progress,
+        on_rest,
+    )
+    database = Database(recovered.state, journal, limits, clock, _facts(config, recovered, duration_ms), post)
+    return OpenStore(database, locks)
+
+
+def _first_start(config: Config, fs: FileSystem, directories: Directories, locks: Locks, clock: Clock) -> bytes:
+    """Make the store's directories, its first log and its markers, the data directory's marker last.
+
+    May find what an earlier first start left when it was cut short; nothing can have been stored then.
+    """
+    if config.session_store.require_existing:
+        raise MissingStoreError(
+            f"{directories.data}: session_store.require_existing is true and there is no store here; is the volume "
+            "mounted? For a first start set it to false"
+        )
+    for (role, directory), own in zip(
+        directories.by_role(), ((), (wal.log_path(directories.wal, Generation(1)).name,), ()), strict=True
+    ):
+        if role != identity.DATA and fs.exists(directory):
+            identity.refuse_foreign_files(fs, directory, (identity.LOCK_NAME, identity.MARKER_NAME, *own))
+    identity.make_directories(fs, directories)
+    locks.take(directories)
+    first_log = wal.log_path(directories.wal, Generation(1))
+    if fs.exists(first_log):
+        _remove_unused(fs, first_log, directories)
+    store_id = os.urandom(16)
+    header = LogHeader(store_id, Generation(1), NO_LSN, os.urandom(16), clock.now_ms(), FirstLog())
+    LogWriter.create(fs, directories.wal, header).close()
+    for role, directory in reversed(directories.by_role()):
+        identity.write_marker(fs, directory, role, store_id)
+    log.info("first start: a new store", extra={"store_id": store_id.hex(), "data_dir": str(directories.data)})
+    return store_id
+
+
+def _remove_unused(fs: FileSystem, first_log: Path, directories: Directories) -> None:
+    reading = wal.read_log(fs, first_log)
+    if any(True for _ in reading) or reading.tail.torn_bytes:
+        raise MissingStoreError(
+            f"{directories.data}: expected the marker {identity.MARKER_NAME}, found none, but {first_log} holds "
+            f"records; is the right volume mounted there? If it is lost for good, `{identity.ADOPT}` accepts it"
+        )
+    fs.unlink(first_log)
+    fs.sync_dir(first_log.parent)
+
+
+def _tell(fs: FileSystem, directories: Directories, recovered: Recovered, store_id: bytes, duration_ms: int) -> None:
+    """Log how recovery went, and leave it in a file; that file is best effort."""
+    state = recovered.state
+    told = {
+        "store_id": store_id.hex(),
+        "log": str(recovered.path),
+        "generations": recovered.generations,
+        "generation": recovered.header.generation,
+        "records_replayed": recovered.records,
+        "log_bytes": recovered.log_bytes,
+        "end_lsn": recovered.tail.end_lsn,
+        "torn_bytes": recovered.tail.torn_bytes,
+        "torn_offset": recovered.tail.torn_offset if recovered.tail.torn_bytes else None,
+        "sessions": len(state.sessions),
+        "objects": sum(session.object_count() for session in state.sessions.values()),
+        "duration_ms": duration_ms,
+    }
+    log.info("recovered", extra=told)
+    if recovered.tail.torn_bytes:
+        log.warning(
+            "the log ended in bytes that were never acknowledged; they are put aside and cut before the first write",
+            extra={key: told[key] for key in ("log", "torn_offset", "torn_bytes")},
+        )
+    try:
+        publish(fs, directories.data / REPORT_NAME, msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n")
+    except OSError as error:
+        log.warning("the recovery report could not be written: %s", error)
+
+
+def verify(config: Config, fs: FileSystem | None = None) -> tuple[Recovered, str]:
+    """Read a store as a start would, and change nothing: what was recovered, and the digest of its state.
+
+    Raises:
+        FatalError: what a start would raise.
+    """
+    fs = fs or OsFileSystem()
+    directories = directories_of(config)
+    store_id = identity.established_id(fs, directories)
+    if store_id is None:
+        raise MissingStoreError(f"{directories.data}: expected the marker {identity.MARKER_NAME}, found no store here")
+    locks = Locks(fs)
+    locks.take(directories, tell=False)
+    try:
+        recovered = recover(fs, directories.wal, store_id, config.server.vector_dim)
+        return recovered, state_digest(recovered.state.sessions.values())[0]
+    finally:
+        locks.release()
+
+
+def adopt(config: Config, fs: FileSystem | None = None, *, accept: bool) -> list[str]:
+    """What is missing of a store, and what accepting that means; with `accept`, it is done.
+
+    A missing marker or snapshot directory is made again. A missing log can not be: then the store begins anew, empty,
+    with a new identity.
+
+    Raises:
+        ConfigError: the store is not durable, or nothing is missing.
+        StoreLockedError, StorageError: as their names say.
+    """
+    if config.session_store.mode != "durable":
+        raise ConfigError("session_store.mode is ephemeral: there is no store on disk to adopt")
+    fs = fs or OsFileSystem()
+    directories = directories_of(config)
+    markers = {role: identity.read_marker(fs, path, role) for role, path in directories.by_role()}
+    if all(markers.values()):
+        raise ConfigError(f"{directories.data}: nothing is missing of this store; `gibramdb serve` says what is wrong")
+    logs = wal.list_logs(fs, directories.wal) if fs.exists(directories.wal) else []
+    said = [
+        f"{path}: its marker is missing and is made anew" for role, path in directories.by_role() if not markers[role]
+    ]
+    if logs:
+        store_id = wal.read_header(fs, logs[-1][1]).store_id
+        said.append(f"{directories.wal}: the log is there ({len(logs)} files); all that it holds is kept")
+    else:
+        store_id = os.urandom(16)
+        said.append(
+            f"{directories.wal}: the log is lost, and with it ALL data; an empty store begins, with a new identity"
+        )
+    if accept:
+        identity.make_directories(fs, directories)
+        locks = Locks(fs)
+        locks.take(directories)
+        try:
+            if not logs:
+                header = LogHeader(store_id, Generation(1), NO_LSN, os.urandom(16), 0, FirstLog())
+                LogWriter.create(fs, directories.wal, header).close()
+            for role, directory in reversed(directories.by_role()):
+                identity.write_marker(fs, directory, role, store_id)
+        finally:
+            locks.release()
+    return said

@@ -1,0 +1,232 @@
+"""What a read answers: pure functions of the state, one for each command that needs nothing but the state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import msgspec
+
+from gibramdb.core import limits
+from gibramdb.core.decide.admission import live_session, require_found, require_session_id
+from gibramdb.core.digest import state_digest
+from gibramdb.core.state import SessionState, StoreState
+from gibramdb.core.table import Table
+from gibramdb.core.titles import normalise_title
+from gibramdb.errors import LimitExceededError, NotFoundError
+from gibramdb.model import commands
+from gibramdb.model.commands import ReadCommand
+from gibramdb.model.knowledge import Community, Document, Entity, Relationship, TextUnit
+from gibramdb.model.results import Digest, Objects, Page, Result, SessionInfo
+from gibramdb.retrieval.query import entity_with_links, textunit_with_links
+
+T = TypeVar("T")
+
+
+def _get_document(state: StoreState, command: commands.GetDocument, now_ms: int) -> Document:
+    session = live_session(state, command.session_id, now_ms)
+    document = session.documents.get(command.id)
+    require_found(document, "document", command.id)
+    assert document is not None
+    textunit_ids = tuple(session.textunits_by_document.get(document.id, ()))
+    return msgspec.structs.replace(document, textunit_ids=textunit_ids)
+
+
+def _get_textunit(state: StoreState, command: commands.GetTextUnit, now_ms: int) -> TextUnit:
+    session = live_session(state, command.session_id, now_ms)
+    textunit = session.textunits.get(command.id)
+    require_found(textunit, "textunit", command.id)
+    assert textunit is not None
+    return textunit_with_links(session, textunit)
+
+
+def _get_entity(state: StoreState, command: commands.GetEntity, now_ms: int) -> Entity:
+    session = live_session(state, command.session_id, now_ms)
+    entity = session.entities.get(command.id)
+    require_found(entity, "entity", command.id)
+    assert entity is not None
+    return entity_with_links(session, entity)
+
+
+def _get_entity_by_title(state: StoreState, command: commands.GetEntityByTitle, now_ms: int) -> Entity:
+    session = live_session(state, command.session_id, now_ms)
+    title = normalise_title(command.title)
+    entity = session.entities.get(session.entities_by_title.get(title, 0))
+    if entity is None:
+        raise NotFoundError(f"entity not found: {title}")
+    return entity_with_links(session, entity)
+
+
+def _get_relationship(state: StoreState, command: commands.GetRelationship, now_ms: int) -> Relationship:
+    session = live_session(state, command.session_id, now_ms)
+    relationship = session.relationships.get(command.id)
+    require_found(relationship, "relationship", command.id)
+    assert relationship is not None
+    return relationship
+
+
+def _get_community(state: StoreState, command: commands.GetCommunity, now_ms: int) -> Community:
+    session = live_session(state, command.session_id, now_ms)
+    community = session.communities.get(command.id)
+    require_found(community, "community", command.id)
+    assert community is not None
+    return community
+
+
+# --- many at once: an unknown or expired session answers nothing, without an error ------------------------------------
+
+
+def _session_or_none(state: StoreState, session_id: str, now_ms: int) -> SessionState | None:
+    session = state.sessions.get(require_session_id(session_id))
+    return None if session is None or state.is_expired(session, now_ms) else session
+
+
+def _found(table: Table[T], ids: Iterable[int], weigh: Callable[[T], int]) -> list[T]:
+    found: list[T] = []
+    total_bytes = 0
+    for id in ids:
+        record = table.get(id)
+        if record is not None:
+            total_bytes += weigh(record)
+            if total_bytes > limits.GET_BYTES_MAX:
+                raise LimitExceededError(
+                    f"answer too large: over {limits.GET_BYTES_MAX} bytes after {len(found)} objects; ask for fewer"
+                )
+            found.append(record)
+    return found
+
+
+def _get_documents(state: StoreState, command: commands.GetDocuments, now_ms: int) -> Objects[Document]:
+    session = _session_or_none(state, command.session_id, now_ms)
+    return Objects(() if session is None else tuple(_found(session.documents, command.ids, limits.document_bytes)))
+
+
+def _get_textunits(state: StoreState, command: commands.GetTextUnits, now_ms: int) -> Objects[TextUnit]:
+    session = _session_or_none(state, command.session_id, now_ms)
+    if session is None:
+        return Objects(())
+    found = _found(session.textunits, command.ids, lambda textunit: limits.textunit_bytes(textunit, 0))
+    return Objects(tuple(textunit_with_links(session, textunit) for textunit in found))
+
+
+def _get_entities(state: StoreState, command: commands.GetEntities, now_ms: int) -> Objects[Entity]:
+    session = _session_or_none(state, command.session_id, now_ms)
+    if session is None:
+        return Objects(())
+    found = _found(session.entities, command.ids, lambda entity: limits.entity_bytes(entity, 0))
+    return Objects(tuple(entity_with_links(session, entity) for entity in found))
+
+
+def _get_relationships(state: StoreState, command: commands.GetRelationships, now_ms: int) -> Objects[Relationship]:
+    session = _session_or_none(state, command.session_id, now_ms)
+    if session is None:
+        return Objects(())
+    return Objects(tuple(_found(session.relationships, command.ids, limits.relationship_bytes)))
+
+
+def _page(table: Table[T], cursor: int, limit: int, weigh: Callable[[T], int]) -> tuple[list[T], bool]:
+    wanted = limits.LIST_LIMIT_DEFAULT if limit <= 0 else min(limit, limits.LIST_LIMIT_MAX)
+    records, has_more = table.after(cursor, wanted)
+    total_bytes = 0
+    for index, record in enumerate(records):
+        total_bytes += weigh(record)
+        # A page ends early rather than growing past what an answer may weigh; the cursor takes the caller on.
+        if total_bytes > limits.GET_BYTES_MAX and index:
+            return records[:index], True
+    return records, has_more
+
+
+def _list_documents(state: StoreState, command: commands.ListDocuments, now_ms: int) -> Page[Document]:
+    session = _session_or_none(state, command.session_id, now_ms)
+    if session is None:
+        return Page(())
+    records, has_more = _page(session.documents, command.cursor, command.limit, limits.document_bytes)
+    return Page(tuple(records), records[-1].id if has_more else 0)
+
+
+def _list_textunits(state: StoreState, command: commands.ListTextUnits, now_ms: int) -> Page[TextUnit]:
+    session = _session_or_none(state, command.session_id, now_ms)
+    if session is None:
+        return Page(())
+    records, has_more = _page(
+        session.textunits, command.cursor, command.limit, lambda textunit: limits.textunit_bytes(textunit, 0)
+    )
+    answered = tuple(textunit_with_links(session, record) for record in records)
+    return Page(answered, records[-1].id if has_more else 0)
+
+
+def _list_entities(state: StoreState, command: commands.ListEntities, now_ms: int) -> Page[Entity]:
+    session = _session_or_none(state, command.session_id, now_ms)
+    if session is None:
+        return Page(())
+    records, has_more = _page(
+        session.entities, command.cursor, command.limit, lambda entity: limits.entity_bytes(entity, 0)
+    )
+    answered = tuple(entity_with_links(session, record) for record in records)
+    return Page(answered, records[-1].id if has_more else 0)
+
+
+def _list_relationships(state: StoreState, command: commands.ListRelationships, now_ms: int) -> Page[Relationship]:
+    session = _session_or_none(state, command.session_id, now_ms)
+    if session is None:
+        return Page(())
+    records, has_more = _page(session.relationships, command.cursor, command.limit, limits.relationship_bytes)
+    return Page(tuple(records), records[-1].id if has_more else 0)
+
+
+# --- sessions and the store -------------------------------------------------------------------------------------------
+
+
+def session_info(session: SessionState) -> SessionInfo:
+    """A session's times and counts."""
+    return SessionInfo(
+        session.session_id,
+        session.created_at_ms,
+        session.last_access_ms,
+        session.ttl_ms // 1000,
+        session.idle_ttl_ms // 1000,
+        len(session.documents),
+        len(session.textunits),
+        len(session.entities),
+        len(session.relationships),
+        len(session.communities),
+    )
+
+
+def _get_session(state: StoreState, command: commands.GetSession, now_ms: int) -> SessionInfo:
+    return session_info(live_session(state, command.session_id, now_ms))
+
+
+def _list_sessions(state: StoreState, command: commands.ListSessions, now_ms: int) -> tuple[SessionInfo, ...]:
+    del command
+    return tuple(
+        session_info(session) for _, session in sorted(state.sessions.items()) if not state.is_expired(session, now_ms)
+    )
+
+
+def _get_digest(state: StoreState, command: commands.GetDigest, now_ms: int) -> Digest:
+    if command.session_id:
+        return Digest(*state_digest([live_session(state, command.session_id, now_ms)]))
+    return Digest(*state_digest(state.sessions.values()))
+
+
+# Any: each function takes its own command; the table ties the two, and a test that none is missing.
+READS: dict[type[ReadCommand], Callable[[StoreState, Any, int], Result]] = {
+    commands.GetDocument: _get_document,
+    commands.GetTextUnit: _get_textunit,
+    commands.GetEntity: _get_entity,
+    commands.GetEntityByTitle: _get_entity_by_title,
+    commands.GetRelationship: _get_relationship,
+    commands.GetCommunity: _get_community,
+    commands.GetDocuments: _get_documents,
+    commands.GetTextUnits: _get_textunits,
+    commands.GetEntities: _get_entities,
+    commands.GetRelationships: _get_relationships,
+    commands.ListDocuments: _list_documents,
+    commands.ListTextUnits: _list_textunits,
+    commands.ListEntities: _list_entities,
+    commands.ListRelationships: _list_relationships,
+    commands.GetSession: _get_session,
+    commands.ListSessions: _list_sessions,
+    commands.GetDigest: _get_digest,
+}

@@ -1,0 +1,202 @@
+"""A store inside this process: one thread owns it, callers wait.
+
+The owner is a thread of its own because a signal reaches only the main thread: a Ctrl-C there can interrupt a caller
+that waits, never a change half made. Calls from any thread, and from any event loop, go through the same queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from gibramdb.async_session import AsyncStore
+from gibramdb.clock import SystemClock
+from gibramdb.config import Config, load_config
+from gibramdb.database.database import Answer
+from gibramdb.database.opening import OpenStore, open_store
+from gibramdb.errors import ClosedError, GibramError
+from gibramdb.model.commands import Command
+from gibramdb.session import Store
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """The thread that owns a store, and the queue that leads to it."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._opened: Future[OpenStore] = Future()
+        self._owner_pid = os.getpid()
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="gibramdb-engine", daemon=True)
+        self._thread.start()
+        self._store = self._opened.result()
+        atexit.register(self.close)
+
+    def _run(self) -> None:
+        try:
+            store = open_store(self._config, SystemClock(), self._queue.put)
+        except BaseException as error:
+            self._opened.set_exception(error)
+            return
+        self._opened.set_result(store)
+        sweep_every_s = self._config.server.session_cleanup_interval_ms / 1000
+        while True:
+            try:
+                call = self._queue.get(timeout=sweep_every_s)
+            except queue.Empty:
+                call = store.database.expire_sessions
+            if call is None:
+                break
+            try:
+                call()
+            except Exception:  # the edge of the thread: the database has halted itself where that was called for
+                log.exception("a call on the engine thread failed")
+        store.close()
+        # What came in after the end is answered too: by the closed store, with a refusal.
+        while not self._queue.empty():
+            call = self._queue.get()
+            if call is not None:
+                call()
+
+    def submit(self, command: Command) -> Future[Answer]:
+        """Run a command; the future gets its result, or the error it was refused with, as a value."""
+        answer: Future[Answer] = Future()
+
+        def run() -> None:
+            self._store.database.submit(command, answer.set_result)
+
+        self._post(run)
+        return answer
+
+    def submit_batch(self, batch: Sequence[Command]) -> Future[list[Answer]]:
+        """Run commands in order, up to the first that fails."""
+        answers: Future[list[Answer]] = Future()
+        self._post(lambda: self._store.database.submit_batch(batch, answers.set_result))
+        return answers
+
+    def _post(self, call: Callable[[], None]) -> None:
+        if os.getpid() != self._owner_pid:
+            raise ClosedError("this store belongs to the process that opened it, not to its forked child")
+        with self._lock:
+            if self._is_closed:
+                raise ClosedError("the store is closed")
+            self._queue.put(call)
+
+    def close(self) -> None:
+        """Make durable what was accepted and end the thread. A second call does nothing."""
+        if os.getpid() != self._owner_pid:
+            return
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                self._queue.put(None)
+        self._thread.join()
+        atexit.unregister(self.close)
+
+
+def _value(answer: Answer) -> Any:
+    if isinstance(answer, GibramError):
+        raise answer
+    return answer
+
+
+def _values(answers: list[Answer]) -> list[Any]:
+    return [_value(answer) for answer in answers]
+
+
+class EmbeddedExecutor:
+    """Takes commands to an engine, and waits."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def execute(self, command: Command) -> Any:
+        """See session.Executor."""
+        return _value(self._engine.submit(command).result())
+
+    def execute_batch(self, batch: Sequence[Command]) -> list[Any]:
+        """See session.Executor."""
+        return _values(self._engine.submit_batch(batch).result())
+
+    def close(self) -> None:
+        """See session.Executor."""
+        self._engine.close()
+
+
+class AsyncEmbeddedExecutor:
+    """The same for an event loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def execute(self, command: Command) -> Any:
+        """See session.Executor."""
+        return _value(await asyncio.wrap_future(self._engine.submit(command)))
+
+    async def execute_batch(self, batch: Sequence[Command]) -> list[Any]:
+        """See session.Executor."""
+        return _values(await asyncio.wrap_future(self._engine.submit_batch(batch)))
+
+    async def close(self) -> None:
+        """See session.Executor."""
+        await asyncio.to_thread(self._engine.close)
+
+
+def _config(
+    path: str | os.PathLike[str] | None, vector_dim: int, wal_sync_policy: str, wal_sync_interval: str
+) -> Config:
+    flags = {"server.vector_dim": str(vector_dim), "server.addr": "127.0.0.1:0"}
+    if path is not None:
+        flags["server.data_dir"] = os.fspath(path)
+        flags["session_store.mode"] = "durable"
+        flags["session_store.wal_sync_policy"] = wal_sync_policy
+        flags["session_store.wal_sync_interval"] = wal_sync_interval
+    return load_config(None, flags=flags)
+
+
+def open(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    vector_dim: int = 1536,
+    wal_sync_policy: str = "every_write",
+    wal_sync_interval: str = "1s",
+) -> Store:
+    """Open a store in this process: in memory, or durable in the directory `path`.
+
+    The directory is laid out as a server's; one process at a time may have it open.
+
+    Args:
+        path: the data directory; made at the first start. None keeps everything in memory only.
+        vector_dim: how many numbers each embedding has.
+        wal_sync_policy: "every_write" (acknowledged means on disk), "periodic", or "never".
+        wal_sync_interval: with "periodic", how much may be lost: `1s`, `500ms`.
+
+    Raises:
+        ConfigError: a setting can not be used.
+        StoreLockedError: another process has it open.
+        FatalError: the store can not be recovered; the message says what was found and what to do.
+    """
+    return Store(EmbeddedExecutor(Engine(_config(path, vector_dim, wal_sync_policy, wal_sync_interval))))
+
+
+async def open_async(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    vector_dim: int = 1536,
+    wal_sync_policy: str = "every_write",
+    wal_sync_interval: str = "1s",
+) -> AsyncStore:
+    """As `open`, for an event loop; recovery runs beside it."""
+    config = _config(path, vector_dim, wal_sync_policy, wal_sync_interval)
+    return AsyncStore(AsyncEmbeddedExecutor(await asyncio.to_thread(Engine, config)))

@@ -1,0 +1,213 @@
+"""Every error gibramdb raises, in three families; each class knows its wire code and its exit code.
+
+    CallerError        the caller's doing; the same call fails the same way again; no state has changed
+    UnavailableError   not now; the same call may succeed later or elsewhere
+    FatalError         the disk's, the operator's or our own; the store does not start, or stops
+
+Wire codes are positive and never reused. GibRAM 0.3.0 sent -1 for everything; its clients accept any number.
+Exit codes follow sysexits.h where it has a word for the case.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class GibramError(Exception):
+    """Base of every error raised on purpose by gibramdb."""
+
+    code: ClassVar[int] = 1
+    exit_code: ClassVar[int] = 1
+
+
+# --- the caller's -----------------------------------------------------------------------------------------------------
+
+
+class CallerError(GibramError):
+    """The request is wrong; nothing has changed, and repeating it changes nothing."""
+
+    code = 1000
+    exit_code = 64
+
+
+class InvalidArgumentError(CallerError):
+    """A field holds something that can not be meant: blank, not finite, out of range, undecodable."""
+
+    code = 1001
+
+
+class NotFoundError(CallerError):
+    """The named object is not there."""
+
+    code = 1002
+
+
+class AlreadyExistsError(CallerError):
+    """An object with this external id, title or triple is there already."""
+
+    code = 1003
+
+
+class StillReferencedError(CallerError):
+    """The object can not be deleted while others refer to it."""
+
+    code = 1004
+
+
+class DimensionMismatchError(CallerError):
+    """An embedding has another length than the store's vector dimension."""
+
+    code = 1005
+
+
+class LimitExceededError(CallerError):
+    """A size, a count or a quota would be exceeded."""
+
+    code = 1006
+
+
+class SessionNotFoundError(NotFoundError):
+    """There is no session of this name."""
+
+    code = 1007
+
+
+class SessionExpiredError(CallerError):
+    """The session's TTL or idle TTL has passed."""
+
+    code = 1008
+
+
+class UnknownCommandError(CallerError):
+    """The command number is not one that this server answers."""
+
+    code = 1009
+
+
+class RetrievalNotReadyError(CallerError):
+    """No index that the query may use holds a vector."""
+
+    code = 1010
+
+
+# --- not now ----------------------------------------------------------------------------------------------------------
+
+
+class UnavailableError(GibramError):
+    """The request may be right; it can not be served now."""
+
+    code = 2000
+    exit_code = 69
+
+
+class HaltedError(UnavailableError):
+    """The store has stopped because its log can no longer be trusted. Start it again."""
+
+    code = 2001
+
+
+class OutcomeUnknownError(HaltedError):
+    """The write was under way when the log failed or the connection broke: it may or may not be kept."""
+
+    code = 2002
+
+
+class DiskFullError(UnavailableError):
+    """The log can not grow. Reads go on; writes are accepted again as soon as there is space."""
+
+    code = 2003
+    exit_code = 75
+
+
+class ClosedError(UnavailableError):
+    """The store or the client has been closed, or belongs to another process (a forked child)."""
+
+    code = 2004
+
+
+class ConnectionFailedError(UnavailableError):
+    """The server can not be reached, or the connection broke before the request was sent."""
+
+    code = 2005
+
+
+class MissingExtraError(UnavailableError):
+    """A part that is installed separately is missing; the message says how to get it."""
+
+    code = 2006
+
+
+# --- fatal ------------------------------------------------------------------------------------------------------------
+
+
+class FatalError(GibramError):
+    """The store must not go on: what it would serve could be wrong."""
+
+    code = 3000
+
+
+class InternalError(FatalError):
+    """A defect in gibramdb. The request had no effect."""
+
+    code = 3001
+    exit_code = 70
+
+
+class ConfigError(FatalError):
+    """A setting is unknown, malformed, or contradicts another."""
+
+    code = 3002
+    exit_code = 78
+
+
+class CorruptLogError(FatalError):
+    """A log file is damaged where its records had been made durable."""
+
+    code = 3003
+    exit_code = 65
+
+
+class IncompatibleStoreError(FatalError):
+    """What lies on disk is of another version, store, or vector dimension."""
+
+    code = 3004
+    exit_code = 65
+
+
+class MissingStoreError(FatalError):
+    """A directory, marker or log that must be there is not, or can not be read."""
+
+    code = 3005
+    exit_code = 66
+
+
+class StoreLockedError(FatalError):
+    """Another process owns this store."""
+
+    code = 3006
+    exit_code = 73
+
+
+class StorageError(FatalError):
+    """The operating system refused an operation on a file of the store."""
+
+    code = 3007
+    exit_code = 74
+
+
+class ProtocolError(GibramError):
+    """The peer sent bytes that are not the protocol."""
+
+    code = 4000
+    exit_code = 76
+
+
+def _subclasses(root: type[GibramError]) -> list[type[GibramError]]:
+    found = [root]
+    for child in root.__subclasses__():
+        found += _subclasses(child)
+    return found
+
+
+BY_CODE: dict[int, type[GibramError]] = {cls.code: cls for cls in _subclasses(GibramError)}
+"""Wire code to class, for clients. Filled from the classes above, so none can be forgotten."""

@@ -1,0 +1,1 @@
+"""The vocabulary: frozen values, no behaviour but validation of their own form."""

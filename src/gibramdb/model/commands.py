@@ -1,0 +1,387 @@
+"""What a caller may ask for: a closed set of frozen values.
+
+`session_id` is the name of a session, any non-empty text. Class attributes say what the command needs:
+
+    permission     "read", "write", "admin", or "none"
+    session_rule   "unused", "required" (must be alive), "created" (made if absent), "optional"
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from gibramdb.model.ids import Lsn
+from gibramdb.model.knowledge import (
+    Embedding,
+    NewCommunity,
+    NewDocument,
+    NewEntity,
+    NewRelationship,
+    NewTextUnit,
+    to_float32,
+)
+
+SEED_KINDS = ("textunit", "entity", "community")
+"""What a query may search by vector, in the order in which it does so unless told otherwise."""
+
+
+class Command(msgspec.Struct, frozen=True, gc=False):
+    """Base of all commands."""
+
+    permission: ClassVar[str] = "read"
+    session_rule: ClassVar[str] = "required"
+
+
+class WriteCommand(Command, frozen=True, gc=False):
+    """May change the state; goes through decide."""
+
+    permission: ClassVar[str] = "write"
+    session_id: str
+
+
+class ReadCommand(Command, frozen=True, gc=False):
+    """Changes nothing that a crash could be asked to give back."""
+
+
+# --- the server -------------------------------------------------------------------------------------------------------
+
+
+class Ping(ReadCommand, frozen=True, gc=False):
+    """Answers Pong. Depends on nothing."""
+
+    session_rule: ClassVar[str] = "unused"
+
+
+class GetHealth(ReadCommand, frozen=True, gc=False):
+    """Answers Health. Depends on nothing."""
+
+    session_rule: ClassVar[str] = "unused"
+
+
+class GetInfo(ReadCommand, frozen=True, gc=False):
+    """Answers Info: of one session, or of the store when `session_id` is empty."""
+
+    session_rule: ClassVar[str] = "optional"
+    session_id: str = ""
+
+
+class GetDigest(ReadCommand, frozen=True, gc=False):
+    """Answers Digest: a checksum over the canonical state of one session, or of the whole store.
+
+    Reads everything once: about 2 s for a million entities, during which the store answers nothing else.
+    """
+
+    permission: ClassVar[str] = "admin"
+    session_rule: ClassVar[str] = "optional"
+    session_id: str = ""
+
+
+# --- sessions ---------------------------------------------------------------------------------------------------------
+
+
+class ListSessions(ReadCommand, frozen=True, gc=False):
+    """Answers the unexpired sessions, by name."""
+
+    session_rule: ClassVar[str] = "unused"
+
+
+class GetSession(ReadCommand, frozen=True, gc=False):
+    """Answers one SessionInfo."""
+
+    session_id: str
+
+
+class DeleteSession(WriteCommand, frozen=True, gc=False):
+    """Removes a session and all it holds; works on an expired one too."""
+
+    permission: ClassVar[str] = "admin"
+
+
+class SetSessionTtl(WriteCommand, frozen=True, gc=False):
+    """Sets when a session ends. Seconds; 0 leaves a value as it is, a negative one clears it."""
+
+    ttl_s: int = 0
+    idle_ttl_s: int = 0
+
+
+class TouchSession(WriteCommand, frozen=True, gc=False):
+    """Counts as a use of the session."""
+
+
+class ExpireSession(WriteCommand, frozen=True, gc=False):
+    """The store's own: ends a session whose time is over. Not on the wire."""
+
+
+# --- adding -----------------------------------------------------------------------------------------------------------
+
+
+class AddDocuments(WriteCommand, frozen=True, gc=False):
+    """Adds all of the documents, or none."""
+
+    session_rule: ClassVar[str] = "created"
+    documents: tuple[NewDocument, ...]
+    bulk: bool = True
+
+
+class AddTextUnits(WriteCommand, frozen=True, gc=False):
+    """Adds all of the text units, or none."""
+
+    session_rule: ClassVar[str] = "created"
+    textunits: tuple[NewTextUnit, ...]
+    bulk: bool = True
+
+
+class AddEntities(WriteCommand, frozen=True, gc=False):
+    """Adds all of the entities, or none."""
+
+    session_rule: ClassVar[str] = "created"
+    entities: tuple[NewEntity, ...]
+    bulk: bool = True
+
+
+class AddRelationships(WriteCommand, frozen=True, gc=False):
+    """Adds all of the relationships, or none."""
+
+    session_rule: ClassVar[str] = "created"
+    relationships: tuple[NewRelationship, ...]
+    bulk: bool = True
+
+
+class AddCommunity(WriteCommand, frozen=True, gc=False):
+    """Adds one community made by hand."""
+
+    session_rule: ClassVar[str] = "created"
+    community: NewCommunity
+
+
+# --- changing and deleting --------------------------------------------------------------------------------------------
+
+
+class LinkTextUnitEntity(WriteCommand, frozen=True, gc=False):
+    """Says that a text unit speaks of an entity. Saying it twice changes nothing."""
+
+    textunit_id: int
+    entity_id: int
+
+
+class UpdateEntityDescription(WriteCommand, frozen=True, gc=False):
+    """Replaces a description and, if an embedding is given, the vector."""
+
+    id: int
+    description: str
+    embedding: Embedding = b""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.embedding, bytes):
+            msgspec.structs.force_setattr(self, "embedding", to_float32(self.embedding))
+
+
+class DeleteDocument(WriteCommand, frozen=True, gc=False):
+    """Refused while text units belong to it."""
+
+    id: int
+
+
+class DeleteTextUnit(WriteCommand, frozen=True, gc=False):
+    """Refused while entities are linked to it."""
+
+    id: int
+
+
+class DeleteEntity(WriteCommand, frozen=True, gc=False):
+    """Refused while text units, relationships or communities refer to it."""
+
+    id: int
+
+
+class DeleteRelationship(WriteCommand, frozen=True, gc=False):
+    """Refused while communities refer to it."""
+
+    id: int
+
+
+class DeleteCommunity(WriteCommand, frozen=True, gc=False):
+    """Never refused."""
+
+    id: int
+
+
+class DetectedCluster(msgspec.Struct, frozen=True, gc=False):
+    """One cluster that an algorithm found; `parent` is an index to an earlier one of the same list, -1 at the top."""
+
+    level: int
+    entity_ids: tuple[int, ...]
+    parent: int = -1
+    relationship_ids: tuple[int, ...] = ()
+
+
+class DetectCommunities(WriteCommand, frozen=True, gc=False):
+    """Finds communities with Leiden and replaces those detected before. Answers them.
+
+    resolution: above 0; 0 means 1.0. iterations: full Leiden passes; 0 means 10.
+    """
+
+    resolution: float = 1.0
+    iterations: int = 10
+
+
+class DetectHierarchy(WriteCommand, frozen=True, gc=False):
+    """The same in levels: each community of three or more members is split again, one level down.
+
+    levels_max: 1 to 5; anything else means 5.
+    """
+
+    levels_max: int = 5
+    resolution: float = 1.0
+
+
+class ReplaceCommunities(WriteCommand, frozen=True, gc=False):
+    """The store's own: the second half of a detection, decided against the state of now. Not on the wire."""
+
+    incarnation: Lsn
+    clusters: tuple[DetectedCluster, ...]
+    hierarchy: bool
+
+
+class RebuildIndexes(WriteCommand, frozen=True, gc=False):
+    """Builds what is derived anew from what is canonical."""
+
+    permission: ClassVar[str] = "admin"
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+class GetDocument(ReadCommand, frozen=True, gc=False):
+    """Answers one Document."""
+
+    session_id: str
+    id: int
+
+
+class GetTextUnit(ReadCommand, frozen=True, gc=False):
+    """Answers one TextUnit."""
+
+    session_id: str
+    id: int
+
+
+class GetEntity(ReadCommand, frozen=True, gc=False):
+    """Answers one Entity."""
+
+    session_id: str
+    id: int
+
+
+class GetEntityByTitle(ReadCommand, frozen=True, gc=False):
+    """Answers one Entity; the title is normalised first."""
+
+    session_id: str
+    title: str
+
+
+class GetRelationship(ReadCommand, frozen=True, gc=False):
+    """Answers one Relationship."""
+
+    session_id: str
+    id: int
+
+
+class GetCommunity(ReadCommand, frozen=True, gc=False):
+    """Answers one Community."""
+
+    session_id: str
+    id: int
+
+
+class GetDocuments(ReadCommand, frozen=True, gc=False):
+    """Answers those that are there, in the order asked for."""
+
+    session_id: str
+    ids: tuple[int, ...]
+
+
+class GetTextUnits(ReadCommand, frozen=True, gc=False):
+    """Answers those that are there, in the order asked for."""
+
+    session_id: str
+    ids: tuple[int, ...]
+
+
+class GetEntities(ReadCommand, frozen=True, gc=False):
+    """Answers those that are there, in the order asked for."""
+
+    session_id: str
+    ids: tuple[int, ...]
+
+
+class GetRelationships(ReadCommand, frozen=True, gc=False):
+    """Answers those that are there, in the order asked for."""
+
+    session_id: str
+    ids: tuple[int, ...]
+
+
+class ListDocuments(ReadCommand, frozen=True, gc=False):
+    """Answers a Page of documents with ids above `cursor`."""
+
+    session_id: str
+    cursor: int = 0
+    limit: int = 0
+
+
+class ListTextUnits(ReadCommand, frozen=True, gc=False):
+    """Answers a Page of text units with ids above `cursor`."""
+
+    session_id: str
+    cursor: int = 0
+    limit: int = 0
+
+
+class ListEntities(ReadCommand, frozen=True, gc=False):
+    """Answers a Page of entities with ids above `cursor`."""
+
+    session_id: str
+    cursor: int = 0
+    limit: int = 0
+
+
+class ListRelationships(ReadCommand, frozen=True, gc=False):
+    """Answers a Page of relationships with ids above `cursor`."""
+
+    session_id: str
+    cursor: int = 0
+    limit: int = 0
+
+
+class Query(ReadCommand, frozen=True, gc=False):
+    """Vector seeds, then a walk along relationships, then ranking. Answers a QueryResult.
+
+    vector: shape (vector_dim,); may be empty when `seed_entity_ids` is given. A limit of 0 means its default; `hops`
+    below 0 means no walk, and 0 means the default of 2.
+    """
+
+    session_id: str
+    vector: Embedding = b""
+    search_types: tuple[str, ...] = ()
+    top_k: int = 0
+    hops: int = 0
+    entities_max: int = 0
+    textunits_max: int = 0
+    communities_max: int = 0
+    seed_entity_ids: tuple[int, ...] = ()
+    entity_types: tuple[str, ...] = ()
+    relationship_types: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.vector, bytes):
+            msgspec.structs.force_setattr(self, "vector", to_float32(self.vector))
+
+
+class Explain(ReadCommand, frozen=True, gc=False):
+    """Answers the Explanation of an earlier query of the same session."""
+
+    session_id: str
+    query_id: int

@@ -1,0 +1,155 @@
+"""What has been settled. This file is the disk schema.
+
+A mutation holds every id, time and computed result, so that applying it asks nothing of the world. Structs are arrays
+on disk: the tag, then the fields in the order below. Tags and positions are never reused; a field is only ever added at
+the end, with a default.
+
+`opens`: the session named did not exist, or had expired; this mutation begins it, at `at_ms`.
+Vectors are rows of little-endian float32, one after the other, in the order of `vector_ids`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gibramdb.model.knowledge import Community, Document, Entity, Relationship, TextUnit
+
+
+class MutationBase(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag_field="tag"):
+    """What every mutation says."""
+
+    session_id: str
+    at_ms: int
+    opens: bool
+
+
+class SessionDeleted(MutationBase, frozen=True, tag=1):
+    """By command."""
+
+
+class SessionExpired(MutationBase, frozen=True, tag=2):
+    """By the clock."""
+
+
+class SessionTtlSet(MutationBase, frozen=True, tag=3):
+    """Both values as they are from now on, in milliseconds; 0 is none."""
+
+    ttl_ms: int
+    idle_ttl_ms: int
+
+
+class SessionTouched(MutationBase, frozen=True, tag=4):
+    """A use that the caller asked to be counted."""
+
+
+class SessionReadNoted(MutationBase, frozen=True, tag=5):
+    """Reads have happened; written at most eight times per idle TTL."""
+
+
+class DocumentsAdded(MutationBase, frozen=True, tag=10):
+    """New documents with their ids."""
+
+    documents: tuple[Document, ...]
+
+
+class TextUnitsAdded(MutationBase, frozen=True, tag=11):
+    """New text units with their ids and vectors."""
+
+    textunits: tuple[TextUnit, ...]
+    vector_ids: tuple[int, ...]
+    vectors: bytes
+
+
+class EntitiesAdded(MutationBase, frozen=True, tag=12):
+    """New entities with their ids and vectors."""
+
+    entities: tuple[Entity, ...]
+    vector_ids: tuple[int, ...]
+    vectors: bytes
+
+
+class RelationshipsAdded(MutationBase, frozen=True, tag=13):
+    """New relationships with their ids."""
+
+    relationships: tuple[Relationship, ...]
+
+
+class CommunityAdded(MutationBase, frozen=True, tag=14):
+    """A community made by hand."""
+
+    community: Community
+    vector: bytes
+
+
+class CommunitiesReplaced(MutationBase, frozen=True, tag=15):
+    """The outcome of a detection: which communities go and which come."""
+
+    removed_ids: tuple[int, ...]
+    communities: tuple[Community, ...]
+
+
+class TextUnitLinked(MutationBase, frozen=True, tag=20):
+    """A text unit speaks of an entity."""
+
+    textunit_id: int
+    entity_id: int
+
+
+class EntityDescribed(MutationBase, frozen=True, tag=21):
+    """A new description; an empty vector leaves the old one."""
+
+    id: int
+    description: str
+    vector: bytes
+
+
+class DocumentDeleted(MutationBase, frozen=True, tag=30):
+    """Gone."""
+
+    id: int
+
+
+class TextUnitDeleted(MutationBase, frozen=True, tag=31):
+    """Gone, with its vector."""
+
+    id: int
+
+
+class EntityDeleted(MutationBase, frozen=True, tag=32):
+    """Gone, with its vector."""
+
+    id: int
+
+
+class RelationshipDeleted(MutationBase, frozen=True, tag=33):
+    """Gone."""
+
+    id: int
+
+
+class CommunityDeleted(MutationBase, frozen=True, tag=34):
+    """Gone, with its vector."""
+
+    id: int
+
+
+Mutation = (
+    SessionDeleted
+    | SessionExpired
+    | SessionTtlSet
+    | SessionTouched
+    | SessionReadNoted
+    | DocumentsAdded
+    | TextUnitsAdded
+    | EntitiesAdded
+    | RelationshipsAdded
+    | CommunityAdded
+    | CommunitiesReplaced
+    | TextUnitLinked
+    | EntityDescribed
+    | DocumentDeleted
+    | TextUnitDeleted
+    | EntityDeleted
+    | RelationshipDeleted
+    | CommunityDeleted
+)

@@ -1,0 +1,212 @@
+"""What a command answers."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import msgspec
+
+from gibramdb.model.knowledge import Community, Document, Entity, Relationship, TextUnit
+
+T = TypeVar("T")
+
+
+class Pong(msgspec.Struct, frozen=True, gc=False):
+    """Answer to Ping."""
+
+
+class Done(msgspec.Struct, frozen=True, gc=False):
+    """Success; `id` is the object's, or 0 where there is none."""
+
+    id: int = 0
+
+
+class Created(msgspec.Struct, frozen=True, gc=False):
+    """New ids, in the order in which the objects were given."""
+
+    ids: tuple[int, ...]
+    bulk: bool = True
+
+
+class Objects(msgspec.Struct, Generic[T], frozen=True, gc=False):
+    """Those of the objects asked for that are there."""
+
+    items: tuple[T, ...]
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True, gc=False):
+    """A stretch of a list; `next_cursor` is 0 at its end."""
+
+    items: tuple[T, ...]
+    next_cursor: int = 0
+
+
+class Info(msgspec.Struct, frozen=True, gc=False):
+    """Counts, of one session or of the store, and how the store is set up."""
+
+    version: str
+    document_count: int
+    textunit_count: int
+    entity_count: int
+    relationship_count: int
+    community_count: int
+    vector_dim: int
+    session_count: int
+    session_store_mode: str
+    wal_sync_policy: str
+    wal_sync_interval_ms: int
+
+
+class Health(msgspec.Struct, frozen=True, gc=False):
+    """`status` is ok, degraded or error; `components` has the fields of the operator's page, all as text."""
+
+    status: str
+    components: dict[str, str]
+
+
+class Digest(msgspec.Struct, frozen=True, gc=False):
+    """SHA-256 over the canonical state, in hexadecimal, and how many objects it covers."""
+
+    sha256: str
+    object_count: int
+
+
+class SessionInfo(msgspec.Struct, frozen=True, gc=False):
+    """One session. Times are Unix milliseconds; TTLs are seconds, 0 for none."""
+
+    session_id: str
+    created_at_ms: int
+    last_access_ms: int
+    ttl_s: int
+    idle_ttl_s: int
+    document_count: int
+    textunit_count: int
+    entity_count: int
+    relationship_count: int
+    community_count: int
+
+
+class Detected(msgspec.Struct, frozen=True, gc=False):
+    """The communities that a detection stored."""
+
+    communities: tuple[Community, ...]
+
+
+class Hierarchy(msgspec.Struct, frozen=True, gc=False):
+    """How many communities a detection stored on each level."""
+
+    level_counts: dict[int, int]
+    total: int
+
+
+class TextUnitHit(msgspec.Struct, frozen=True, gc=False):
+    """`similarity`: cosine, 0 where it was reached and not found by vector. `hop`: steps from the seeds.
+
+    `score` is what the answer is sorted by; it does not travel on the wire, and is 0 where it came from a server.
+    """
+
+    textunit: TextUnit
+    similarity: float
+    hop: int
+    score: float = 0.0
+
+
+class EntityHit(msgspec.Struct, frozen=True, gc=False):
+    """As TextUnitHit."""
+
+    entity: Entity
+    similarity: float
+    hop: int
+    score: float = 0.0
+
+
+class CommunityHit(msgspec.Struct, frozen=True, gc=False):
+    """As TextUnitHit; communities are only ever found by vector."""
+
+    community: Community
+    similarity: float
+
+
+class RelationshipHit(msgspec.Struct, frozen=True, gc=False):
+    """A relationship between two entities of the answer."""
+
+    relationship: Relationship
+    source_title: str
+    target_title: str
+
+
+class QueryStats(msgspec.Struct, frozen=True, gc=False):
+    """What a query cost. `skipped_seed_indexes` names the kinds that hold no vector."""
+
+    duration_us: int = 0
+    vector_searches: int = 0
+    graph_traversals: int = 0
+    skipped_seed_indexes: tuple[str, ...] = ()
+
+
+class QueryResult(msgspec.Struct, frozen=True, gc=False):
+    """Hits of each kind, best first; ties by ascending id."""
+
+    query_id: int
+    textunits: tuple[TextUnitHit, ...]
+    entities: tuple[EntityHit, ...]
+    communities: tuple[CommunityHit, ...]
+    relationships: tuple[RelationshipHit, ...]
+    stats: QueryStats
+
+
+class Seed(msgspec.Struct, frozen=True, gc=False):
+    """Where a query began: what it found by vector, or was given."""
+
+    kind: str
+    id: int
+    external_id: str
+    similarity: float
+
+
+class Step(msgspec.Struct, frozen=True, gc=False):
+    """One step of the walk, from an entity to one not seen before."""
+
+    from_entity_id: int
+    to_entity_id: int
+    relationship_id: int
+    relationship_type: str
+    weight: float
+    hop: int
+
+
+class Explanation(msgspec.Struct, frozen=True, gc=False):
+    """How a query came to its answer."""
+
+    query_id: int
+    seeds: tuple[Seed, ...]
+    steps: tuple[Step, ...]
+
+
+Result = (
+    Pong
+    | Done
+    | Created
+    | Objects[Document]
+    | Objects[TextUnit]
+    | Objects[Entity]
+    | Objects[Relationship]
+    | Page[Document]
+    | Page[TextUnit]
+    | Page[Entity]
+    | Page[Relationship]
+    | Document
+    | TextUnit
+    | Entity
+    | Relationship
+    | Community
+    | Info
+    | Health
+    | Digest
+    | SessionInfo
+    | tuple[SessionInfo, ...]
+    | Detected
+    | Hierarchy
+    | QueryResult
+    | Explanation
+)

@@ -1,0 +1,112 @@
+"""Community detection in two halves: a view is taken of the session, clusters are found on it elsewhere.
+
+`view` runs where the state lives and only copies numbers; `find` is pure and slow, and may run on any thread. What it
+finds is decided on by `core.decide.communities.replace`, against the state of that later moment.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gibramdb.core import limits
+from gibramdb.core.decide.admission import live_session
+from gibramdb.core.state import StoreState
+from gibramdb.errors import InvalidArgumentError
+from gibramdb.model.commands import DetectCommunities, DetectedCluster, DetectHierarchy, ReplaceCommunities
+from gibramdb.model.ids import Lsn
+from gibramdb.retrieval.leiden import Graph, hierarchy, partition
+
+
+class DetectionView:
+    """The graph of a session as it was, and what is asked of it.
+
+    `relationship_ids`, `source_ids`, `target_ids`: shape (relationships,), int64, by ascending relationship id.
+    """
+
+    def __init__(
+        self,
+        command: DetectCommunities | DetectHierarchy,
+        incarnation: Lsn,
+        graph: Graph,
+        relationship_ids: NDArray[np.int64],
+        source_ids: NDArray[np.int64],
+        target_ids: NDArray[np.int64],
+    ) -> None:
+        self._command = command
+        self._incarnation = incarnation
+        self._graph = graph
+        self._relationship_ids = relationship_ids
+        self._source_ids = source_ids
+        self._target_ids = target_ids
+
+    def find(self) -> ReplaceCommunities:
+        """The clusters, as the command that stores them.
+
+        Raises:
+            MissingExtraError: the library that finds them is not installed.
+        """
+        command = self._command
+        resolution = command.resolution or limits.RESOLUTION_DEFAULT
+        if isinstance(command, DetectHierarchy):
+            wanted = command.levels_max
+            levels_max = wanted if 1 <= wanted <= limits.HIERARCHY_LEVELS_MAX else limits.HIERARCHY_LEVELS_MAX
+            clusters = hierarchy(self._graph, levels_max, resolution)
+        else:
+            iterations = min(command.iterations or limits.ITERATIONS_DEFAULT, limits.ITERATIONS_MAX)
+            clusters = [DetectedCluster(0, ids) for ids in partition(self._graph, resolution, iterations)]
+        return ReplaceCommunities(
+            command.session_id,
+            self._incarnation,
+            tuple(self._with_relationships(clusters)),
+            hierarchy=isinstance(command, DetectHierarchy),
+        )
+
+    def _with_relationships(self, clusters: list[DetectedCluster]) -> list[DetectedCluster]:
+        """Each cluster with the relationships whose two ends are inside; clusters of one level do not overlap."""
+        inside: list[tuple[int, ...]] = [()] * len(clusters)
+        id_bound = int(max(self._graph.node_ids, default=0)) + 1
+        for level in sorted({cluster.level for cluster in clusters}):
+            cluster_of = np.full(id_bound, -1, np.int64)
+            for index, cluster in enumerate(clusters):
+                if cluster.level == level:
+                    cluster_of[np.fromiter(cluster.entity_ids, np.int64)] = index
+            owners = cluster_of[self._source_ids]
+            is_inside = (owners >= 0) & (owners == cluster_of[self._target_ids])
+            ids, owners = self._relationship_ids[is_inside], owners[is_inside]
+            order = np.argsort(owners, kind="stable")
+            ids, owners = ids[order], owners[order]
+            starts = np.flatnonzero(np.diff(owners, prepend=-1))
+            for start, group in zip(starts.tolist(), np.split(ids, starts[1:]), strict=False):
+                inside[int(owners[start])] = tuple(group.tolist())
+        return [
+            DetectedCluster(cluster.level, cluster.entity_ids, cluster.parent, relationship_ids)
+            for cluster, relationship_ids in zip(clusters, inside, strict=True)
+        ]
+
+
+def view(state: StoreState, command: DetectCommunities | DetectHierarchy, now_ms: int) -> DetectionView:
+    """A copy of the session's graph.
+
+    Raises:
+        SessionNotFoundError, SessionExpiredError: as their names say.
+        InvalidArgumentError: the resolution or the number of iterations can not be meant.
+    """
+    if not 0 <= command.resolution < float("inf"):
+        raise InvalidArgumentError(f"resolution must be positive and finite, or 0 for 1.0, got {command.resolution}")
+    if isinstance(command, DetectCommunities) and command.iterations < 0:
+        raise InvalidArgumentError(f"iterations must not be negative, got {command.iterations}")
+    session = live_session(state, command.session_id, now_ms)
+    node_ids = np.fromiter((entity.id for entity in session.entities), np.int64, len(session.entities))
+    count = len(session.relationships)
+    relationship_ids = np.empty(count, np.int64)
+    source_ids = np.empty(count, np.int64)
+    target_ids = np.empty(count, np.int64)
+    weights = np.empty(count, np.float64)
+    for index, each in enumerate(session.relationships):
+        relationship_ids[index] = each.id
+        source_ids[index] = each.source_id
+        target_ids[index] = each.target_id
+        weights[index] = each.weight
+    graph = Graph(node_ids, source_ids, target_ids, weights)
+    return DetectionView(command, session.incarnation, graph, relationship_ids, source_ids, target_ids)

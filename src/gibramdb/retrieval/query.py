@@ -1,0 +1,349 @@
+"""A query: seeds found by vector or given by id, a walk along relationships, one ranking.
+
+Score, by which each kind is sorted (descending; ties by ascending id) and cut:
+
+    found by vector                    its cosine similarity
+    given by the caller as a seed      1.0
+    reached by links or relationships  the best score among the seeds it was reached from, divided by 1 + steps
+
+A step is a link or a relationship; the link from a hit text unit or a hit community counts as the first one. A seed
+with a negative similarity is multiplied instead of divided, so that what hangs on a hit never comes before it.
+
+`hop` in the answer counts as GibRAM does: all entities the walk starts from have hop 0, and a text unit reached through
+an entity has one more than that entity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, cast
+
+import msgspec
+import numpy as np
+
+from gibramdb.core import limits
+from gibramdb.core.state import SessionState
+from gibramdb.core.vectors import VectorIndex
+from gibramdb.errors import DimensionMismatchError, InvalidArgumentError, NotFoundError, RetrievalNotReadyError
+from gibramdb.model.commands import SEED_KINDS, Query
+from gibramdb.model.knowledge import Community, Entity, Relationship, TextUnit
+from gibramdb.model.results import (
+    CommunityHit,
+    EntityHit,
+    Explanation,
+    QueryResult,
+    QueryStats,
+    RelationshipHit,
+    Seed,
+    Step,
+    TextUnitHit,
+)
+
+
+class Origin(NamedTuple):
+    """Where a visited entity's score comes from: a seed's score, and how many steps away that seed was at hop 0."""
+
+    seed_score: float
+    steps_before: int
+
+    def score(self, hop: int) -> float:
+        """The score at `hop` relationships from the start of the walk."""
+        steps = 1 + self.steps_before + hop
+        return self.seed_score / steps if self.seed_score >= 0 else self.seed_score * steps
+
+
+class Visit(NamedTuple):
+    """An entity in the answer before the cut."""
+
+    hop: int
+    similarity: float
+    origin: Origin
+
+    @property
+    def score(self) -> float:
+        """What it is sorted by."""
+        return self.origin.score(self.hop)
+
+
+class Plan(NamedTuple):
+    """A query with its defaults filled in and its bounds checked."""
+
+    vector: bytes
+    kinds: tuple[str, ...]
+    skipped: tuple[str, ...]
+    top_k: int
+    hops: int
+    entities_max: int
+    textunits_max: int
+    communities_max: int
+    seed_entity_ids: tuple[int, ...]
+    entity_types: frozenset[str]
+    relationship_types: frozenset[str]
+
+
+def plan(session: SessionState, command: Query, vector_dim: int) -> Plan:
+    """Check a query and fill in what it leaves open.
+
+    Raises:
+        RetrievalNotReadyError: no index it may use holds a vector, and it names no seeds.
+        DimensionMismatchError: the vector is not `vector_dim` long.
+        InvalidArgumentError: a number is negative, too large, or not finite.
+        NotFoundError: a seed entity is not there.
+    """
+    wanted = tuple(kind for kind in (command.search_types or SEED_KINDS) if kind in SEED_KINDS)
+    indexes = _indexes(session)
+    usable = tuple(dict.fromkeys(kind for kind in wanted if len(indexes[kind])))
+    skipped = tuple(kind for kind in wanted if not len(indexes[kind]))
+    seed_ids = tuple(dict.fromkeys(command.seed_entity_ids))
+    if not usable and not seed_ids:
+        raise RetrievalNotReadyError(
+            f"retrieval ready error: no index to search holds a vector, skipped=[{' '.join(skipped)}]"
+        )
+    vector = cast("bytes", command.vector)
+    if vector or not seed_ids:
+        _check_vector(vector, vector_dim)
+    for id in seed_ids:
+        if id not in session.entities:
+            raise NotFoundError(f"entity not found: seed {id}")
+    return Plan(
+        vector,
+        usable if vector else (),
+        skipped,
+        _bounded("top_k", command.top_k, limits.TOP_K_DEFAULT, limits.TOP_K_MAX),
+        0 if command.hops < 0 else _bounded("k_hops", command.hops, limits.HOPS_DEFAULT, limits.HOPS_MAX),
+        _bounded("max_entities", command.entities_max, limits.ENTITIES_MAX_DEFAULT, limits.QUERY_ITEMS_MAX),
+        _bounded("max_textunits", command.textunits_max, limits.TEXTUNITS_MAX_DEFAULT, limits.QUERY_ITEMS_MAX),
+        _bounded("max_communities", command.communities_max, limits.COMMUNITIES_MAX_DEFAULT, limits.QUERY_ITEMS_MAX),
+        seed_ids,
+        frozenset(command.entity_types),
+        frozenset(command.relationship_types),
+    )
+
+
+def _indexes(session: SessionState) -> dict[str, VectorIndex]:
+    return {
+        "textunit": session.textunit_vectors,
+        "entity": session.entity_vectors,
+        "community": session.community_vectors,
+    }
+
+
+def _check_vector(vector: bytes, vector_dim: int) -> None:
+    if len(vector) != 4 * vector_dim:
+        raise DimensionMismatchError(
+            f"query vector dimension mismatch: expected {vector_dim}, got {-(-len(vector) // 4)}"
+        )
+    finite = np.isfinite(np.frombuffer(vector, "<f4"))
+    if not finite.all():
+        index = int(np.flatnonzero(~finite)[0])
+        raise InvalidArgumentError(f"query vector contains non-finite value at index {index}")
+
+
+def _bounded(name: str, value: int, default: int, most: int) -> int:
+    if value < 0:
+        raise InvalidArgumentError(f"{name} must not be negative, got {value}")
+    return min(value, most) or default
+
+
+def run(session: SessionState, command: Query, vector_dim: int, query_id: int) -> tuple[QueryResult, Explanation]:
+    """The answer, without its duration, and how it came about. Raises as `plan` does."""
+    asked = plan(session, command, vector_dim)
+    hits = _search(session, asked)
+    visits = {id: Visit(0, similarity, Origin(similarity, 0)) for id, similarity in hits["entity"]}
+    for id in asked.seed_entity_ids:
+        similarity = session.entity_vectors.similarity(id, asked.vector) if asked.vector else 0.0
+        visits[id] = Visit(0, similarity, Origin(1.0, 0))
+    textunits = {id: (similarity, 0, similarity) for id, similarity in hits["textunit"]}
+    steps: list[Step] = []
+    if asked.hops > 0:
+        _start_from_links(session, asked, hits, visits)
+        steps = _walk(session, asked, visits)
+        _gather_textunits(session, visits, textunits)
+
+    entity_hits = _ranked_entities(session, visits, asked.entities_max)
+    community_hits = []
+    for id, similarity in hits["community"][: asked.communities_max]:
+        community = session.communities.get(id)
+        assert community is not None
+        community_hits.append(CommunityHit(community, similarity))
+    result = QueryResult(
+        query_id,
+        _ranked_textunits(session, textunits, asked.textunits_max),
+        entity_hits,
+        tuple(community_hits),
+        _relationships_between(session, entity_hits, asked.relationship_types),
+        QueryStats(0, len(asked.kinds), len(steps), asked.skipped),
+    )
+    return result, Explanation(query_id, _seeds(session, asked, hits), tuple(steps))
+
+
+def timed(result: QueryResult, duration_us: int) -> QueryResult:
+    """The same answer, saying how long it took."""
+    stats = msgspec.structs.replace(result.stats, duration_us=duration_us)
+    return msgspec.structs.replace(result, stats=stats)
+
+
+def _search(session: SessionState, asked: Plan) -> dict[str, list[tuple[int, float]]]:
+    hits: dict[str, list[tuple[int, float]]] = {kind: [] for kind in SEED_KINDS}
+    indexes = _indexes(session)
+
+    def is_admitted(id: int) -> bool:
+        return _entity(session, id).type in asked.entity_types
+
+    for kind in asked.kinds:
+        admits = is_admitted if kind == "entity" and asked.entity_types else None
+        hits[kind] = indexes[kind].search(asked.vector, asked.top_k, admits)
+    return hits
+
+
+def _start_from_links(
+    session: SessionState, asked: Plan, hits: dict[str, list[tuple[int, float]]], visits: dict[int, Visit]
+) -> None:
+    """Entities linked to hit text units and members of hit communities join the start, one step from their hit."""
+    linked: dict[int, Origin] = {}
+    for id, similarity in hits["textunit"]:
+        _offer(linked, session.linked_entities(id), Origin(similarity, 1))
+    for id, similarity in hits["community"]:
+        community = session.communities.get(id)
+        assert community is not None
+        _offer(linked, community.entity_ids, Origin(similarity, 1))
+    for id, origin in linked.items():
+        if id not in visits and _admits_entity(session, asked, id):
+            visits[id] = Visit(0, 0.0, origin)
+
+
+def _offer(origins: dict[int, Origin], ids: Iterable[int], origin: Origin) -> None:
+    for id in ids:
+        known = origins.get(id)
+        if known is None or origin.score(0) > known.score(0):
+            origins[id] = origin
+
+
+def _walk(session: SessionState, asked: Plan, visits: dict[int, Visit]) -> list[Step]:
+    """Breadth first, both directions, outgoing edges before incoming, each in the order of adding.
+
+    Stops as soon as `entities_max` entities have been visited, the start included. An entity reached on the same hop
+    from several others keeps the best origin among them.
+    """
+    steps: list[Step] = []
+    frontier = list(visits)
+    for hop in range(1, asked.hops + 1):
+        reached: dict[int, Visit] = {}
+        for from_id in frontier:
+            origin = visits[from_id].origin
+            for relationship, to_id in _edges(session, asked, from_id):
+                if len(visits) + len(reached) >= asked.entities_max:
+                    visits.update(reached)
+                    return steps
+                if to_id in visits:
+                    continue
+                known = reached.get(to_id)
+                if known is not None:
+                    if origin.score(hop) > known.score:
+                        reached[to_id] = Visit(hop, 0.0, origin)
+                elif _admits_entity(session, asked, to_id):
+                    reached[to_id] = Visit(hop, 0.0, origin)
+                    steps.append(Step(from_id, to_id, relationship.id, relationship.type, relationship.weight, hop))
+        visits.update(reached)
+        frontier = list(reached)
+    return steps
+
+
+def _edges(session: SessionState, asked: Plan, entity_id: int) -> Iterator[tuple[Relationship, int]]:
+    for outgoing, ids in ((True, session.edges_from(entity_id)), (False, session.edges_to(entity_id))):
+        for id in ids:
+            relationship = session.relationships.get(id)
+            assert relationship is not None
+            if not asked.relationship_types or relationship.type in asked.relationship_types:
+                yield relationship, relationship.target_id if outgoing else relationship.source_id
+
+
+def _gather_textunits(
+    session: SessionState, visits: dict[int, Visit], textunits: dict[int, tuple[float, int, float]]
+) -> None:
+    """Text units linked to any visited entity join, one hop and one step further than the entity that ranks them best.
+
+    The smallest hop is told, whichever entity gave the score.
+    """
+    found = frozenset(textunits)
+    for id, visit in visits.items():
+        score = visit.origin.score(visit.hop + 1)
+        for textunit_id in session.linked_textunits(id):
+            if textunit_id in found:
+                continue
+            _, hop, best = textunits.get(textunit_id, (0.0, visit.hop + 1, score))
+            textunits[textunit_id] = (0.0, min(hop, visit.hop + 1), max(best, score))
+
+
+def _admits_entity(session: SessionState, asked: Plan, id: int) -> bool:
+    return not asked.entity_types or _entity(session, id).type in asked.entity_types
+
+
+def _entity(session: SessionState, id: int) -> Entity:
+    entity = session.entities.get(id)
+    assert entity is not None
+    return entity
+
+
+def entity_with_links(session: SessionState, entity: Entity) -> Entity:
+    """As it is answered to a caller."""
+    return msgspec.structs.replace(entity, textunit_ids=tuple(session.linked_textunits(entity.id)))
+
+
+def textunit_with_links(session: SessionState, textunit: TextUnit) -> TextUnit:
+    """As it is answered to a caller."""
+    return msgspec.structs.replace(textunit, entity_ids=tuple(session.linked_entities(textunit.id)))
+
+
+def _ranked_entities(session: SessionState, visits: dict[int, Visit], most: int) -> tuple[EntityHit, ...]:
+    ranked = sorted(visits.items(), key=lambda item: (-item[1].score, item[0]))[:most]
+    return tuple(
+        EntityHit(entity_with_links(session, _entity(session, id)), visit.similarity, visit.hop, visit.score)
+        for id, visit in ranked
+    )
+
+
+def _ranked_textunits(
+    session: SessionState, textunits: dict[int, tuple[float, int, float]], most: int
+) -> tuple[TextUnitHit, ...]:
+    hits = []
+    for id, (similarity, hop, score) in sorted(textunits.items(), key=lambda item: (-item[1][2], item[0]))[:most]:
+        textunit = session.textunits.get(id)
+        assert textunit is not None
+        hits.append(TextUnitHit(textunit_with_links(session, textunit), similarity, hop, score))
+    return tuple(hits)
+
+
+def _relationships_between(
+    session: SessionState, hits: tuple[EntityHit, ...], types: frozenset[str]
+) -> tuple[RelationshipHit, ...]:
+    """Each relationship whose two ends are both in the answer, by ascending id."""
+    titles = {hit.entity.id: hit.entity.title for hit in hits}
+    found: list[Relationship] = []
+    for id in titles:
+        for relationship_id in session.edges_from(id):
+            relationship = session.relationships.get(relationship_id)
+            assert relationship is not None
+            if relationship.target_id in titles and (not types or relationship.type in types):
+                found.append(relationship)
+    found.sort(key=lambda relationship: relationship.id)
+    return tuple(
+        RelationshipHit(each, titles[each.source_id], titles[each.target_id])
+        for each in found[: limits.QUERY_RELATIONSHIPS_MAX]
+    )
+
+
+def _seeds(session: SessionState, asked: Plan, hits: dict[str, list[tuple[int, float]]]) -> tuple[Seed, ...]:
+    seeds = [Seed("entity", id, _entity(session, id).external_id, 1.0) for id in asked.seed_entity_ids]
+    for kind in asked.kinds:
+        for id, similarity in hits[kind]:
+            record: TextUnit | Entity | Community | None
+            if kind == "textunit":
+                record = session.textunits.get(id)
+            elif kind == "entity":
+                record = session.entities.get(id)
+            else:
+                record = session.communities.get(id)
+            assert record is not None
+            seeds.append(Seed(kind, id, record.external_id, similarity))
+    return tuple(seeds)

@@ -1,0 +1,160 @@
+"""The server: puts the parts together, starts and stops them in order.
+
+start   open the store (recovery) -> listen
+stop    stop listening -> take no more requests -> make durable what was accepted -> answer it -> close
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable
+from typing import cast
+
+from threadpoolctl import threadpool_limits
+
+from gibramdb.clock import SystemClock
+from gibramdb.config import Config
+from gibramdb.database.database import Database
+from gibramdb.database.opening import OpenStore, open_store
+from gibramdb.errors import StorageError
+from gibramdb.server.connection import Connection
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS_MAX = 4.0
+"""How long clients may take to receive their last answers; a supervisor is promised an end within 5 s."""
+SWITCH_INTERVAL_S = 0.0005
+"""A busy worker thread gives the interpreter back after this time; Python's own 5 ms would be felt by every request."""
+BACKLOG_CONNECTIONS = 1024
+
+
+class Server:
+    """A store and those who are connected to it. Runs on one event loop, which owns the store."""
+
+    def __init__(self, config: Config, store: OpenStore) -> None:
+        self.database: Database = store.database
+        self.frame_bytes_max = config.security.frame_bytes_max
+        self._store = store
+        self._connections_per_ip_max = config.security.connections_per_ip_max
+        self._connections: set[Connection] = set()
+        self._per_peer: Counter[str] = Counter()
+        self._last_request_id = 0
+        self._all_gone: asyncio.Event | None = None  # while stopping
+
+    def admit(self, connection: Connection) -> bool:
+        """Count a new connection, unless its address has too many."""
+        if self._per_peer[connection.peer] >= self._connections_per_ip_max:
+            log.warning("too many connections from one address", extra={"peer": connection.peer})
+            return False
+        self._per_peer[connection.peer] += 1
+        self._connections.add(connection)
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is gone."""
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self._per_peer[connection.peer] -= 1
+            if not self._per_peer[connection.peer]:
+                del self._per_peer[connection.peer]
+        if self._all_gone is not None and not self._connections:
+            self._all_gone.set()
+
+    def next_request_id(self) -> int:
+        """For a request that asks for one: server-wide, from 1."""
+        self._last_request_id += 1
+        return self._last_request_id
+
+    async def stop(self) -> None:
+        """Answer what was accepted, then close. Bounded in time, whatever clients do."""
+        for connection in list(self._connections):
+            connection.leave()
+        self._store.close()
+        if self._connections:
+            self._all_gone = asyncio.Event()
+            try:
+                await asyncio.wait_for(self._all_gone.wait(), STOP_SECONDS_MAX)
+            except TimeoutError:
+                for connection in list(self._connections):
+                    connection.abort()
+
+
+def serve(config: Config) -> None:
+    """Run a server until SIGTERM or SIGINT; a second signal ends the process at once.
+
+    Raises:
+        FatalError: the store can not be opened, or the address can not be listened on.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # A scan is over before a second core would help, and that core has the log and the clients to serve.
+    with threadpool_limits(1), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(config))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop  # noqa: PLC0415 (where it is not installed, the standard loop serves)
+    except ImportError:
+        return asyncio.new_event_loop
+    return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
+
+
+async def _serve(config: Config) -> None:
+    loop = asyncio.get_running_loop()
+    stop_asked = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop_asked.is_set():
+            # What was acknowledged is in the log already; nothing more is owed to anybody.
+            os._exit(1)
+        stop_asked.set()
+
+    # Before recovery, so that a stop asked for meanwhile is heard as soon as it is over.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    store = open_store(config, SystemClock(), lambda call: _post(loop, call))
+    for warning in config.warnings:
+        log.warning(warning)
+    server = Server(config, store)
+    address = config.server.addr
+    try:
+        listener = await loop.create_server(
+            lambda: Connection(server), address.host or None, address.port, backlog=BACKLOG_CONNECTIONS
+        )
+    except OSError as error:
+        store.close()
+        raise StorageError(f"server.addr {address}: can not listen there: {error.strerror or error}") from error
+    port = listener.sockets[0].getsockname()[1]
+    _say_ready(config, port)
+    sweeper = loop.create_task(_sweep(server, config.server.session_cleanup_interval_ms / 1000))
+    await stop_asked.wait()
+    log.info("stopping")
+    listener.close()
+    sweeper.cancel()
+    await server.stop()
+    log.info("stopped")
+
+
+def _post(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    loop.call_soon_threadsafe(call)
+
+
+def _say_ready(config: Config, port: int) -> None:
+    told: dict[str, object] = {"address": f"{config.server.addr.host}:{port}", "pid": os.getpid()}
+    told["vector_dim"] = config.server.vector_dim
+    told["mode"] = config.session_store.mode
+    if config.session_store.mode == "durable":
+        told["data_dir"] = config.server.data_dir
+        told["wal_sync_policy"] = config.session_store.wal_sync_policy
+    log.info("serving", extra=told)
+
+
+async def _sweep(server: Server, every_s: float) -> None:
+    while True:
+        await asyncio.sleep(every_s)
+        server.database.expire_sessions()

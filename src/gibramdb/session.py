@@ -1,0 +1,444 @@
+"""The caller's face: a store and its sessions, one short method per command.
+
+The same classes stand before a store in this process and before a server; they differ in the executor beneath. The
+async twin in `async_session.py` is generated from this file by `tools/generate_async.py`.
+
+Errors are raised as they were decided: `gibramdb.errors` says what each class means. A method that adds several objects
+sends them in chunks; each chunk is all or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar, cast
+
+from gibramdb.model import commands
+from gibramdb.model.commands import Command
+from gibramdb.model.knowledge import (
+    Community,
+    Document,
+    Embedding,
+    Entity,
+    NewCommunity,
+    NewDocument,
+    NewEntity,
+    NewRelationship,
+    NewTextUnit,
+    Relationship,
+    TextUnit,
+)
+from gibramdb.model.results import Created, Digest, Explanation, Health, Hierarchy, Info, Page, QueryResult, SessionInfo
+
+CHUNK_OBJECTS_MAX = 5_000
+CHUNK_BYTES_MAX = 2 * 1024 * 1024
+"""Bulk adds are cut into chunks of this many objects and about this many bytes: half of the default frame limit."""
+_OBJECT_BYTES = 64
+"""What an object costs on the wire beside its texts and its vector, generously."""
+
+New = TypeVar("New", NewDocument, NewTextUnit, NewEntity, NewRelationship)
+Progress = Callable[[int], None]
+"""Told after each chunk how many objects were stored by it."""
+
+
+class Executor(Protocol):
+    """Takes commands to a store."""
+
+    def execute(self, command: Command) -> Any:
+        """The command's result. Raises the error that it was refused with."""
+        ...
+
+    def execute_batch(self, batch: Sequence[Command]) -> list[Any]:
+        """Run in order; raises the first error, and what ran before it stays."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the store."""
+        ...
+
+
+class Store:
+    """A store: its sessions, its figures. Use it as a context manager, or call `close`."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Make durable what was accepted and let go. A second call does nothing."""
+        self._executor.close()
+
+    def session(self, session_id: str) -> Session:
+        """A session by name. Nothing is asked of the store: the first write creates it."""
+        return Session(self._executor, session_id)
+
+    def sessions(self) -> list[SessionInfo]:
+        """All sessions that are alive, by name."""
+        return list(self._executor.execute(commands.ListSessions()))
+
+    def ping(self) -> None:
+        """Return if the store answers."""
+        self._executor.execute(commands.Ping())
+
+    def info(self) -> Info:
+        """Counts over all sessions, and how the store is set up."""
+        return cast("Info", self._executor.execute(commands.GetInfo()))
+
+    def health(self) -> Health:
+        """How the store is; the operator's page explains each field."""
+        return cast("Health", self._executor.execute(commands.GetHealth()))
+
+    def digest(self) -> Digest:
+        """A checksum over everything canonical. Reads it all: about 2 s for a million entities."""
+        return cast("Digest", self._executor.execute(commands.GetDigest()))
+
+
+class Session:
+    """One session: documents, text units, entities, relationships, communities, and queries over them."""
+
+    def __init__(self, executor: Executor, session_id: str) -> None:
+        self._executor = executor
+        self.id = session_id
+
+    def __repr__(self) -> str:
+        return f"Session({self.id!r})"
+
+    # --- the session itself -------------------------------------------------------------------------------------------
+
+    def info(self) -> SessionInfo:
+        """Its times and counts. Raises SessionNotFoundError, SessionExpiredError."""
+        return cast("SessionInfo", self._executor.execute(commands.GetSession(self.id)))
+
+    def delete(self) -> None:
+        """Remove it with all it holds. Raises SessionNotFoundError."""
+        self._executor.execute(commands.DeleteSession(self.id))
+
+    def set_ttl(self, ttl_s: int = 0, idle_ttl_s: int = 0) -> None:
+        """Seconds after creation, and after the last use, at which it ends. 0 leaves a value, negative clears it."""
+        self._executor.execute(commands.SetSessionTtl(self.id, ttl_s, idle_ttl_s))
+
+    def touch(self) -> None:
+        """Count as a use."""
+        self._executor.execute(commands.TouchSession(self.id))
+
+    def digest(self) -> Digest:
+        """A checksum over everything canonical in it."""
+        return cast("Digest", self._executor.execute(commands.GetDigest(self.id)))
+
+    def rebuild_indexes(self) -> None:
+        """Build what is derived anew from what is canonical."""
+        self._executor.execute(commands.RebuildIndexes(self.id))
+
+    # --- documents ----------------------------------------------------------------------------------------------------
+
+    def add_document(self, external_id: str, filename: str = "") -> int:
+        """Add one; returns its id."""
+        new = (NewDocument(external_id, filename),)
+        return cast("Created", self._executor.execute(commands.AddDocuments(self.id, new, bulk=False))).ids[0]
+
+    def add_documents(self, documents: Iterable[NewDocument], progress: Progress | None = None) -> list[int]:
+        """Add many; returns their ids in order."""
+        return self._add(documents, commands.AddDocuments, _document_bytes, progress)
+
+    def get_document(self, id: int) -> Document:
+        """One document, with the ids of its text units. Raises NotFoundError."""
+        return cast("Document", self._executor.execute(commands.GetDocument(self.id, id)))
+
+    def get_documents(self, ids: Iterable[int]) -> list[Document]:
+        """Those that are there, in the order of `ids`."""
+        return list(self._executor.execute(commands.GetDocuments(self.id, tuple(ids))).items)
+
+    def documents(self) -> Iterator[Document]:
+        """All, by ascending id, page by page."""
+        cursor = 0
+        while True:
+            page = cast("Page[Document]", self._executor.execute(commands.ListDocuments(self.id, cursor)))
+            for item in page.items:  # noqa: UP028 (the async twin can not delegate)
+                yield item
+            cursor = page.next_cursor
+            if not cursor:
+                return
+
+    def delete_document(self, id: int) -> None:
+        """Raises StillReferencedError while text units belong to it."""
+        self._executor.execute(commands.DeleteDocument(self.id, id))
+
+    # --- text units ---------------------------------------------------------------------------------------------------
+
+    def add_textunit(
+        self, external_id: str, document_id: int, content: str, embedding: Embedding = b"", token_count: int = 0
+    ) -> int:
+        """Add one; returns its id. embedding: shape (vector_dim,)."""
+        new = (NewTextUnit(external_id, document_id, content, embedding, token_count),)
+        return cast("Created", self._executor.execute(commands.AddTextUnits(self.id, new, bulk=False))).ids[0]
+
+    def add_textunits(self, textunits: Iterable[NewTextUnit], progress: Progress | None = None) -> list[int]:
+        """Add many; returns their ids in order."""
+        return self._add(textunits, commands.AddTextUnits, _textunit_bytes, progress)
+
+    def get_textunit(self, id: int) -> TextUnit:
+        """One text unit, with the ids of the entities linked to it. Raises NotFoundError."""
+        return cast("TextUnit", self._executor.execute(commands.GetTextUnit(self.id, id)))
+
+    def get_textunits(self, ids: Iterable[int]) -> list[TextUnit]:
+        """Those that are there, in the order of `ids`."""
+        return list(self._executor.execute(commands.GetTextUnits(self.id, tuple(ids))).items)
+
+    def textunits(self) -> Iterator[TextUnit]:
+        """All, by ascending id, page by page."""
+        cursor = 0
+        while True:
+            page = cast("Page[TextUnit]", self._executor.execute(commands.ListTextUnits(self.id, cursor)))
+            for item in page.items:  # noqa: UP028 (the async twin can not delegate)
+                yield item
+            cursor = page.next_cursor
+            if not cursor:
+                return
+
+    def link(self, textunit_id: int, entity_id: int) -> None:
+        """Say that a text unit speaks of an entity; saying it again changes nothing."""
+        self._executor.execute(commands.LinkTextUnitEntity(self.id, textunit_id, entity_id))
+
+    def link_many(self, pairs: Iterable[tuple[int, int]], progress: Progress | None = None) -> None:
+        """Many links, each (text unit, entity), in few round trips. Stops at the first that fails."""
+        batch: list[Command] = []
+        for textunit_id, entity_id in pairs:
+            batch.append(commands.LinkTextUnitEntity(self.id, textunit_id, entity_id))
+            if len(batch) == CHUNK_OBJECTS_MAX:
+                self._link_batch(batch, progress)
+                batch = []
+        if batch:
+            self._link_batch(batch, progress)
+
+    def _link_batch(self, batch: list[Command], progress: Progress | None) -> None:
+        self._executor.execute_batch(batch)
+        if progress is not None:
+            progress(len(batch))
+
+    def delete_textunit(self, id: int) -> None:
+        """Raises StillReferencedError while entities are linked to it."""
+        self._executor.execute(commands.DeleteTextUnit(self.id, id))
+
+    # --- entities -----------------------------------------------------------------------------------------------------
+
+    def add_entity(
+        self, external_id: str, title: str, type: str = "", description: str = "", embedding: Embedding = b""
+    ) -> int:
+        """Add one; returns its id. The title is stored trimmed and upper-cased. embedding: shape (vector_dim,)."""
+        new = (NewEntity(external_id, title, type, description, embedding),)
+        return cast("Created", self._executor.execute(commands.AddEntities(self.id, new, bulk=False))).ids[0]
+
+    def add_entities(self, entities: Iterable[NewEntity], progress: Progress | None = None) -> list[int]:
+        """Add many; returns their ids in order."""
+        return self._add(entities, commands.AddEntities, _entity_bytes, progress)
+
+    def get_entity(self, id: int) -> Entity:
+        """One entity, with the ids of the text units linked to it. Raises NotFoundError."""
+        return cast("Entity", self._executor.execute(commands.GetEntity(self.id, id)))
+
+    def get_entity_by_title(self, title: str) -> Entity:
+        """One entity by its title, however it is written in upper and lower case. Raises NotFoundError."""
+        return cast("Entity", self._executor.execute(commands.GetEntityByTitle(self.id, title)))
+
+    def get_entities(self, ids: Iterable[int]) -> list[Entity]:
+        """Those that are there, in the order of `ids`."""
+        return list(self._executor.execute(commands.GetEntities(self.id, tuple(ids))).items)
+
+    def entities(self) -> Iterator[Entity]:
+        """All, by ascending id, page by page."""
+        cursor = 0
+        while True:
+            page = cast("Page[Entity]", self._executor.execute(commands.ListEntities(self.id, cursor)))
+            for item in page.items:  # noqa: UP028 (the async twin can not delegate)
+                yield item
+            cursor = page.next_cursor
+            if not cursor:
+                return
+
+    def update_entity_description(self, id: int, description: str, embedding: Embedding = b"") -> None:
+        """Replace the description and, if one is given, the embedding."""
+        self._executor.execute(commands.UpdateEntityDescription(self.id, id, description, embedding))
+
+    def delete_entity(self, id: int) -> None:
+        """Raises StillReferencedError while text units, relationships or communities refer to it."""
+        self._executor.execute(commands.DeleteEntity(self.id, id))
+
+    # --- relationships ------------------------------------------------------------------------------------------------
+
+    def add_relationship(
+        self,
+        source_id: int,
+        target_id: int,
+        type: str = "",
+        description: str = "",
+        weight: float = 1.0,
+        external_id: str = "",
+    ) -> int:
+        """Add one; returns its id. Unique by (source, target, type). A weight of 0 means 1.0."""
+        new = (NewRelationship(source_id, target_id, type, description, weight, external_id),)
+        return cast("Created", self._executor.execute(commands.AddRelationships(self.id, new, bulk=False))).ids[0]
+
+    def add_relationships(
+        self, relationships: Iterable[NewRelationship], progress: Progress | None = None
+    ) -> list[int]:
+        """Add many; returns their ids in order."""
+        return self._add(relationships, commands.AddRelationships, _relationship_bytes, progress)
+
+    def get_relationship(self, id: int) -> Relationship:
+        """One relationship. Raises NotFoundError."""
+        return cast("Relationship", self._executor.execute(commands.GetRelationship(self.id, id)))
+
+    def get_relationships(self, ids: Iterable[int]) -> list[Relationship]:
+        """Those that are there, in the order of `ids`."""
+        return list(self._executor.execute(commands.GetRelationships(self.id, tuple(ids))).items)
+
+    def relationships(self) -> Iterator[Relationship]:
+        """All, by ascending id, page by page."""
+        cursor = 0
+        while True:
+            page = cast("Page[Relationship]", self._executor.execute(commands.ListRelationships(self.id, cursor)))
+            for item in page.items:  # noqa: UP028 (the async twin can not delegate)
+                yield item
+            cursor = page.next_cursor
+            if not cursor:
+                return
+
+    def delete_relationship(self, id: int) -> None:
+        """Raises StillReferencedError while communities refer to it."""
+        self._executor.execute(commands.DeleteRelationship(self.id, id))
+
+    # --- communities --------------------------------------------------------------------------------------------------
+
+    def add_community(self, community: NewCommunity) -> int:
+        """Add one made by hand; returns its id. Detection leaves it alone."""
+        return cast("Created", self._executor.execute(commands.AddCommunity(self.id, community))).ids[0]
+
+    def get_community(self, id: int) -> Community:
+        """One community. Raises NotFoundError."""
+        return cast("Community", self._executor.execute(commands.GetCommunity(self.id, id)))
+
+    def delete_community(self, id: int) -> None:
+        """Raises NotFoundError."""
+        self._executor.execute(commands.DeleteCommunity(self.id, id))
+
+    def detect_communities(self, resolution: float = 1.0, iterations: int = 10) -> list[Community]:
+        """Leiden over the whole graph; replaces what was detected before. Higher resolution, smaller communities."""
+        command = commands.DetectCommunities(self.id, resolution, iterations)
+        return list(self._executor.execute(command).communities)
+
+    def detect_hierarchy(self, levels_max: int = 5, resolution: float = 1.0) -> Hierarchy:
+        """Leiden in levels, the coarsest first; replaces what was detected before."""
+        command = commands.DetectHierarchy(self.id, levels_max, resolution)
+        return cast("Hierarchy", self._executor.execute(command))
+
+    # --- retrieval ----------------------------------------------------------------------------------------------------
+
+    def query(
+        self,
+        vector: Embedding = b"",
+        *,
+        top_k: int = 10,
+        hops: int = 2,
+        search_types: Iterable[str] = (),
+        entities_max: int = 50,
+        textunits_max: int = 10,
+        communities_max: int = 5,
+        seed_entity_ids: Iterable[int] = (),
+        entity_types: Iterable[str] = (),
+        relationship_types: Iterable[str] = (),
+    ) -> QueryResult:
+        """Nearest neighbours of `vector`, what is linked to them, and what lies within `hops` relationships.
+
+        Args:
+            vector: shape (vector_dim,); may be empty when `seed_entity_ids` is given.
+            top_k: how many neighbours of each kind begin the walk.
+            hops: how far to walk; 0 gives the neighbours alone.
+            search_types: "textunit", "entity", "community"; all of them unless told otherwise.
+            entities_max: most entities to answer, and to visit.
+            textunits_max: most text units to answer.
+            communities_max: most communities to answer.
+            seed_entity_ids: entities to begin at, beside those found by vector.
+            entity_types: keep to entities of these types.
+            relationship_types: follow and answer relationships of these types only.
+
+        Raises:
+            RetrievalNotReadyError: nothing that could be searched holds a vector, and no seeds are given.
+            DimensionMismatchError: the vector has another length than the store's.
+            InvalidArgumentError: a number is negative or not finite.
+            NotFoundError: a seed, or the session, is not there.
+        """
+        command = commands.Query(
+            self.id,
+            vector=vector,
+            search_types=tuple(search_types),
+            top_k=top_k,
+            hops=hops or -1,
+            entities_max=entities_max,
+            textunits_max=textunits_max,
+            communities_max=communities_max,
+            seed_entity_ids=tuple(seed_entity_ids),
+            entity_types=tuple(entity_types),
+            relationship_types=tuple(relationship_types),
+        )
+        return cast("QueryResult", self._executor.execute(command))
+
+    def explain(self, query_id: int) -> Explanation:
+        """How an earlier query of this session came to its answer. Raises NotFoundError."""
+        return cast("Explanation", self._executor.execute(commands.Explain(self.id, query_id)))
+
+    # --- bulk ---------------------------------------------------------------------------------------------------------
+
+    def _add(
+        self,
+        items: Iterable[New],
+        make: Callable[[str, tuple[New, ...]], Command],
+        weigh: Callable[[New], int],
+        progress: Progress | None,
+    ) -> list[int]:
+        ids: list[int] = []
+        for chunk in _chunks(items, weigh):
+            ids += cast("Created", self._executor.execute(make(self.id, chunk))).ids
+            if progress is not None:
+                progress(len(chunk))
+        return ids
+
+
+def _chunks(items: Iterable[New], weigh: Callable[[New], int]) -> Iterator[tuple[New, ...]]:
+    chunk: list[New] = []
+    chunk_bytes = 0
+    for item in items:
+        item_bytes = weigh(item)
+        if chunk and (len(chunk) == CHUNK_OBJECTS_MAX or chunk_bytes + item_bytes > CHUNK_BYTES_MAX):
+            yield tuple(chunk)
+            chunk, chunk_bytes = [], 0
+        chunk.append(item)
+        chunk_bytes += item_bytes
+    if chunk:
+        yield tuple(chunk)
+
+
+def _text_bytes(*texts: str) -> int:
+    return _OBJECT_BYTES + sum(len(text) if text.isascii() else 4 * len(text) for text in texts)
+
+
+def _document_bytes(new: NewDocument) -> int:
+    return _text_bytes(new.external_id, new.filename)
+
+
+def _textunit_bytes(new: NewTextUnit) -> int:
+    return _text_bytes(new.external_id, new.content) + len(new.vector)
+
+
+def _entity_bytes(new: NewEntity) -> int:
+    return _text_bytes(new.external_id, new.title, new.type, new.description) + len(new.vector)
+
+
+def _relationship_bytes(new: NewRelationship) -> int:
+    return _text_bytes(new.external_id, new.type, new.description)

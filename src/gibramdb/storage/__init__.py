@@ -1,0 +1,1 @@
+"""Bytes and files. Knows mutations only through `record`."""

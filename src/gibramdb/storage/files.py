@@ -1,0 +1,245 @@
+"""The only door to the disk: opening for writing, replacing, locking, syncing.
+
+Owns: how each operation is asked of the operating system, and on which platform.
+Never: knows what a file means; retries anything that failed.
+
+Everything that must survive a crash goes through a `FileSystem`, so that a test can hand in one that forgets. Paths are
+`Path`, open files are plain descriptors; every failure is the OSError that the system gave, so a caller can tell a full
+disk from a broken one. Calls that a signal interrupts are repeated by Python itself (PEP 475).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from pathlib import Path
+from typing import Protocol
+
+FILE_MODE = 0o600
+FOLDER_MODE = 0o700
+# What a caller stored is nobody else's business: neither files nor folders are readable for others.
+
+TEMPORARY_SUFFIX = ".tmp"
+"""A name that ends so was never published; whoever finds one may remove it."""
+
+
+class FileSystem(Protocol):
+    """What the store needs of a disk. Every method may raise OSError."""
+
+    def open_read(self, path: Path) -> int:
+        """A descriptor for reading."""
+        ...
+
+    def open_write(self, path: Path, *, create: bool = False) -> int:
+        """A descriptor for reading and writing; `create` makes the file, and it must not be there yet."""
+        ...
+
+    def close(self, fd: int) -> None:
+        """Gives the descriptor back, and with it any lock."""
+        ...
+
+    def size(self, fd: int) -> int:
+        """The file's length in bytes."""
+        ...
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        """`length` bytes from `offset`; fewer only where the file ends."""
+        ...
+
+    def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """All of `data` at `offset`. When it raises, any part of it may have been written."""
+        ...
+
+    def fdatasync(self, fd: int) -> None:
+        """The file's bytes, and its length, are durable on return. Never repeat it after a failure."""
+        ...
+
+    def fsync(self, fd: int) -> None:
+        """As fdatasync, and the times and rights too."""
+        ...
+
+    def allocate(self, fd: int, offset: int, length: int) -> None:
+        """Makes room on the disk for these bytes, zero where nothing was written; the file grows if need be."""
+        ...
+
+    def truncate(self, fd: int, size_bytes: int) -> None:
+        """Cuts the file; room reserved behind the cut is gone."""
+        ...
+
+    def drop_cache(self, fd: int) -> None:
+        """Asks that the next read come from the disk. A wish: the system may ignore it."""
+        ...
+
+    def exists(self, path: Path) -> bool:
+        """Whether the name is there. Not being allowed to know is an error, not a no."""
+        ...
+
+    def list_dir(self, path: Path) -> list[str]:
+        """The names in a folder, sorted."""
+        ...
+
+    def make_dir(self, path: Path) -> None:
+        """A new folder, for its owner only."""
+        ...
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Renames; an existing target is replaced in one step."""
+        ...
+
+    def unlink(self, path: Path) -> None:
+        """Removes the name."""
+        ...
+
+    def sync_dir(self, path: Path) -> None:
+        """Names made, replaced and removed in this folder are durable on return."""
+        ...
+
+    def lock_exclusive(self, path: Path) -> int:
+        """Creates the file if needed and locks it until the descriptor is closed.
+
+        Raises:
+            BlockingIOError: if another open descriptor, here or in another process, holds it.
+        """
+        ...
+
+
+class OsFileSystem:
+    """The operating system's files."""
+
+    def open_read(self, path: Path) -> int:
+        """See FileSystem."""
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def open_write(self, path: Path, *, create: bool = False) -> int:
+        """See FileSystem."""
+        flags = os.O_RDWR | os.O_CLOEXEC
+        if create:
+            flags |= os.O_CREAT | os.O_EXCL
+        return os.open(path, flags, FILE_MODE)
+
+    def close(self, fd: int) -> None:
+        """See FileSystem."""
+        os.close(fd)
+
+    def size(self, fd: int) -> int:
+        """See FileSystem."""
+        return os.fstat(fd).st_size
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        """See FileSystem."""
+        data = os.pread(fd, length, offset)
+        if len(data) == length or not data:
+            return data
+        # One call reads at most 2 GiB, and a network file system may give less; only an empty read means the end.
+        pieces = [data]
+        have = len(data)
+        while have < length and (data := os.pread(fd, length - have, offset + have)):
+            pieces.append(data)
+            have += len(data)
+        return b"".join(pieces)
+
+    def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """See FileSystem."""
+        written = os.pwrite(fd, data, offset)
+        if written == len(data):
+            return
+        # The system wrote less than asked: the next call either goes on or says what is wrong (a full disk, a limit).
+        with memoryview(data) as view:
+            while written < len(view):
+                written += os.pwrite(fd, view[written:], offset + written)
+
+    def fdatasync(self, fd: int) -> None:
+        """See FileSystem."""
+        if sys.platform == "darwin":
+            # There, fsync reaches only the drive's cache.
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+        else:
+            os.fdatasync(fd)
+
+    def fsync(self, fd: int) -> None:
+        """See FileSystem."""
+        if sys.platform == "darwin":
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+        else:
+            os.fsync(fd)
+
+    def allocate(self, fd: int, offset: int, length: int) -> None:
+        """See FileSystem. On macOS, which is for development, the file grows without room being reserved."""
+        if sys.platform == "darwin":
+            if os.fstat(fd).st_size < offset + length:
+                os.ftruncate(fd, offset + length)
+        else:
+            os.posix_fallocate(fd, offset, length)
+
+    def truncate(self, fd: int, size_bytes: int) -> None:
+        """See FileSystem."""
+        os.ftruncate(fd, size_bytes)
+
+    def drop_cache(self, fd: int) -> None:
+        """See FileSystem."""
+        if sys.platform != "darwin":
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def exists(self, path: Path) -> bool:
+        """See FileSystem."""
+        try:
+            path.stat()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def list_dir(self, path: Path) -> list[str]:
+        """See FileSystem."""
+        return sorted(os.listdir(path))  # noqa: PTH208  names are wanted, not paths
+
+    def make_dir(self, path: Path) -> None:
+        """See FileSystem."""
+        path.mkdir(mode=FOLDER_MODE)
+
+    def replace(self, source: Path, target: Path) -> None:
+        """See FileSystem."""
+        source.replace(target)
+
+    def unlink(self, path: Path) -> None:
+        """See FileSystem."""
+        path.unlink()
+
+    def sync_dir(self, path: Path) -> None:
+        """See FileSystem."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def lock_exclusive(self, path: Path) -> int:
+        """See FileSystem."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+
+def publish(fs: FileSystem, path: Path, data: bytes) -> None:
+    """Puts a whole file under its name, or leaves what was there: temporary, sync, rename, sync the folder.
+
+    A temporary left by a crash is replaced. On return the file is durable under its name.
+
+    Raises:
+        OSError: whatever failed. The name then holds the old file or the new one, never a part.
+    """
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    if fs.exists(temporary):
+        fs.unlink(temporary)
+    fd = fs.open_write(temporary, create=True)
+    try:
+        fs.pwrite(fd, data, 0)
+        fs.fsync(fd)
+    finally:
+        fs.close(fd)
+    fs.replace(temporary, path)
+    fs.sync_dir(path.parent)

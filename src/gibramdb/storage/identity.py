@@ -1,0 +1,218 @@
+"""Whose files these are: the three directories of a store, their locks and their markers.
+
+A durable store lies in a data directory, a log directory and a snapshot directory. Each carries a marker with the id of
+the store and the directory's role, and a lock file that its owner holds. The data directory's marker is written last of
+all at the first start, so its absence beside an empty log means that the first start did not finish.
+
+Owns: the locks.
+Never: reads a log; decides what is recovered.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from gibramdb.errors import IncompatibleStoreError, MissingStoreError, StorageError, StoreLockedError
+from gibramdb.storage.files import TEMPORARY_SUFFIX, FileSystem, publish
+
+MARKER_NAME = "gibramdb-store.json"
+LOCK_NAME = "LOCK"
+DATA, WAL, SNAPSHOTS = "data", "wal", "snapshots"
+_FORMAT = 1
+_MARKER_BYTES_MAX = 64 * 1024
+ADOPT = "gibramdb store adopt"
+"""The one command that accepts a missing directory or marker."""
+
+
+class Marker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a directory says of itself."""
+
+    format: int
+    store_id: str
+    role: str
+
+
+class Directories(msgspec.Struct, frozen=True):
+    """Where a store lies; all absolute."""
+
+    data: Path
+    wal: Path
+    snapshots: Path
+
+    def by_role(self) -> tuple[tuple[str, Path], ...]:
+        """In the order in which they are made: the data directory first, because the others may lie in it."""
+        return ((DATA, self.data), (WAL, self.wal), (SNAPSHOTS, self.snapshots))
+
+
+def read_marker(fs: FileSystem, directory: Path, role: str) -> Marker | None:
+    """The marker of a directory, or None if the directory or the marker is missing.
+
+    Raises:
+        MissingStoreError: the directory or the marker can not be read.
+        IncompatibleStoreError: the marker is not one, or is for another role, or of a newer format.
+    """
+    path = directory / MARKER_NAME
+    try:
+        if not fs.exists(path):
+            return None
+        fd = fs.open_read(path)
+        try:
+            data = fs.pread(fd, _MARKER_BYTES_MAX, 0)
+        finally:
+            fs.close(fd)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise MissingStoreError(
+            f"{path}: the store's marker can not be read: {error.strerror}; next: give this user read access to it"
+        ) from error
+    try:
+        marker = msgspec.json.decode(data, type=Marker)
+    except msgspec.DecodeError as error:
+        raise IncompatibleStoreError(
+            f"{path}: expected a store's marker, found something else ({error}); next: restore the file from a backup"
+        ) from error
+    if marker.format > _FORMAT:
+        raise IncompatibleStoreError(
+            f"{path}: format {marker.format} is newer than this version reads ({_FORMAT}); next: use a newer gibramdb"
+        )
+    if marker.role != role:
+        raise IncompatibleStoreError(
+            f"{path}: expected the {role} directory of a store, found its {marker.role} directory; "
+            "next: correct the directories in the configuration"
+        )
+    return marker
+
+
+def write_marker(fs: FileSystem, directory: Path, role: str, store_id: bytes) -> None:
+    """Publish a directory's marker."""
+    publish(fs, directory / MARKER_NAME, msgspec.json.encode(Marker(_FORMAT, store_id.hex(), role)) + b"\n")
+
+
+def established_id(fs: FileSystem, directories: Directories) -> bytes | None:
+    """The id of the store that lies here, or None if none was ever finished here.
+
+    Raises:
+        MissingStoreError: a directory or marker of the store is gone or can not be read.
+        IncompatibleStoreError: the directories belong to different stores.
+    """
+    data_marker = read_marker(fs, directories.data, DATA)
+    if data_marker is None:
+        return None
+    for role, directory in directories.by_role()[1:]:
+        if not fs.exists(directory):
+            raise MissingStoreError(
+                f"{directory}: the store's {role} directory is missing; is its volume mounted? "
+                f"If it is lost for good, `{ADOPT}` says what would be kept and accepts it"
+            )
+        marker = read_marker(fs, directory, role)
+        if marker is None:
+            raise MissingStoreError(
+                f"{directory}: expected the marker {MARKER_NAME} of store {data_marker.store_id}, found none; "
+                f"is the right volume mounted? If it is lost for good, `{ADOPT}` says what would be kept and accepts it"
+            )
+        if marker.store_id != data_marker.store_id:
+            raise IncompatibleStoreError(
+                f"{directory}: expected store {data_marker.store_id}, found store {marker.store_id}; "
+                "next: correct the directories in the configuration"
+            )
+    return bytes.fromhex(data_marker.store_id)
+
+
+def make_directories(fs: FileSystem, directories: Directories) -> None:
+    """Make those of the three that are missing, and make durable that they are there.
+
+    Raises:
+        StorageError: the system refused.
+    """
+    for _, directory in directories.by_role():
+        missing = []
+        ancestor = directory
+        try:
+            while not fs.exists(ancestor):
+                missing.append(ancestor)
+                ancestor = ancestor.parent
+            for each in reversed(missing):
+                fs.make_dir(each)
+                fs.sync_dir(each.parent)
+        except OSError as error:
+            raise StorageError(f"{directory}: the directory can not be made: {error.strerror}") from error
+
+
+def refuse_foreign_files(fs: FileSystem, directory: Path, own: Sequence[str]) -> None:
+    """A first start takes only a directory that is empty, but for what an unfinished first start leaves.
+
+    Raises:
+        MissingStoreError: something else lies there.
+    """
+    for name in fs.list_dir(directory):
+        if name == "session.wal" or name.endswith(".wal"):
+            raise MissingStoreError(
+                f"{directory / name}: this looks like the log of GibRAM 0.3.0, which this server does not convert "
+                "in place; next: give gibramdb a directory of its own"
+            )
+        if name not in own and not name.endswith(TEMPORARY_SUFFIX):
+            raise MissingStoreError(
+                f"{directory}: expected an empty directory or the marker {MARKER_NAME}, found {name}; "
+                f"next: give the store a directory of its own, or, if this is a store that lost its marker, `{ADOPT}`"
+            )
+
+
+class Locks:
+    """The exclusive locks on a store's directories, held until `release`."""
+
+    def __init__(self, fs: FileSystem) -> None:
+        self._fs = fs
+        self._fds: list[int] = []
+
+    def take(self, directories: Directories, *, tell: bool = True) -> None:
+        """Lock all three, or none; with `tell`, each lock file says who holds it.
+
+        Raises:
+            StoreLockedError: another process, or another store of this one, holds one of them.
+            StorageError: the system refused.
+        """
+        try:
+            for _, directory in directories.by_role():
+                self._take(directory / LOCK_NAME, tell=tell)
+        except BaseException:
+            self.release()
+            raise
+
+    def _take(self, path: Path, *, tell: bool) -> None:
+        try:
+            fd = self._fs.lock_exclusive(path)
+        except BlockingIOError as error:
+            raise StoreLockedError(
+                f"{path}: the store is in use by {self._holder(path)}; next: stop that one"
+            ) from error
+        except OSError as error:
+            raise StorageError(f"{path}: the store can not be locked: {error.strerror}") from error
+        self._fds.append(fd)
+        if not tell:
+            return
+        try:
+            holder = f"process {os.getpid()}\n".encode()
+            self._fs.pwrite(fd, holder, 0)
+            self._fs.truncate(fd, len(holder))
+        except OSError:
+            pass  # who holds the lock is a courtesy in a message; a full disk must not prevent a start
+
+    def _holder(self, path: Path) -> str:
+        try:
+            fd = self._fs.open_read(path)
+            try:
+                return self._fs.pread(fd, 100, 0).decode(errors="replace").strip() or "another process"
+            finally:
+                self._fs.close(fd)
+        except OSError:
+            return "another process"
+
+    def release(self) -> None:
+        """Let go. In a forked child: of its copies, so that the locks end with their owner and not with the child."""
+        while self._fds:
+            self._fs.close(self._fds.pop())

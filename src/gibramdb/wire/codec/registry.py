@@ -1,0 +1,247 @@
+"""The one table of commands, and what both ends of a connection do with it.
+
+Each row ties a number to a command class (which carries its permission and session rule), to the form of its payload
+both ways, and to the number and form of its reply. A number that has no row is refused.
+
+PIPELINE and AUTH have numbers and no rows: the server runs a pipeline command by command, and answers AUTH itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+from google.protobuf.message import DecodeError, EncodeError
+
+from gibramdb.errors import (
+    BY_CODE,
+    CallerError,
+    GibramError,
+    InvalidArgumentError,
+    LimitExceededError,
+    ProtocolError,
+    UnknownCommandError,
+)
+from gibramdb.model import commands
+from gibramdb.model.commands import Command
+from gibramdb.model.results import Result
+from gibramdb.wire import gibramdb_pb2 as pb
+from gibramdb.wire.codec import objects, requests, results
+from gibramdb.wire.codec.adding import ADD_COMMUNITY, ADD_DOCUMENTS, ADD_ENTITIES, ADD_RELATIONSHIPS, ADD_TEXTUNITS
+from gibramdb.wire.codec.envelope import Request, read_reply
+from gibramdb.wire.codec.numbers import CommandNumber as Number
+from gibramdb.wire.codec.objects import DOCUMENTS, DONE, ENTITIES, ONE_CREATED, RELATIONSHIPS, TEXTUNITS
+from gibramdb.wire.codec.requests import bare, by_cursor, by_id, by_ids, of_session
+from gibramdb.wire.codec.row import Row
+from gibramdb.wire.framing import HEADER, encode_envelope, encode_frame, varint
+
+TABLE: tuple[Row, ...] = (
+    Row(Number.PING, bare(commands.Ping), results.PONG),
+    Row(Number.INFO, of_session(commands.GetInfo), results.INFO),
+    Row(Number.HEALTH, bare(commands.GetHealth), results.HEALTH),
+    Row(Number.GET_DIGEST, of_session(commands.GetDigest), results.DIGEST),
+    # sessions
+    Row(Number.LIST_SESSIONS, bare(commands.ListSessions), results.SESSIONS),
+    Row(Number.DELETE_SESSION, of_session(commands.DeleteSession), DONE),
+    Row(Number.SESSION_INFO, of_session(commands.GetSession), results.SESSION),
+    Row(Number.SET_SESSION_TTL, requests.SET_TTL, DONE),
+    Row(Number.TOUCH_SESSION, of_session(commands.TouchSession), DONE),
+    # documents
+    Row(Number.ADD_DOCUMENT, ADD_DOCUMENTS.single, ONE_CREATED),
+    Row(Number.GET_DOCUMENT, by_id(commands.GetDocument), DOCUMENTS.one),
+    Row(Number.DELETE_DOCUMENT, by_id(commands.DeleteDocument), DONE),
+    Row(Number.MSET_DOCUMENTS, ADD_DOCUMENTS.bulk, DOCUMENTS.created),
+    Row(Number.MGET_DOCUMENTS, by_ids(commands.GetDocuments, pb.MGetDocumentsRequest), DOCUMENTS.several),
+    Row(Number.LIST_DOCUMENTS, by_cursor(commands.ListDocuments, pb.ListDocumentsRequest), DOCUMENTS.page),
+    # text units
+    Row(Number.ADD_TEXTUNIT, ADD_TEXTUNITS.single, ONE_CREATED),
+    Row(Number.GET_TEXTUNIT, by_id(commands.GetTextUnit), TEXTUNITS.one),
+    Row(Number.DELETE_TEXTUNIT, by_id(commands.DeleteTextUnit), DONE),
+    Row(Number.LINK_TEXTUNIT_ENTITY, requests.LINK, DONE),
+    Row(Number.MSET_TEXTUNITS, ADD_TEXTUNITS.bulk, TEXTUNITS.created),
+    Row(Number.MGET_TEXTUNITS, by_ids(commands.GetTextUnits, pb.MGetTextUnitsRequest), TEXTUNITS.several),
+    Row(Number.LIST_TEXTUNITS, by_cursor(commands.ListTextUnits, pb.ListTextUnitsRequest), TEXTUNITS.page),
+    # entities
+    Row(Number.ADD_ENTITY, ADD_ENTITIES.single, ONE_CREATED),
+    Row(Number.GET_ENTITY, by_id(commands.GetEntity), ENTITIES.one),
+    Row(Number.GET_ENTITY_BY_TITLE, requests.GET_ENTITY_BY_TITLE, ENTITIES.one),
+    Row(Number.UPDATE_ENTITY_DESC, requests.UPDATE, DONE),
+    Row(Number.DELETE_ENTITY, by_id(commands.DeleteEntity), DONE),
+    Row(Number.MSET_ENTITIES, ADD_ENTITIES.bulk, ENTITIES.created),
+    Row(Number.MGET_ENTITIES, by_ids(commands.GetEntities, pb.MGetEntitiesRequest), ENTITIES.several),
+    Row(Number.LIST_ENTITIES, by_cursor(commands.ListEntities, pb.ListEntitiesRequest), ENTITIES.page),
+    # relationships
+    Row(Number.ADD_RELATIONSHIP, ADD_RELATIONSHIPS.single, ONE_CREATED),
+    Row(Number.GET_RELATIONSHIP, by_id(commands.GetRelationship), RELATIONSHIPS.one),
+    Row(Number.DELETE_RELATIONSHIP, by_id(commands.DeleteRelationship), DONE),
+    Row(Number.MSET_RELATIONSHIPS, ADD_RELATIONSHIPS.bulk, RELATIONSHIPS.created),
+    Row(
+        Number.MGET_RELATIONSHIPS,
+        by_ids(commands.GetRelationships, pb.MGetRelationshipsRequest),
+        RELATIONSHIPS.several,
+    ),
+    Row(
+        Number.LIST_RELATIONSHIPS,
+        by_cursor(commands.ListRelationships, pb.ListRelationshipsRequest),
+        RELATIONSHIPS.page,
+    ),
+    # communities
+    Row(Number.ADD_COMMUNITY, ADD_COMMUNITY, ONE_CREATED),
+    Row(Number.GET_COMMUNITY, by_id(commands.GetCommunity), objects.COMMUNITY),
+    Row(Number.DELETE_COMMUNITY, by_id(commands.DeleteCommunity), DONE),
+    Row(Number.COMPUTE_COMMUNITIES, requests.DETECT, results.DETECTED),
+    Row(Number.HIERARCHICAL_LEIDEN, requests.DETECT_HIERARCHY, results.HIERARCHY),
+    # retrieval
+    Row(Number.REBUILD_INDEX, of_session(commands.RebuildIndexes), DONE),
+    Row(Number.QUERY, requests.QUERY, results.QUERY_RESULT),
+    Row(Number.EXPLAIN, requests.EXPLAIN, results.EXPLANATION),
+)
+
+_SINGLE_ADDS = {Number.ADD_DOCUMENT, Number.ADD_TEXTUNIT, Number.ADD_ENTITY, Number.ADD_RELATIONSHIP}
+
+BY_NUMBER: dict[int, Row] = {row.number: row for row in TABLE}
+_BY_COMMAND = {row.request.command: row for row in TABLE if row.number not in _SINGLE_ADDS}
+_SINGLE_BY_COMMAND = {row.request.command: row for row in TABLE if row.number in _SINGLE_ADDS}
+
+# What every request needs, taken apart once: the properties of a row are looked up anew on each use.
+_STEPS = {row.number.value: (row.name, row.needs_session_id, row.request.decode) for row in TABLE}
+
+
+class _OfSession(Protocol):
+    """A command whose session rule is other than unused."""
+
+    @property
+    def session_id(self) -> str: ...
+
+
+def row_of(command: Command) -> Row:
+    """The row by which a command travels.
+
+    Raises:
+        UnknownCommandError: if the command is one of the store's own, which do not travel.
+    """
+    command_class = type(command)
+    adds = (commands.AddDocuments, commands.AddTextUnits, commands.AddEntities, commands.AddRelationships)
+    single = isinstance(command, adds) and not command.bulk
+    row = (_SINGLE_BY_COMMAND if single else _BY_COMMAND).get(command_class)
+    if row is None:
+        raise UnknownCommandError(f"{command_class.__name__} has no number on the wire")
+    return row
+
+
+# --- the server's end -------------------------------------------------------------------------------------------------
+
+
+def decode_command(request: Request) -> Command:
+    """The command that a request carries.
+
+    Raises:
+        UnknownCommandError: if its number is not in the table.
+        InvalidArgumentError: if it needs a session and names none, or its payload is undecodable.
+        LimitExceededError: if it is a pipeline inside of a pipeline.
+    """
+    steps = _STEPS.get(request.number)
+    if steps is None:
+        if request.number == Number.PIPELINE:
+            raise LimitExceededError("pipeline too deep: a pipeline can not hold a pipeline")
+        raise UnknownCommandError(f"unknown command: {request.number}")
+    name, needs_session_id, decode = steps
+    session_id = request.session_id
+    if needs_session_id and not session_id:
+        raise InvalidArgumentError("session_id is required")
+    try:
+        return decode(session_id, request.payload)
+    except DecodeError as error:
+        raise InvalidArgumentError(f"{name}: undecodable payload: {error}") from None
+
+
+def encode_result(result: Result, request: Request) -> tuple[int, bytes]:
+    """Number and payload of the reply to a request that `decode_command` has read.
+
+    Raises:
+        LimitExceededError: if the payload would be larger than any client takes. Pages are cut short instead.
+    """
+    codec = BY_NUMBER[request.number].result
+    return codec.reply, codec.encode(result)
+
+
+def encode_error(error: GibramError) -> bytes:
+    """The payload of an ERROR reply: the message and the positive code of the error's class."""
+    return pb.Error(message=results.printable(str(error)), code=error.code).SerializeToString()
+
+
+def encode_auth_accepted() -> tuple[int, bytes]:
+    """Number and payload of the answer to AUTH by a server that has no keys: welcome, with no permissions listed."""
+    return Number.AUTH_RESPONSE, pb.AuthResponse(success=True, message="authenticated").SerializeToString()
+
+
+# --- the client's end -------------------------------------------------------------------------------------------------
+
+
+def encode_command(command: Command, request_id: int) -> bytes:
+    """A whole frame that asks for a command.
+
+    Raises:
+        InvalidArgumentError: if a value has no form on the wire: an integer out of range, text that is no UTF-8, more
+            than 2 GiB in one command.
+        UnknownCommandError: if the command is one of the store's own.
+    """
+    row = row_of(command)
+    session_id = "" if row.session_rule == "unused" else cast("_OfSession", command).session_id
+    try:
+        return encode_frame(encode_envelope(request_id, row.number, row.request.encode(command), session_id))
+    except (EncodeError, TypeError, ValueError) as error:
+        raise InvalidArgumentError(f"{row.name}: {error}") from None
+
+
+def encode_pipeline(batch: Sequence[Command], request_id: int) -> bytes:
+    """A whole frame that asks for several commands, to be run in order up to the first that fails.
+
+    Raises:
+        InvalidArgumentError, UnknownCommandError: as `encode_command`.
+    """
+    parts: list[bytes] = []
+    for index, command in enumerate(batch):
+        envelope = encode_command(command, index + 1)[HEADER.size :]
+        parts += (b"\x0a", varint(len(envelope)), envelope)
+    return encode_frame(encode_envelope(request_id, Number.PIPELINE, b"".join(parts)))
+
+
+def decode_pipeline_reply(number: int, payload: bytes, batch: Sequence[Command]) -> list[Result | GibramError]:
+    """What the server answered to a pipeline: results, as far as it went; only the last can be an error.
+
+    Raises:
+        ProtocolError: if the reply is no answer to a pipeline, or undecodable.
+    """
+    try:
+        if number == Number.ERROR:
+            error = pb.Error.FromString(payload)
+            return [BY_CODE.get(error.code, CallerError)(error.message)]
+        if number != Number.PIPELINE_RESPONSE:
+            raise ProtocolError(f"PIPELINE was answered with {number}, expected {Number.PIPELINE_RESPONSE.value}")
+        replies = [read_reply(body) for body in pb.PipelineRequest.FromString(payload).commands]
+    except DecodeError as error:
+        raise ProtocolError(f"undecodable reply to PIPELINE: {error}") from None
+    if len(replies) > len(batch):
+        raise ProtocolError(f"a pipeline of {len(batch)} commands was answered with {len(replies)} replies")
+    return [decode_reply(reply.number, reply.payload, command) for reply, command in zip(replies, batch, strict=False)]
+
+
+def decode_reply(number: int, payload: bytes, command: Command) -> Result | GibramError:
+    """What the server answered: the result, or the error it refused with, as a value to be raised or kept.
+
+    The error is of the class that has its code, and a CallerError if none has; the message is the server's.
+
+    Raises:
+        ProtocolError: if the reply is no answer to this command, or undecodable.
+    """
+    row = row_of(command)
+    try:
+        if number == Number.ERROR:
+            error = pb.Error.FromString(payload)
+            return BY_CODE.get(error.code, CallerError)(error.message)
+        if number != row.result.reply:
+            raise ProtocolError(f"{row.name} was answered with {number}, expected {row.result.reply.value}")
+        return row.result.decode(payload)
+    except DecodeError as error:
+        raise ProtocolError(f"undecodable reply to {row.name}: {error}") from None

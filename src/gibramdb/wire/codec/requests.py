@@ -1,0 +1,182 @@
+"""Commands that read, change, delete and detect: from payload and to payload. What adds is in `adding.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from gibramdb.model.commands import (
+    Command,
+    DetectCommunities,
+    DetectHierarchy,
+    Explain,
+    GetEntityByTitle,
+    LinkTextUnitEntity,
+    Query,
+    SetSessionTtl,
+    UpdateEntityDescription,
+)
+from gibramdb.wire import gibramdb_pb2 as pb
+from gibramdb.wire.codec.embeddings import float_chunks, read_floats
+from gibramdb.wire.codec.row import RequestCodec
+
+
+def bare(command: type[Command]) -> RequestCodec:
+    """A command that says nothing but its number; whatever its payload holds is not read."""
+    make = cast("Callable[[], Command]", command)
+    return RequestCodec(command, lambda _session_id, _payload: make(), lambda _command: b"")
+
+
+def of_session(command: type[Command]) -> RequestCodec:
+    """A command that names its session and nothing else; whatever its payload holds is not read."""
+    make = cast("Callable[[str], Command]", command)
+    return RequestCodec(command, lambda session_id, _payload: make(session_id), lambda _command: b"")
+
+
+def by_id(command: type[Command]) -> RequestCodec:
+    """A command on one object. GetByIDRequest and DeleteByIDRequest are the same bytes."""
+    make = cast("Callable[[str, int], Command]", command)
+    return RequestCodec(
+        command,
+        lambda session_id, payload: make(session_id, pb.GetByIDRequest.FromString(payload).id),
+        lambda sent: pb.GetByIDRequest(id=sent.id).SerializeToString(),
+    )
+
+
+def by_ids(command: type[Command], message_class: type[Any]) -> RequestCodec:
+    """A command on the objects of a list of ids."""
+    make = cast("Callable[[str, tuple[int, ...]], Command]", command)
+    return RequestCodec(
+        command,
+        lambda session_id, payload: make(session_id, tuple(message_class.FromString(payload).ids)),
+        lambda sent: message_class(ids=sent.ids).SerializeToString(),
+    )
+
+
+def by_cursor(command: type[Command], message_class: type[Any]) -> RequestCodec:
+    """A command that asks for a page of a list."""
+    make = cast("Callable[[str, int, int], Command]", command)
+
+    def decode(session_id: str, payload: bytes) -> Command:
+        message = message_class.FromString(payload)
+        return make(session_id, message.cursor, message.limit)
+
+    return RequestCodec(
+        command, decode, lambda sent: message_class(cursor=sent.cursor, limit=sent.limit).SerializeToString()
+    )
+
+
+def _decode_title(session_id: str, payload: bytes) -> GetEntityByTitle:
+    return GetEntityByTitle(session_id, pb.GetEntityByTitleRequest.FromString(payload).title)
+
+
+def _decode_link(session_id: str, payload: bytes) -> LinkTextUnitEntity:
+    message = pb.LinkTextUnitEntityRequest.FromString(payload)
+    return LinkTextUnitEntity(session_id, message.textunit_id, message.entity_id)
+
+
+def _encode_link(command: LinkTextUnitEntity) -> bytes:
+    return pb.LinkTextUnitEntityRequest(
+        textunit_id=command.textunit_id, entity_id=command.entity_id
+    ).SerializeToString()
+
+
+def _decode_update(session_id: str, payload: bytes) -> UpdateEntityDescription:
+    message = pb.UpdateEntityDescRequest.FromString(payload)
+    return UpdateEntityDescription(
+        session_id,
+        message.id,
+        message.description,
+        read_floats(message, message.embedding, pb.UpdateEntityDescRequest.EMBEDDING_FIELD_NUMBER),
+    )
+
+
+def _encode_update(command: UpdateEntityDescription) -> bytes:
+    return pb.UpdateEntityDescRequest(
+        id=command.id, description=command.description, embedding=float_chunks(cast("bytes", command.embedding))
+    ).SerializeToString()
+
+
+def _decode_ttl(session_id: str, payload: bytes) -> SetSessionTtl:
+    message = pb.SetSessionTTLRequest.FromString(payload)
+    return SetSessionTtl(session_id, message.ttl, message.idle_ttl)
+
+
+def _encode_ttl(command: SetSessionTtl) -> bytes:
+    return pb.SetSessionTTLRequest(ttl=command.ttl_s, idle_ttl=command.idle_ttl_s).SerializeToString()
+
+
+def _decode_detect(session_id: str, payload: bytes) -> DetectCommunities:
+    message = pb.ComputeCommunitiesRequest.FromString(payload)
+    return DetectCommunities(session_id, message.resolution, message.iterations)
+
+
+def _encode_detect(command: DetectCommunities) -> bytes:
+    return pb.ComputeCommunitiesRequest(
+        resolution=command.resolution, iterations=command.iterations
+    ).SerializeToString()
+
+
+def _decode_hierarchy(session_id: str, payload: bytes) -> DetectHierarchy:
+    message = pb.HierarchicalLeidenRequest.FromString(payload)
+    return DetectHierarchy(session_id, message.max_levels, message.resolution)
+
+
+def _encode_hierarchy(command: DetectHierarchy) -> bytes:
+    return pb.HierarchicalLeidenRequest(
+        max_levels=command.levels_max, resolution=command.resolution
+    ).SerializeToString()
+
+
+def _decode_query(session_id: str, payload: bytes) -> Query:
+    message = pb.QueryRequest.FromString(payload)
+    return Query(
+        session_id,
+        vector=read_floats(message, message.query_vector, pb.QueryRequest.QUERY_VECTOR_FIELD_NUMBER),
+        search_types=tuple(message.search_types),
+        top_k=message.top_k,
+        hops=message.k_hops,
+        entities_max=message.max_entities,
+        textunits_max=message.max_textunits,
+        communities_max=message.max_communities,
+        seed_entity_ids=tuple(message.seed_entity_ids),
+        entity_types=tuple(message.filter_entity_types),
+        relationship_types=tuple(message.filter_rel_types),
+    )
+
+
+def _encode_query(command: Query) -> bytes:
+    return pb.QueryRequest(
+        query_vector=float_chunks(cast("bytes", command.vector)),
+        search_types=command.search_types,
+        top_k=command.top_k,
+        k_hops=command.hops,
+        max_entities=command.entities_max,
+        max_textunits=command.textunits_max,
+        max_communities=command.communities_max,
+        seed_entity_ids=command.seed_entity_ids,
+        filter_entity_types=command.entity_types,
+        filter_rel_types=command.relationship_types,
+    ).SerializeToString()
+
+
+def _decode_explain(session_id: str, payload: bytes) -> Explain:
+    return Explain(session_id, pb.ExplainRequest.FromString(payload).query_id)
+
+
+GET_ENTITY_BY_TITLE = RequestCodec(
+    GetEntityByTitle,
+    _decode_title,
+    lambda command: pb.GetEntityByTitleRequest(title=command.title).SerializeToString(),
+)
+LINK = RequestCodec(LinkTextUnitEntity, _decode_link, _encode_link)
+UPDATE = RequestCodec(UpdateEntityDescription, _decode_update, _encode_update)
+SET_TTL = RequestCodec(SetSessionTtl, _decode_ttl, _encode_ttl)
+DETECT = RequestCodec(DetectCommunities, _decode_detect, _encode_detect)
+DETECT_HIERARCHY = RequestCodec(DetectHierarchy, _decode_hierarchy, _encode_hierarchy)
+QUERY = RequestCodec(Query, _decode_query, _encode_query)
+EXPLAIN = RequestCodec(
+    Explain,
+    _decode_explain,
+    lambda command: pb.ExplainRequest(query_id=command.query_id).SerializeToString(),
+)

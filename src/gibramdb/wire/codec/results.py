@@ -1,0 +1,266 @@
+"""Results that are not objects alone: the server's state, sessions, detections, queries.
+
+Session times are milliseconds inside and nanoseconds on the wire; TTLs are seconds in both places.
+"""
+
+from __future__ import annotations
+
+from gibramdb.errors import LimitExceededError
+from gibramdb.model.results import (
+    CommunityHit,
+    Detected,
+    Digest,
+    EntityHit,
+    Explanation,
+    Health,
+    Hierarchy,
+    Info,
+    Pong,
+    QueryResult,
+    QueryStats,
+    RelationshipHit,
+    Seed,
+    SessionInfo,
+    Step,
+    TextUnitHit,
+)
+from gibramdb.wire import gibramdb_pb2 as pb
+from gibramdb.wire.codec.numbers import CommandNumber
+from gibramdb.wire.codec.objects import (
+    fill_community,
+    fill_entity,
+    fill_relationship,
+    fill_textunit,
+    read_community,
+    read_entity,
+    read_relationship,
+    read_textunit,
+)
+from gibramdb.wire.codec.row import ResultCodec
+from gibramdb.wire.framing import REPLY_PAYLOAD_BYTES_MAX
+
+_NS_PER_MS = 1_000_000
+
+
+def printable(text: str) -> str:
+    """The text with what has no UTF-8 form spelled out: a file name may hold bytes that are no text."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _encode_info(info: Info) -> bytes:
+    return pb.InfoResponse(
+        version=info.version,
+        document_count=info.document_count,
+        textunit_count=info.textunit_count,
+        entity_count=info.entity_count,
+        relationship_count=info.relationship_count,
+        community_count=info.community_count,
+        vector_dim=info.vector_dim,
+        session_count=info.session_count,
+        session_store_mode=info.session_store_mode,
+        wal_sync_policy=info.wal_sync_policy,
+        wal_sync_interval_ms=info.wal_sync_interval_ms,
+    ).SerializeToString()
+
+
+def _decode_info(payload: bytes) -> Info:
+    message = pb.InfoResponse.FromString(payload)
+    return Info(
+        version=message.version,
+        document_count=message.document_count,
+        textunit_count=message.textunit_count,
+        entity_count=message.entity_count,
+        relationship_count=message.relationship_count,
+        community_count=message.community_count,
+        vector_dim=message.vector_dim,
+        session_count=message.session_count,
+        session_store_mode=message.session_store_mode,
+        wal_sync_policy=message.wal_sync_policy,
+        wal_sync_interval_ms=message.wal_sync_interval_ms,
+    )
+
+
+def _encode_health(health: Health) -> bytes:
+    components = {name: printable(value) for name, value in health.components.items()}
+    return pb.HealthResponse(status=health.status, components=components).SerializeToString()
+
+
+def _decode_health(payload: bytes) -> Health:
+    message = pb.HealthResponse.FromString(payload)
+    return Health(message.status, dict(message.components))
+
+
+def _encode_digest(digest: Digest) -> bytes:
+    return pb.DigestResponse(sha256=digest.sha256, object_count=digest.object_count).SerializeToString()
+
+
+def _decode_digest(payload: bytes) -> Digest:
+    message = pb.DigestResponse.FromString(payload)
+    return Digest(message.sha256, message.object_count)
+
+
+def _session_message(session: SessionInfo) -> pb.SessionInfo:
+    return pb.SessionInfo(
+        session_id=session.session_id,
+        created_at=session.created_at_ms * _NS_PER_MS,
+        last_access=session.last_access_ms * _NS_PER_MS,
+        ttl=session.ttl_s,
+        idle_ttl=session.idle_ttl_s,
+        document_count=session.document_count,
+        textunit_count=session.textunit_count,
+        entity_count=session.entity_count,
+        relationship_count=session.relationship_count,
+        community_count=session.community_count,
+    )
+
+
+def _read_session(message: pb.SessionInfo) -> SessionInfo:
+    return SessionInfo(
+        session_id=message.session_id,
+        created_at_ms=message.created_at // _NS_PER_MS,
+        last_access_ms=message.last_access // _NS_PER_MS,
+        ttl_s=message.ttl,
+        idle_ttl_s=message.idle_ttl,
+        document_count=message.document_count,
+        textunit_count=message.textunit_count,
+        entity_count=message.entity_count,
+        relationship_count=message.relationship_count,
+        community_count=message.community_count,
+    )
+
+
+def _encode_sessions(sessions: tuple[SessionInfo, ...]) -> bytes:
+    return pb.ListSessionsResponse(sessions=map(_session_message, sessions)).SerializeToString()
+
+
+def _decode_sessions(payload: bytes) -> tuple[SessionInfo, ...]:
+    return tuple(map(_read_session, pb.ListSessionsResponse.FromString(payload).sessions))
+
+
+def _encode_detected(detected: Detected) -> bytes:
+    message = pb.ComputeCommunitiesResponse(count=len(detected.communities))
+    for community in detected.communities:
+        fill_community(message.communities.add(), community)
+    return message.SerializeToString()
+
+
+def _decode_detected(payload: bytes) -> Detected:
+    message = pb.ComputeCommunitiesResponse.FromString(payload)
+    return Detected(tuple(map(read_community, message.communities)))
+
+
+def _encode_hierarchy(hierarchy: Hierarchy) -> bytes:
+    return pb.HierarchicalLeidenResponse(
+        level_counts=hierarchy.level_counts, total_communities=hierarchy.total
+    ).SerializeToString()
+
+
+def _decode_hierarchy(payload: bytes) -> Hierarchy:
+    message = pb.HierarchicalLeidenResponse.FromString(payload)
+    return Hierarchy(dict(message.level_counts), message.total_communities)
+
+
+def _encode_query_result(result: QueryResult) -> bytes:
+    message = pb.QueryResponse(query_id=result.query_id)
+    add_textunit = message.textunits.add
+    for textunit_hit in result.textunits:
+        textunit = add_textunit(similarity=textunit_hit.similarity, hop=textunit_hit.hop)
+        fill_textunit(textunit.textunit, textunit_hit.textunit)
+    add_entity = message.entities.add
+    for entity_hit in result.entities:
+        entity = add_entity(similarity=entity_hit.similarity, hop=entity_hit.hop)
+        fill_entity(entity.entity, entity_hit.entity)
+    add_community = message.communities.add
+    for community_hit in result.communities:
+        fill_community(add_community(similarity=community_hit.similarity).community, community_hit.community)
+    add_relationship = message.relationships.add
+    for relationship_hit in result.relationships:
+        relationship = add_relationship(
+            source_title=relationship_hit.source_title, target_title=relationship_hit.target_title
+        )
+        fill_relationship(relationship.relationship, relationship_hit.relationship)
+    # Assigning makes `stats` present even when every figure is 0: GibRAM's clients do not ask whether it is there.
+    message.stats.duration_micros = result.stats.duration_us
+    message.stats.vector_searches = result.stats.vector_searches
+    message.stats.graph_traversals = result.stats.graph_traversals
+    message.stats.skipped_seed_indexes.extend(result.stats.skipped_seed_indexes)
+    payload = message.SerializeToString()
+    if len(payload) > REPLY_PAYLOAD_BYTES_MAX:
+        raise LimitExceededError(f"reply too large: {len(payload)} bytes (max: {REPLY_PAYLOAD_BYTES_MAX})")
+    return payload
+
+
+def _decode_query_result(payload: bytes) -> QueryResult:
+    message = pb.QueryResponse.FromString(payload)
+    stats = message.stats
+    return QueryResult(
+        query_id=message.query_id,
+        textunits=tuple(
+            [TextUnitHit(read_textunit(hit.textunit), hit.similarity, hit.hop) for hit in message.textunits]
+        ),
+        entities=tuple([EntityHit(read_entity(hit.entity), hit.similarity, hit.hop) for hit in message.entities]),
+        communities=tuple([CommunityHit(read_community(hit.community), hit.similarity) for hit in message.communities]),
+        relationships=tuple(
+            [
+                RelationshipHit(read_relationship(hit.relationship), hit.source_title, hit.target_title)
+                for hit in message.relationships
+            ]
+        ),
+        stats=QueryStats(
+            stats.duration_micros, stats.vector_searches, stats.graph_traversals, tuple(stats.skipped_seed_indexes)
+        ),
+    )
+
+
+def _encode_explanation(explanation: Explanation) -> bytes:
+    message = pb.ExplainResponse(query_id=explanation.query_id)
+    for seed in explanation.seeds:
+        message.seeds.add(type=seed.kind, id=seed.id, external_id=seed.external_id, similarity=seed.similarity)
+    for step in explanation.steps:
+        message.traversal.add(
+            from_entity_id=step.from_entity_id,
+            to_entity_id=step.to_entity_id,
+            relationship_id=step.relationship_id,
+            rel_type=step.relationship_type,
+            weight=step.weight,
+            hop=step.hop,
+        )
+    return message.SerializeToString()
+
+
+def _decode_explanation(payload: bytes) -> Explanation:
+    message = pb.ExplainResponse.FromString(payload)
+    return Explanation(
+        query_id=message.query_id,
+        seeds=tuple([Seed(seed.type, seed.id, seed.external_id, seed.similarity) for seed in message.seeds]),
+        steps=tuple(
+            [
+                Step(
+                    from_entity_id=step.from_entity_id,
+                    to_entity_id=step.to_entity_id,
+                    relationship_id=step.relationship_id,
+                    relationship_type=step.rel_type,
+                    weight=step.weight,
+                    hop=step.hop,
+                )
+                for step in message.traversal
+            ]
+        ),
+    )
+
+
+PONG = ResultCodec(CommandNumber.PONG, lambda _pong: b"", lambda _payload: Pong())
+INFO = ResultCodec(CommandNumber.INFO_RESPONSE, _encode_info, _decode_info)
+HEALTH = ResultCodec(CommandNumber.HEALTH_RESPONSE, _encode_health, _decode_health)
+DIGEST = ResultCodec(CommandNumber.DIGEST_RESPONSE, _encode_digest, _decode_digest)
+# GibRAM's schema declares 75 and 76 for these two, and its server answers 6 all the same.
+SESSIONS = ResultCodec(CommandNumber.OK, _encode_sessions, _decode_sessions)
+SESSION = ResultCodec(
+    CommandNumber.OK,
+    lambda session: _session_message(session).SerializeToString(),
+    lambda payload: _read_session(pb.SessionInfo.FromString(payload)),
+)
+DETECTED = ResultCodec(CommandNumber.COMMUNITIES_RESPONSE, _encode_detected, _decode_detected)
+HIERARCHY = ResultCodec(CommandNumber.COMMUNITIES_RESPONSE, _encode_hierarchy, _decode_hierarchy)
+QUERY_RESULT = ResultCodec(CommandNumber.QUERY_RESPONSE, _encode_query_result, _decode_query_result)
+EXPLANATION = ResultCodec(CommandNumber.EXPLAIN_RESPONSE, _encode_explanation, _decode_explanation)
