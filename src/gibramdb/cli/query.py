@@ -75,6 +75,7 @@ def _plain(text: str, result: QueryResult, timing: Timing) -> dict[str, object]:
                 "title": hit.entity.title,
                 "type": hit.entity.type,
                 "description": hit.entity.description,
+                "score": hit.score,
                 "similarity": hit.similarity,
                 "hop": hit.hop,
             }
@@ -97,6 +98,7 @@ def _plain(text: str, result: QueryResult, timing: Timing) -> dict[str, object]:
                 "external_id": hit.textunit.external_id,
                 "document_id": hit.textunit.document_id,
                 "content": hit.textunit.content,
+                "score": hit.score,
                 "similarity": hit.similarity,
                 "hop": hit.hop,
             }
@@ -147,7 +149,7 @@ def _print_entities(console: Console, hits: tuple[EntityHit, ...], *, full: bool
         return
     # The description takes what is left of the line.
     table = Table(title="Entities", title_justify="left", expand=True)
-    for name in ("#", "similarity", "hop"):
+    for name in ("#", "score", "hop"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("title")
     table.add_column("type", no_wrap=True)
@@ -157,7 +159,7 @@ def _print_entities(console: Console, hits: tuple[EntityHit, ...], *, full: bool
         entity = hit.entity
         table.add_row(
             str(rank),
-            _similarity(hit.similarity),
+            f"{hit.score:.3f}",
             str(hit.hop),
             Text(entity.title, style="bold"),
             Text(entity.type),
@@ -201,8 +203,7 @@ def _print_textunits(console: Console, hits: tuple[TextUnitHit, ...], *, full: b
     for rank, hit in enumerate(hits, 1):
         textunit = hit.textunit
         content = textunit.content if full else _shortened(textunit.content)
-        how = _similarity(hit.similarity)
-        where = Text.assemble(f"  {rank}. ", (textunit.external_id, "bold"), f"  similarity {how}, hop {hit.hop}")
+        where = Text.assemble(f"  {rank}. ", (textunit.external_id, "bold"), f"  score {hit.score:.3f}, hop {hit.hop}")
         console.print(where, soft_wrap=True)
         console.print(Padding(Text(content), (0, 0, 1, 5)))
 
@@ -210,8 +211,3 @@ def _print_textunits(console: Console, hits: tuple[TextUnitHit, ...], *, full: b
 def _shortened(text: str) -> str:
     flat = " ".join(text.split())
     return flat if len(flat) <= TEXT_CHARS_SHOWN_MAX else flat[:TEXT_CHARS_SHOWN_MAX].rstrip() + " …"
-
-
-def _similarity(similarity: float) -> str:
-    # 0 says that it was reached by a link or a relationship, and not compared with the question.
-    return f"{similarity:.3f}" if similarity else "-"

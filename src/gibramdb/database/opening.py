@@ -121,12 +121,13 @@ def _open_durable(config: Config, limits: Limits, clock: Clock, post: Post, fs: 
         else:
             locks.take(directories)
         # A full collection in the middle of millions of new objects costs more than all the rest of recovery.
+        collects = gc.isenabled()
         gc.disable()
         try:
             recovered = recover(fs, directories.wal, store_id, config.server.vector_dim)
         finally:
-            gc.enable()
-        gc.freeze()
+            if collects:
+                gc.enable()
         duration_ms = clock.steady_ms() - began_ms
         writer = LogWriter.reopen(
             fs, recovered.path, recovered.header, recovered.tail.end_lsn, recovered.tail.last_checksum
@@ -179,6 +180,9 @@ def _first_start(config: Config, fs: FileSystem, directories: Directories, locks
             identity.refuse_foreign_files(fs, directory, (identity.LOCK_NAME, identity.MARKER_NAME, *own))
     identity.make_directories(fs, directories)
     locks.take(directories)
+    established = identity.established_id(fs, directories)
+    if established is not None:
+        return established  # by another process, which had the locks a moment ago
     first_log = wal.log_path(directories.wal, Generation(1))
     if fs.exists(first_log):
         _remove_unused(fs, first_log, directories)

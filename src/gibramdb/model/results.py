@@ -102,7 +102,7 @@ class Hierarchy(msgspec.Struct, frozen=True, gc=False):
 class TextUnitHit(msgspec.Struct, frozen=True, gc=False):
     """`similarity`: cosine, 0 where it was reached and not found by vector. `hop`: steps from the seeds.
 
-    `score` is what the answer is sorted by; it does not travel on the wire, and is 0 where it came from a server.
+    `score` is what the answer is sorted by: how it comes about stands in `retrieval/query.py`.
     """
 
     textunit: TextUnit

@@ -7,6 +7,7 @@ stop    stop listening -> take no more requests -> make durable what was accepte
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -120,6 +121,9 @@ async def _serve(config: Config) -> None:
     store = open_store(config, SystemClock(), lambda call: _post(loop, call))
     for warning in config.warnings:
         log.warning(warning)
+    # What was recovered stays: the collector need not walk millions of records again and again.
+    gc.collect()
+    gc.freeze()
     server = Server(config, store)
     address = config.server.addr
     try:

@@ -61,7 +61,7 @@ _ORIGIN_FIRST, _ORIGIN_SUCCESSOR, _ORIGIN_SNAPSHOT = 1, 2, 3
 _RECORD_MAGIC = 0xD7B1A5E3
 _RECORD_MAGIC_BYTES = struct.pack("<I", _RECORD_MAGIC)
 _TRAILER_MAGIC = 0xE9C6935D
-_MUTATION, _MARKER = 1, 2
+_MUTATION, _MARKER = _KINDS = 1, 2
 # magic, kind, payload length, previous checksum, start LSN, synced LSN, wall time (ms)
 _HEADER = struct.Struct("<IBxxxIIQQQ")
 _HEADER_READ = struct.Struct("<IB3sIIQQQI")
@@ -132,7 +132,7 @@ def framed_size(payload_bytes: int) -> int:
     return unpadded + -unpadded % ALIGNMENT_BYTES
 
 
-MARKER_BYTES = framed_size(0)
+MARKER_BYTES = SECTOR_BYTES + framed_size(0)
 """What a marker takes; reserve it together with the records that it will witness."""
 
 
@@ -253,7 +253,7 @@ def _verified_header(data: bytes, at: int, lsn: int, salt: int) -> tuple[int, in
         return f"expected the header checksum {computed:08x}, found {stored:08x}"
     if start != lsn:
         return f"expected a record that begins at LSN {lsn}, found one that began at {start}"
-    if reserved != b"\0\0\0" or not (kind == _MUTATION or (kind == _MARKER and length == 0)):
+    if reserved != b"\0\0\0" or kind not in _KINDS:
         return f"expected a mutation or a marker, found kind {kind} of {length} bytes"
     if length > RECORD_BYTES_MAX or synced > start:
         return f"expected at most {RECORD_BYTES_MAX} bytes and LSN {start}, found {length} bytes and LSN {synced}"
@@ -540,12 +540,15 @@ class LogWriter:
         return self._append(_MUTATION, payloads, synced_lsn, wall_ms)
 
     def append_marker(self, synced_lsn: Lsn, wall_ms: int) -> Lsn:
-        """Writes a record without content, as a witness of how far the log was synced; then sync it too.
+        """Writes MARKER_BYTES of witness to how far the log was synced; then sync it too.
 
         Raises:
             StorageError: as append.
         """
-        return self._append(_MARKER, (b"",), synced_lsn, wall_ms)
+        # A sector that rots must not take the last record and its witness together, so a sector of filling comes
+        # first; being a record, it is a witness too.
+        filling = bytes(SECTOR_BYTES - framed_size(0))
+        return self._append(_MARKER, (filling, b""), synced_lsn, wall_ms)
 
     def _append(self, kind: int, payloads: Sequence[bytes], synced_lsn: Lsn, wall_ms: int) -> Lsn:
         self._refuse_if_failed()

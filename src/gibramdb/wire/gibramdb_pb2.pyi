@@ -358,24 +358,28 @@ class QueryRequest(_message.Message):
     def __init__(self, query_vector: _Optional[_Iterable[bytes]] = ..., search_types: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., k_hops: _Optional[int] = ..., max_entities: _Optional[int] = ..., max_textunits: _Optional[int] = ..., max_communities: _Optional[int] = ..., seed_entity_ids: _Optional[_Iterable[int]] = ..., filter_entity_types: _Optional[_Iterable[str]] = ..., filter_rel_types: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TextUnitResult(_message.Message):
-    __slots__ = ("textunit", "similarity", "hop")
+    __slots__ = ("textunit", "similarity", "hop", "score")
     TEXTUNIT_FIELD_NUMBER: _ClassVar[int]
     SIMILARITY_FIELD_NUMBER: _ClassVar[int]
     HOP_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
     textunit: TextUnit
     similarity: float
     hop: int
-    def __init__(self, textunit: _Optional[_Union[TextUnit, _Mapping]] = ..., similarity: _Optional[float] = ..., hop: _Optional[int] = ...) -> None: ...
+    score: float
+    def __init__(self, textunit: _Optional[_Union[TextUnit, _Mapping]] = ..., similarity: _Optional[float] = ..., hop: _Optional[int] = ..., score: _Optional[float] = ...) -> None: ...
 
 class EntityResult(_message.Message):
-    __slots__ = ("entity", "similarity", "hop")
+    __slots__ = ("entity", "similarity", "hop", "score")
     ENTITY_FIELD_NUMBER: _ClassVar[int]
     SIMILARITY_FIELD_NUMBER: _ClassVar[int]
     HOP_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
     entity: Entity
     similarity: float
     hop: int
-    def __init__(self, entity: _Optional[_Union[Entity, _Mapping]] = ..., similarity: _Optional[float] = ..., hop: _Optional[int] = ...) -> None: ...
+    score: float
+    def __init__(self, entity: _Optional[_Union[Entity, _Mapping]] = ..., similarity: _Optional[float] = ..., hop: _Optional[int] = ..., score: _Optional[float] = ...) -> None: ...
 
 class CommunityResult(_message.Message):
     __slots__ = ("community", "similarity")

@@ -164,11 +164,11 @@ def _encode_query_result(result: QueryResult) -> bytes:
     message = pb.QueryResponse(query_id=result.query_id)
     add_textunit = message.textunits.add
     for textunit_hit in result.textunits:
-        textunit = add_textunit(similarity=textunit_hit.similarity, hop=textunit_hit.hop)
+        textunit = add_textunit(similarity=textunit_hit.similarity, hop=textunit_hit.hop, score=textunit_hit.score)
         fill_textunit(textunit.textunit, textunit_hit.textunit)
     add_entity = message.entities.add
     for entity_hit in result.entities:
-        entity = add_entity(similarity=entity_hit.similarity, hop=entity_hit.hop)
+        entity = add_entity(similarity=entity_hit.similarity, hop=entity_hit.hop, score=entity_hit.score)
         fill_entity(entity.entity, entity_hit.entity)
     add_community = message.communities.add
     for community_hit in result.communities:
@@ -196,9 +196,11 @@ def _decode_query_result(payload: bytes) -> QueryResult:
     return QueryResult(
         query_id=message.query_id,
         textunits=tuple(
-            [TextUnitHit(read_textunit(hit.textunit), hit.similarity, hit.hop) for hit in message.textunits]
+            [TextUnitHit(read_textunit(hit.textunit), hit.similarity, hit.hop, hit.score) for hit in message.textunits]
         ),
-        entities=tuple([EntityHit(read_entity(hit.entity), hit.similarity, hit.hop) for hit in message.entities]),
+        entities=tuple(
+            [EntityHit(read_entity(hit.entity), hit.similarity, hit.hop, hit.score) for hit in message.entities]
+        ),
         communities=tuple([CommunityHit(read_community(hit.community), hit.similarity) for hit in message.communities]),
         relationships=tuple(
             [
