@@ -41,7 +41,8 @@ class Table(Generic[T]):
         if number >= len(self._blocks):
             return None
         block = self._blocks[number]
-        return None if block is None else block[id % BLOCK_RECORDS]
+        place = id % BLOCK_RECORDS
+        return None if block is None or place >= len(block) else block[place]
 
     def __contains__(self, id: int) -> bool:
         return self.get(id) is not None
@@ -53,10 +54,14 @@ class Table(Generic[T]):
             self._blocks.append(None)
         block = self._blocks[number]
         if block is None:
-            block = self._blocks[number] = [None] * BLOCK_RECORDS
-        if block[id % BLOCK_RECORDS] is None:
+            block = self._blocks[number] = []
+        place = id % BLOCK_RECORDS
+        # A block grows with what is in it: there may be ten thousand sessions with a handful of records each.
+        while place >= len(block):
+            block.append(None)
+        if block[place] is None:
             self._count += 1
-        block[id % BLOCK_RECORDS] = record
+        block[place] = record
         self.next_id = max(self.next_id, id + 1)
 
     def remove(self, id: int) -> None:
