@@ -17,7 +17,6 @@ from gibramdb.model.ids import Lsn
 from gibramdb.storage import wal
 from gibramdb.storage.wal import MARKER_BYTES, LogTail, LogWriter, framed_size
 
-LIVES = 1000
 RESERVE_BYTES = 64 * 1024
 NOISE = random.Random(1).randbytes(64 * 1024)
 
@@ -93,18 +92,18 @@ def outlived(seed: int, *, writer: type[LogWriter] = LogWriter, disk: type[Fault
     try:
         first = disk(FOLDER, seed=seed)
         life = _Life(first, writer.create(first, FOLDER, HEADER), rng, [])
-        for _ in range(rng.randrange(3)):
+        for _ in range(rng.randrange(4)):
             life.append(rng.randrange(1, 65))
             if rng.random() < 0.8:  # else two groups share a sync, as they do when it is periodic
                 life.sync()
                 if rng.random() < 0.3:
                     life.mark()
-        killed = rng.random() < 0.3
+        killed = rng.random() < 0.2
         try:
             life.append(rng.randrange(1, 65), dies=killed)
         except Stopped:
             assert killed
-        piece_bytes = rng.choice((4096, 4096, 512))
+        piece_bytes = rng.choice((4096, 512))
         second = first.after_kill() if killed else first.after_power_cut(rng, piece_bytes=piece_bytes)
         again = _next_life(second, writer, rng, life.sent, life.acknowledged)
         third = second.after_power_cut(rng) if rng.random() < 0.7 else second.after_kill()
@@ -115,8 +114,9 @@ def outlived(seed: int, *, writer: type[LogWriter] = LogWriter, disk: type[Fault
     return ""
 
 
-def test_a_thousand_power_cuts_lose_nothing_and_refuse_nothing() -> None:
-    assert [found for seed in range(LIVES) if (found := outlived(seed))] == []
+@pytest.mark.parametrize("seeds", [range(1000), pytest.param(range(1000, 50_000), marks=pytest.mark.sweep)])
+def test_a_thousand_power_cuts_lose_nothing_and_refuse_nothing(seeds: range) -> None:
+    assert [found for seed in seeds if (found := outlived(seed))] == []
 
 
 def test_stopped_at_any_call_that_changes_something() -> None:

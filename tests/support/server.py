@@ -1,0 +1,107 @@
+"""A real server in a process of its own, for tests to stop, to kill and to start again."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import gibramdb
+from gibramdb import Store
+
+STARTING_SECONDS_MAX = 30.0
+_READY = re.compile(r"serving.*127\.0\.0\.1:(\d+)")
+
+
+class RefusedError(Exception):
+    """The server ended before it served. Says with which exit status, and everything it wrote."""
+
+    def __init__(self, status: int, output: str) -> None:
+        super().__init__(f"exit status {status}: {output}")
+        self.status = status
+        self.output = output
+
+
+class Server:
+    """`gibramdb serve` on a free port of the loopback. Ended by `stop` or `kill`, and in any case by `__exit__`."""
+
+    def __init__(self, directory: Path, *arguments: str, mode: str = "durable", prefix: Sequence[str] = ()) -> None:
+        """prefix: a command to run it under, strace for example."""
+        command = [
+            *prefix, sys.executable, "-m", "gibramdb", "serve",
+            "--data", str(directory), "--mode", mode, "--dim", "8", "--addr", "127.0.0.1:0", *arguments,
+        ]  # fmt: skip
+        self.directory = directory
+        self.lines: list[str] = []
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self._port: int | None = None
+        self._is_ready = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        if not self._is_ready.wait(STARTING_SECONDS_MAX):
+            self._process.kill()
+            raise TimeoutError("".join(self.lines))
+        if self._port is None:
+            raise RefusedError(self._process.wait(10), "".join(self.lines))
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.lines.append(line)
+            if found := _READY.search(line):
+                self._port = int(found[1])
+                self._is_ready.set()
+        self._is_ready.set()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self.kill()
+
+    @property
+    def pid(self) -> int:
+        """Of the server itself, or of the command it runs under."""
+        return self._process.pid
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        assert self._port is not None
+        return self._port
+
+    def connect(self, timeout_s: float = 30.0) -> Store:
+        """A client of its own."""
+        return gibramdb.connect(f"gibram://127.0.0.1:{self.port}", timeout_s=timeout_s)
+
+    def kill(self) -> None:
+        """SIGKILL: nothing of the process runs any more."""
+        self._process.kill()
+        self._process.wait(10)
+        self._reader.join(10)
+
+    def terminate(self) -> None:
+        """SIGTERM, without waiting."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def wait(self, seconds: float = 10.0) -> int:
+        """The exit status."""
+        status = self._process.wait(seconds)
+        self._reader.join(10)
+        return status
+
+    def stop(self) -> float:
+        """SIGTERM; returns the seconds it took to end, which it must do with status 0."""
+        began = time.monotonic()
+        self.terminate()
+        assert self.wait() == 0, "".join(self.lines)
+        return time.monotonic() - began
