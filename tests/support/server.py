@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import gibramdb
 from gibramdb import Store
@@ -59,7 +60,7 @@ class Server:
                 self._is_ready.set()
         self._is_ready.set()
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

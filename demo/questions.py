@@ -1,0 +1,108 @@
+"""Three questions whose answers are a hop or two away from what a vector search finds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from demo.factbook import BORDERS, BUYS_FROM, MEMBER_OF, SELLS_TO
+from gibramdb import Session
+from gibramdb.errors import NotFoundError
+from gibramdb.model.results import Explanation, QueryResult
+
+HITS_SHOWN_PER_HOP = 3
+STEPS_SHOWN_PER_HOP = 4
+
+
+class Question(NamedTuple):
+    """`subjects`: the countries it names. `relationship_types`: what the walk follows."""
+
+    text: str
+    subjects: tuple[str, ...]
+    relationship_types: tuple[str, ...]
+    hops: int
+
+
+QUESTIONS = (
+    Question("Which countries border Germany, and which of them sell to it?", ("Germany",), (BORDERS, SELLS_TO), 1),
+    Question("Who buys from the countries around landlocked Chad?", ("Chad",), (BORDERS, BUYS_FROM), 2),
+    Question("To which organisations do the neighbours of Austria belong?", ("Austria",), (BORDERS, MEMBER_OF), 2),
+)
+
+
+def ask(session: Session, console: Console, questions: Sequence[tuple[Question, NDArray[np.float32]]]) -> int:
+    """Ask, show what comes back; returns how many answers came over at least one hop."""
+    over_hops = 0
+    for question, vector in questions:
+        console.print(f"\n[bold]“{question.text}”[/]")
+        seeds = list(_seed_ids(session, question.subjects))
+        result = session.query(
+            vector,
+            search_types=("entity",),
+            top_k=1,
+            hops=question.hops,
+            seed_entity_ids=seeds,
+            relationship_types=question.relationship_types,
+            entities_max=200,
+            textunits_max=2,
+        )
+        explanation = session.explain(result.query_id)
+        over_hops += sum(1 for hit in result.entities if hit.hop)
+        _print_hits(console, result)
+        _print_paths(console, result, explanation)
+        _print_source(console, result)
+    return over_hops
+
+
+def _seed_ids(session: Session, titles: Sequence[str]) -> list[int]:
+    found = []
+    for title in titles:
+        try:
+            found.append(session.get_entity_by_title(title).id)
+        except NotFoundError:
+            continue  # a small part of the factbook may not speak of it
+    return found
+
+
+def _print_hits(console: Console, result: QueryResult) -> None:
+    by_vector = [hit for hit in result.entities if not hit.hop]
+    walked = [hit for hit in result.entities if hit.hop]
+    console.print(
+        f"  {len(by_vector)} entities to begin with, and {len(walked)} over relationships that a vector search alone "
+        f"would have missed ({result.stats.duration_us / 1000:.1f} ms):",
+        soft_wrap=True,
+    )
+    table = Table(box=None, padding=(0, 1), show_header=True, header_style="dim")
+    for name, justify in (("score", "right"), ("hop", "right"), ("title", "left"), ("type", "left")):
+        table.add_column(name, justify="right" if justify == "right" else "left")
+    by_hop = [[hit for hit in walked if hit.hop == hop][:HITS_SHOWN_PER_HOP] for hop in (1, 2)]
+    for hit in (*by_vector[:2], *by_hop[0], *by_hop[1]):
+        table.add_row(f"{hit.score:.3f}", str(hit.hop), Text(hit.entity.title), Text(hit.entity.type))
+    console.print(table)
+
+
+def _print_paths(console: Console, result: QueryResult, explanation: Explanation) -> None:
+    stated = {hit.relationship.id: hit for hit in result.relationships}
+    shown = 0
+    for hop in range(1, max((step.hop for step in explanation.steps), default=0) + 1):
+        steps = [step for step in explanation.steps if step.hop == hop and step.relationship_id in stated]
+        for step in steps[:STEPS_SHOWN_PER_HOP]:
+            hit = stated[step.relationship_id]
+            described = hit.relationship.description
+            line = f"  hop {step.hop}: {hit.source_title} {hit.relationship.type} {hit.target_title}"
+            console.print(Text(line + (f" ({described})" if described else "")), soft_wrap=True)
+            shown += 1
+    if len(explanation.steps) > shown:
+        console.print(f"  and {len(explanation.steps) - shown} more steps", style="dim")
+
+
+def _print_source(console: Console, result: QueryResult) -> None:
+    for hit in result.textunits[:1]:
+        words = " ".join(hit.textunit.content.split())
+        console.print(Text(f"  source, score {hit.score:.3f}, hop {hit.hop}: {words[:240]} …", style="dim"))
