@@ -22,8 +22,8 @@ from rich.table import Table
 from demo import crash, factbook
 from demo.questions import QUESTIONS, ask
 from demo.server import DemoServer
-from gibramdb.pipeline import SentenceEncoder, index
-from gibramdb.pipeline.indexing import IndexReport, Progress
+from gibramdb.pipeline import Progress, SentenceEncoder, index
+from gibramdb.pipeline.indexing import IndexReport
 
 COUNTRIES_BY_DEFAULT = 80
 LOAD_SECONDS = 3.0
@@ -133,7 +133,7 @@ def _index(console: Console, server: DemoServer, embedder: SentenceEncoder, coun
     else:
         facts = factbook.read(country_count, factbook.SMALL_FIRST)
         console.print(
-            f"The {len(facts.sources)} countries with the most stated neighbours and trade partners, and of each profile "
+            f"The {len(facts.sources)} countries with the most stated neighbours and partners, and of each profile "
             f"{', '.join(factbook.SMALL_FIRST)}; --all takes everything.",
             soft_wrap=True,
         )

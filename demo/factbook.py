@@ -66,7 +66,7 @@ def _plain(text: str) -> str:
     return " ".join(html.unescape(_TAG.sub(" ", text)).split())
 
 
-def _text(node: Any, *path: str) -> str:  # noqa: ANN401 (the package's own nested dictionaries)
+def _text(node: Any, *path: str) -> str:
     for key in path:
         if key not in node:
             return ""
@@ -74,7 +74,7 @@ def _text(node: Any, *path: str) -> str:  # noqa: ANN401 (the package's own nest
     return _plain(str(node["text"])) if "text" in node else ""
 
 
-def _fields(node: Any, heading: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401 (as above)
+def _fields(node: Any, heading: str = "") -> Iterator[tuple[str, str]]:
     """Every text below a node, with the name of its field."""
     for key in node:
         value = node[key]
@@ -84,7 +84,7 @@ def _fields(node: Any, heading: str = "") -> Iterator[tuple[str, str]]:  # noqa:
             yield from _fields(value, f"{heading}: {key}" if heading else key)
 
 
-def _title(country: Any) -> str:  # noqa: ANN401 (as above)
+def _title(country: Any) -> str:
     names = ("Government", "Country name")
     short = _text(country, *names, "conventional short form")
     long = _text(country, *names, "conventional long form")
@@ -126,12 +126,12 @@ def _items(text: str, separator: str) -> list[str]:
     return [item.strip() for item in _NOTE.sub("", text).split(separator) if item.strip()]
 
 
-def _partners(country: Any) -> list[tuple[str, str, float]]:  # noqa: ANN401 (as above)
+def _partners(country: Any) -> list[tuple[str, str, float]]:
     """(type, name, weight) as the fields state them; weights are kilometres of border or percent of trade."""
-    stated = []
-    for item in _items(_text(country, "Geography", "Land boundaries", "border countries"), ";"):
-        if found := _BORDER.match(item):
-            stated.append((BORDERS, found[1], float(found[2].replace(",", ""))))
+    borders = _items(_text(country, "Geography", "Land boundaries", "border countries"), ";")
+    stated = [
+        (BORDERS, found[1], float(found[2].replace(",", ""))) for item in borders if (found := _BORDER.match(item))
+    ]
     for type_, field in ((SELLS_TO, "Exports - partners"), (BUYS_FROM, "Imports - partners")):
         name = ""
         for item in _items(_text(country, "Economy", field), ","):
@@ -174,7 +174,7 @@ def _source(
     )
 
 
-def _document(title: str, country: Any, categories: tuple[str, ...] | None) -> str:  # noqa: ANN401 (as above)
+def _document(title: str, country: Any, categories: tuple[str, ...] | None) -> str:
     lines = [f"# {title}"]
     for category in country:
         if categories is not None and category not in categories:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import gibramdb
 from gibramdb import Store
 
 STARTING_SECONDS_MAX = 30.0
-_READY = re.compile(r"serving.*127\.0\.0\.1:(\d+)")
+_READY = re.compile(r"serving.*127\.0\.0\.1:(\d+).* pid=(\d+)")
 
 
 class RefusedError(Exception):
@@ -42,6 +43,7 @@ class Server:
         self.lines: list[str] = []
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self._port: int | None = None
+        self._pid = self._process.pid  # until the server says its own, which may run under another command
         self._is_ready = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -56,7 +58,7 @@ class Server:
         for line in self._process.stdout:
             self.lines.append(line)
             if found := _READY.search(line):
-                self._port = int(found[1])
+                self._port, self._pid = int(found[1]), int(found[2])
                 self._is_ready.set()
         self._is_ready.set()
 
@@ -71,8 +73,8 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """Of the server itself, or of the command it runs under."""
-        return self._process.pid
+        """Of the server itself."""
+        return self._pid
 
     @property
     def port(self) -> int:
@@ -86,13 +88,13 @@ class Server:
 
     def kill(self) -> None:
         """SIGKILL: nothing of the process runs any more."""
-        self._process.kill()
+        os.kill(self._pid, signal.SIGKILL)
         self._process.wait(10)
         self._reader.join(10)
 
     def terminate(self) -> None:
         """SIGTERM, without waiting."""
-        self._process.send_signal(signal.SIGTERM)
+        os.kill(self._pid, signal.SIGTERM)
 
     def wait(self, seconds: float = 10.0) -> int:
         """The exit status."""

@@ -178,14 +178,18 @@ def _first_start(config: Config, fs: FileSystem, directories: Directories, locks
     ):
         if role != identity.DATA and fs.exists(directory):
             identity.refuse_foreign_files(fs, directory, (identity.LOCK_NAME, identity.MARKER_NAME, *own))
+    first_log = wal.log_path(directories.wal, Generation(1))
+    if fs.exists(first_log):
+        _refuse_records(fs, first_log, directories)
     identity.make_directories(fs, directories)
     locks.take(directories)
     established = identity.established_id(fs, directories)
     if established is not None:
         return established  # by another process, which had the locks a moment ago
-    first_log = wal.log_path(directories.wal, Generation(1))
     if fs.exists(first_log):
-        _remove_unused(fs, first_log, directories)
+        _refuse_records(fs, first_log, directories)
+        fs.unlink(first_log)
+        fs.sync_dir(first_log.parent)
     store_id = os.urandom(16)
     header = LogHeader(store_id, Generation(1), NO_LSN, os.urandom(16), clock.now_ms(), FirstLog())
     LogWriter.create(fs, directories.wal, header).close()
@@ -195,15 +199,13 @@ def _first_start(config: Config, fs: FileSystem, directories: Directories, locks
     return store_id
 
 
-def _remove_unused(fs: FileSystem, first_log: Path, directories: Directories) -> None:
+def _refuse_records(fs: FileSystem, first_log: Path, directories: Directories) -> None:
     reading = wal.read_log(fs, first_log)
     if any(True for _ in reading) or reading.tail.torn_bytes:
         raise MissingStoreError(
             f"{directories.data}: expected the marker {identity.MARKER_NAME}, found none, but {first_log} holds "
             f"records; is the right volume mounted there? If it is lost for good, `{identity.ADOPT}` accepts it"
         )
-    fs.unlink(first_log)
-    fs.sync_dir(first_log.parent)
 
 
 def _tell(fs: FileSystem, directories: Directories, recovered: Recovered, store_id: bytes, duration_ms: int) -> None:
@@ -247,7 +249,7 @@ def verify(config: Config, fs: FileSystem | None = None) -> tuple[Recovered, str
     if store_id is None:
         raise MissingStoreError(f"{directories.data}: expected the marker {identity.MARKER_NAME}, found no store here")
     locks = Locks(fs)
-    locks.take(directories, tell=False)
+    locks.take(directories)
     try:
         recovered = recover(fs, directories.wal, store_id, config.server.vector_dim)
         return recovered, state_digest(recovered.state.sessions.values())[0]

@@ -10,7 +10,6 @@ Never: reads a log; decides what is recovered.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -169,8 +168,8 @@ class Locks:
         self._fs = fs
         self._fds: list[int] = []
 
-    def take(self, directories: Directories, *, tell: bool = True) -> None:
-        """Lock all three, or none; with `tell`, each lock file says who holds it.
+    def take(self, directories: Directories) -> None:
+        """Lock all three, or none.
 
         Raises:
             StoreLockedError: another process, or another store of this one, holds one of them.
@@ -178,41 +177,35 @@ class Locks:
         """
         try:
             for _, directory in directories.by_role():
-                self._take(directory / LOCK_NAME, tell=tell)
+                self._fds.append(self._locked(directory / LOCK_NAME))
         except BaseException:
             self.release()
             raise
 
-    def _take(self, path: Path, *, tell: bool) -> None:
+    def _locked(self, path: Path) -> int:
         try:
-            fd = self._fs.lock_exclusive(path)
+            return self._fs.lock_exclusive(path)
         except BlockingIOError as error:
             raise StoreLockedError(
-                f"{path}: the store is in use by {self._holder(path)}; next: stop that one"
+                f"{path}: the store is in use by {_holder(path)}; next: stop that one, or talk to it as a client"
             ) from error
         except OSError as error:
             raise StorageError(f"{path}: the store can not be locked: {error.strerror}") from error
-        self._fds.append(fd)
-        if not tell:
-            return
-        try:
-            holder = f"process {os.getpid()}\n".encode()
-            self._fs.pwrite(fd, holder, 0)
-            self._fs.truncate(fd, len(holder))
-        except OSError:
-            pass  # who holds the lock is a courtesy in a message; a full disk must not prevent a start
-
-    def _holder(self, path: Path) -> str:
-        try:
-            fd = self._fs.open_read(path)
-            try:
-                return self._fs.pread(fd, 100, 0).decode(errors="replace").strip() or "another process"
-            finally:
-                self._fs.close(fd)
-        except OSError:
-            return "another process"
 
     def release(self) -> None:
         """Let go. In a forked child: of its copies, so that the locks end with their owner and not with the child."""
         while self._fds:
             self._fs.close(self._fds.pop())
+
+
+def _holder(path: Path) -> str:
+    """Who holds a lock, as the kernel tells it: nothing is written for this, so a refused start changes nothing."""
+    try:
+        inode = f":{path.stat().st_ino}"
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if len(fields) > 5 and fields[1] == "FLOCK" and fields[5].endswith(inode):  # number, kind, .., pid, device
+                return f"process {fields[4]}"
+    except OSError:
+        pass  # not Linux, or not allowed to look: the refusal itself is what counts
+    return "another process"

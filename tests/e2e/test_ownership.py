@@ -1,0 +1,216 @@
+"""One owner, and never empty by mistake: second processes, missing volumes, first starts cut short."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.server import RefusedError, Server
+
+import gibramdb
+from gibramdb.errors import ClosedError, StoreLockedError
+
+
+def tree_hash(directory: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(directory.rglob("*")):
+        digest.update(f"{path.relative_to(directory)} {path.stat().st_mtime_ns}".encode())
+        if path.is_file():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def filled(directory: Path) -> None:
+    with gibramdb.open(directory, vector_dim=8) as db:
+        db.session("s").add_entity("e", "kept")
+
+
+def test_a_second_server_is_refused_at_once_and_changes_nothing(tmp_path: Path) -> None:
+    data, link = tmp_path / "data", tmp_path / "link"
+    with Server(data) as owner:
+        link.symlink_to(data)
+        time.sleep(0.3)  # the owner's log comes to rest
+        before = tree_hash(data)
+        for again in (data, link, Path(os.path.relpath(data))):
+            began = time.monotonic()
+            with pytest.raises(RefusedError) as refusal:
+                Server(again)
+            assert time.monotonic() - began < 3
+            assert refusal.value.status == 73
+            assert f"process {owner.pid}" in refusal.value.output
+        with pytest.raises(StoreLockedError):
+            gibramdb.open(data, vector_dim=8)
+        assert tree_hash(data) == before
+        owner.kill()
+    with Server(data) as successor:
+        assert successor.stop() < 5
+
+
+def test_directories_shared_between_two_stores_are_refused(tmp_path: Path) -> None:
+    filled(tmp_path / "one")
+    shared = tmp_path / "config.yaml"
+    shared.write_text(f"session_store:\n  wal_dir: {tmp_path / 'one' / 'session_wal'}\n")
+    with pytest.raises(RefusedError) as refusal:
+        Server(tmp_path / "two", "--config", str(shared))
+    assert refusal.value.status in {65, 66}
+    filled_again = gibramdb.open(tmp_path / "one", vector_dim=8)
+    assert filled_again.session("s").info().entity_count == 1
+    filled_again.close()
+
+
+def test_a_forked_child_can_do_nothing_and_does_not_outlive_its_parents_lock(tmp_path: Path) -> None:
+    program = f"""
+import os, sys, time, gibramdb
+db = gibramdb.open({str(tmp_path / "data")!r}, vector_dim=8)
+db.session("s").add_entity("e", "kept")
+child = os.fork()
+if child == 0:
+    try:
+        db.session("s").add_entity("e2", "not kept")
+    except gibramdb.errors.ClosedError as error:
+        print("refused:", error, flush=True)
+    time.sleep(60)
+    os._exit(0)
+print(child, flush=True)
+time.sleep(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    lines = [parent.stdout.readline(), parent.stdout.readline()]
+    child = next(int(line) for line in lines if line.strip().isdigit())
+    try:
+        assert any("refused: this store belongs to the process that opened it" in line for line in lines)
+        parent.kill()
+        parent.wait(10)
+        with gibramdb.open(tmp_path / "data", vector_dim=8) as db:
+            assert [entity.title for entity in db.session("s").entities()] == ["KEPT"]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        parent.stdout.close()
+
+
+def test_a_closed_store_says_so(tmp_path: Path) -> None:
+    db = gibramdb.open(tmp_path / "data", vector_dim=8)
+    db.close()
+    db.close()
+    with pytest.raises(ClosedError):
+        db.info()
+
+
+def put_a_file_in_place_of(directory: Path) -> None:
+    directory.rename(directory.with_name("gone"))
+    directory.write_text("not a directory")
+
+
+MISSING: dict[str, Callable[[Path], object]] = {
+    "the log directory": lambda data: shutil.rmtree(data / "session_wal"),
+    "the snapshot directory": lambda data: shutil.rmtree(data / "session_snapshots"),
+    "a file in place of the log directory": lambda data: put_a_file_in_place_of(data / "session_wal"),
+    "the log's marker": lambda data: (data / "session_wal" / "gibramdb-store.json").unlink(),
+    "the snapshots' marker": lambda data: (data / "session_snapshots" / "gibramdb-store.json").unlink(),
+    "the data directory's marker": lambda data: (data / "gibramdb-store.json").unlink(),
+    "the log": lambda data: next((data / "session_wal").glob("wal-*.log")).unlink(),
+    "the end of a marker": lambda data: (data / "gibramdb-store.json").write_text("{"),
+}
+
+
+@pytest.mark.parametrize("what", MISSING)
+def test_what_is_missing_stops_the_start_and_nothing_is_changed(tmp_path: Path, what: str) -> None:
+    data = tmp_path / "data"
+    filled(data)
+    MISSING[what](data)
+    before = tree_hash(data)
+    with pytest.raises(RefusedError) as refusal:
+        Server(data)
+    assert refusal.value.status in {65, 66, 74}
+    assert str(data) in refusal.value.output
+    assert "Traceback" not in refusal.value.output
+    assert tree_hash(data) == before
+
+
+def adopt(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gibramdb", "store", "adopt", "--data", str(data), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.mark.parametrize(
+    ("what", "kept"), [("the snapshots' marker", 1), ("the data directory's marker", 1), ("the log", 0)]
+)
+def test_the_one_command_that_accepts_a_loss(tmp_path: Path, what: str, kept: int) -> None:
+    data = tmp_path / "data"
+    filled(data)
+    MISSING[what](data)
+    if what == "the log":
+        (data / "session_wal" / "gibramdb-store.json").unlink()
+    before = tree_hash(data)
+    said = adopt(data)
+    assert said.returncode == 0, said.stderr
+    assert ("ALL data" in said.stdout) == (kept == 0)
+    assert tree_hash(data) == before
+    assert adopt(data, "--yes").returncode == 0
+    with gibramdb.open(data, vector_dim=8) as db:
+        assert db.info().entity_count == kept
+    assert adopt(data, "--yes").returncode == 78
+
+
+def test_a_first_start_can_be_forbidden(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("session_store:\n  mode: durable\n  require_existing: true\n")
+    with pytest.raises(RefusedError) as refusal:
+        Server(tmp_path / "data", "--config", str(config))
+    assert refusal.value.status == 66
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_directory_of_gibram_is_not_taken(tmp_path: Path) -> None:
+    log = tmp_path / "data" / "session_wal" / "session.wal"
+    log.parent.mkdir(parents=True)
+    log.write_text('{"format":"gibram-session-wal","version":1,"generation":1}\n')
+    before = tree_hash(tmp_path / "data")
+    with pytest.raises(RefusedError, match=r"GibRAM 0\.3\.0"):
+        Server(tmp_path / "data")
+    assert tree_hash(tmp_path / "data") == before
+
+
+def test_another_vector_dimension_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    with gibramdb.open(tmp_path / "data", vector_dim=4) as db:
+        db.session("s").add_entity("e", "kept", embedding=[1, 2, 3, 4])
+    with pytest.raises(RefusedError, match=r"vectors of dimension 4, server\.vector_dim is 8") as refusal:
+        Server(tmp_path / "data")
+    assert refusal.value.status == 65
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize(
+    "call",
+    [
+        "mkdir",
+        "rename",
+        pytest.param("fsync", marks=pytest.mark.sweep),
+        pytest.param("pwrite64", marks=pytest.mark.sweep),
+    ],
+)
+def test_a_first_start_cut_short_anywhere_leaves_a_directory_that_starts(tmp_path: Path, call: str) -> None:
+    """Killed on entering each system call that changes a directory, one after the other, until it comes up."""
+    for number in range(1, 60):
+        data = tmp_path / f"{call}-{number}"
+        program = f"import gibramdb; gibramdb.open({str(data)!r}, vector_dim=8).close(); print('came up')"
+        strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", "signal=none"]
+        inject = ["-e", f"inject={call}:signal=SIGKILL:when={number}"]
+        done = subprocess.run(
+            [*strace, *inject, sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+        )
+        with gibramdb.open(data, vector_dim=8) as db:
+            assert db.info().session_count == 0
+        if "came up" in done.stdout:
+            assert number > 2, "no call was killed"
+            return
+    pytest.fail("it never came up")
