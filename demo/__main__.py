@@ -25,7 +25,7 @@ from demo.server import DemoServer
 from gibramdb.pipeline import Progress, SentenceEncoder, index
 from gibramdb.pipeline.indexing import IndexReport
 
-COUNTRIES_BY_DEFAULT = 80
+COUNTRIES_BY_DEFAULT = 120
 LOAD_SECONDS = 3.0
 SESSION = "factbook"
 SAMPLES = 50

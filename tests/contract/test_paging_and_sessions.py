@@ -1,0 +1,146 @@
+"""Pages to the last item, sessions and their time, quotas, INFO and HEALTH."""
+
+from __future__ import annotations
+
+import pytest
+from support.owned_store import OwnedStore
+
+from gibramdb import NewDocument, NewEntity, Store
+from gibramdb.errors import GibramError, LimitExceededError, SessionExpiredError, SessionNotFoundError
+from gibramdb.model import commands as c
+from gibramdb.model.results import Created, Page
+
+HEALTH_FIELDS = {
+    "engine", "backup", "session_store_mode", "session_store", "durable_state", "wal_current_lsn", "wal_flushed_lsn",
+    "wal_flush_lag_bytes", "wal_size_bytes", "snapshot_status", "snapshot_count", "last_snapshot_unix_nano",
+    "wal_bytes_since_snapshot", "recovery_duration_ms", "resource_pressure", "retrieval_ready", "textunit_index_ready",
+    "entity_index_ready", "community_index_ready", "empty_seed_indexes",
+}  # fmt: skip
+
+
+def page(store: OwnedStore, cursor: int, limit: int) -> tuple[list[int], int]:
+    answer = store.run(c.ListEntities("s", cursor, limit))
+    assert isinstance(answer, Page)
+    return [each.id for each in answer.items], answer.next_cursor
+
+
+def test_pages_at_their_edges() -> None:
+    store = OwnedStore(durable=False)
+    store.run(c.AddEntities("s", tuple(NewEntity(f"e{number}", f"e{number}") for number in range(10_005))))
+    assert page(store, 0, 2) == ([1, 2], 2)
+    assert page(store, 10_003, 2) == ([10_004, 10_005], 0)
+    assert page(store, 10_003, 1) == ([10_004], 10_004)
+    assert page(store, 10_005, 5) == ([], 0)
+    assert page(store, 2**63, 5) == ([], 0)
+    for limit in (0, -1):
+        assert len(page(store, 0, limit)[0]) == 1_000
+    ids, cursor = page(store, 0, 10_001)
+    assert (len(ids), cursor) == (10_000, 10_000)
+
+
+def test_a_ttl_is_seconds_can_be_left_and_can_be_cleared(store: Store) -> None:
+    session = store.session("s")
+    session.add_document("d")
+    session.set_ttl(ttl_s=3_600, idle_ttl_s=60)
+    assert (session.info().ttl_s, session.info().idle_ttl_s) == (3_600, 60)
+    session.set_ttl(idle_ttl_s=-1)
+    assert (session.info().ttl_s, session.info().idle_ttl_s) == (3_600, 0)
+    session.set_ttl(ttl_s=2**62)
+    assert session.info().ttl_s > 10**12, "a very long TTL is a long one, and does not expire at once"
+    session.set_ttl(ttl_s=-5)
+    assert session.info().ttl_s == 0
+    session.touch()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_an_expired_session_answers(durable: bool) -> None:
+    store = OwnedStore(durable=durable)
+    store.run(c.AddDocuments("s", (NewDocument("d1"), NewDocument("d2"))))
+    store.run(c.SetSessionTtl("s", ttl_s=10))
+    store.clock.ms += 10_000
+    assert not isinstance(store.run(c.GetSession("s")), GibramError), "exactly at its end it is still there"
+    store.clock.ms += 1
+    for refused in (
+        c.GetSession("s"),
+        c.GetDocument("s", 1),
+        c.DeleteDocument("s", 1),
+        c.TouchSession("s"),
+        c.Query("s"),
+    ):
+        assert isinstance(store.run(refused), SessionExpiredError), refused
+    assert store.run(c.GetDocuments("s", (1,))).items == ()  # type: ignore[union-attr]
+    assert store.run(c.ListSessions()) == ()
+    assert store.run(c.GetInfo("s")).document_count == 0  # type: ignore[union-attr]
+    answer = store.run(c.AddDocuments("s", (NewDocument("d1"),)))
+    assert isinstance(answer, Created)
+    assert answer.ids == (1,), "the first write begins the new session at once"
+    assert store.run(c.GetSession("s")).ttl_s == 0  # type: ignore[union-attr]
+    store.run(c.SetSessionTtl("s", idle_ttl_s=10))
+    for _ in range(5):
+        store.clock.ms += 9_000
+        assert not isinstance(store.run(c.GetDocument("s", 1)), GibramError), "reading counts as a use"
+    store.clock.ms += 10_001
+    store.sweep()
+    assert isinstance(store.run(c.GetSession("s")), SessionNotFoundError)
+    store.close()
+
+
+def test_nothing_expires_while_the_clocks_disagree() -> None:
+    store = OwnedStore(durable=False)
+    store.run(c.AddDocuments("s", (NewDocument("d"),)))
+    store.run(c.SetSessionTtl("s", ttl_s=10))
+    store.clock.steady_ms = lambda: 1_700_000_000_000  # type: ignore[method-assign]
+    store.clock.ms += 3_600_000
+    store.sweep()
+    assert not isinstance(store.run(c.GetSession("s")), GibramError)
+    health = store.run(c.GetHealth()).components  # type: ignore[union-attr]
+    assert health["expiry"] == "paused"
+    assert "disagree" in health["durable_state_reason"]
+
+
+def test_quotas_and_the_cap_on_sessions() -> None:
+    store = OwnedStore(
+        durable=False,
+        flags={
+            "security.max_session_documents": "2",
+            "security.max_session_entities": "1",
+            "security.max_memory_bytes": "2000",
+            "security.max_sessions": "2",
+        },
+    )
+    assert isinstance(store.run(c.AddDocuments("s", (NewDocument("a"), NewDocument("b")))), Created)
+    third = store.run(c.AddDocuments("s", (NewDocument("c"),)))
+    assert isinstance(third, LimitExceededError)
+    assert "atomic bulk documents failed at index 0: document quota exceeded" in str(third)
+    store.run(c.AddEntities("s", (NewEntity("e", "e"),)))
+    assert "entity quota exceeded" in str(store.run(c.AddEntities("s", (NewEntity("f", "f"),), bulk=False)))
+    text = str(store.run(c.UpdateEntityDescription("s", 1, "x" * 2_000)))
+    assert "memory quota exceeded" in text
+    store.run(c.UpdateEntityDescription("s", 1, "x" * 1_200))
+    assert store.run(c.GetHealth()).components["resource_pressure"] == "warning"  # type: ignore[union-attr]
+    store.run(c.AddDocuments("t", (NewDocument("a"),)))
+    assert "max sessions limit reached (2)" in str(store.run(c.AddDocuments("u", (NewDocument("a"),))))
+
+
+def test_sessions_are_listed_by_name_counted_and_deleted(store: Store) -> None:
+    for name in ("b", "a", "c"):
+        store.session(name).add_entities([NewEntity("e", name)])
+    assert [each.session_id for each in store.sessions()] == ["a", "b", "c"]
+    info = store.info()
+    assert (info.session_count, info.entity_count, info.vector_dim) == (3, 3, 8)
+    store.session("b").delete()
+    assert [each.session_id for each in store.sessions()] == ["a", "c"]
+    assert store.session("b").add_entity("e", "again") == 1
+
+
+def test_health_has_every_field_in_both_modes() -> None:
+    for durable in (True, False):
+        store = OwnedStore(durable=durable)
+        health = store.run(c.GetHealth())
+        assert set(health.components) >= HEALTH_FIELDS  # type: ignore[union-attr]
+        assert all(isinstance(value, str) for value in health.components.values())  # type: ignore[union-attr]
+        assert health.status == "ok"  # type: ignore[union-attr]
+        assert health.components["empty_seed_indexes"] == "textunit,entity,community"  # type: ignore[union-attr]
+        assert health.components["durable_state"] == "serving"  # type: ignore[union-attr]
+        assert health.components["session_store_mode"] == ("durable" if durable else "ephemeral")  # type: ignore[union-attr]
+        store.close()

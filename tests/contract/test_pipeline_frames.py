@@ -1,0 +1,106 @@
+"""PIPELINE as frames on a socket: in order, up to the first error, nothing rolled back."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.server import Server
+
+from gibramdb import NewDocument
+from gibramdb.model import commands as c
+from gibramdb.wire import gibramdb_pb2 as pb
+from gibramdb.wire.codec import CommandNumber as N
+from gibramdb.wire.codec import encode_command
+from gibramdb.wire.framing import FrameReader, encode_envelope, encode_frame
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(Path(tmp_path_factory.mktemp("pipeline")) / "data") as server:
+        yield server
+
+
+def exchange(server: Server, sent: bytes, count: int = 1) -> list[pb.Envelope]:
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(sent)
+        reader = FrameReader(1 << 26)
+        answers: list[pb.Envelope] = []
+        while len(answers) < count:
+            data = connection.recv(65_536)
+            assert data, "the server closed the connection"
+            reader.feed(data)
+            while (body := reader.next_frame()) is not None:
+                answers.append(pb.Envelope.FromString(body))
+    return answers
+
+
+def inner(command: c.Command, request_id: int) -> bytes:
+    return encode_command(command, request_id)[5:]
+
+
+def pipeline(server: Server, bodies: list[bytes], session_id: str = "") -> list[pb.Envelope]:
+    payload = pb.PipelineRequest(commands=bodies).SerializeToString()
+    (answer,) = exchange(server, encode_frame(encode_envelope(7, N.PIPELINE, payload, session_id)))
+    assert (answer.cmd_type, answer.request_id) == (N.PIPELINE_RESPONSE, 7)
+    return [pb.Envelope.FromString(body) for body in pb.PipelineRequest.FromString(answer.payload).commands]
+
+
+def add(session_id: str, external_id: str) -> c.Command:
+    return c.AddDocuments(session_id, (NewDocument(external_id),), bulk=False)
+
+
+def test_it_stops_at_the_first_error_and_keeps_what_ran(server: Server) -> None:
+    replies = pipeline(server, [inner(add("p1", "a"), 1), inner(add("p1", "a"), 2), inner(add("p1", "b"), 3)])
+    assert [(reply.request_id, reply.cmd_type) for reply in replies] == [(1, N.OK), (2, N.ERROR)]
+    assert "already exists" in pb.Error.FromString(replies[1].payload).message
+    with server.connect() as store:
+        assert store.session("p1").info().document_count == 1
+
+
+def test_inner_commands_inherit_the_outer_session_unless_they_name_one(server: Server) -> None:
+    bodies = [encode_envelope(0, N.ADD_DOCUMENT, pb.AddDocumentRequest(external_id="x").SerializeToString(), session)
+              for session in ("", "p3")]  # fmt: skip
+    replies = pipeline(server, bodies, "p2")
+    assert [reply.cmd_type for reply in replies] == [N.OK, N.OK]
+    assert all(reply.request_id for reply in replies), "a request id of 0 asks the server for one"
+    with server.connect() as store:
+        assert [store.session(name).info().document_count for name in ("p2", "p3")] == [1, 1]
+
+
+def test_no_pipeline_inside_a_pipeline_and_no_auth(server: Server) -> None:
+    (reply,) = pipeline(server, [encode_envelope(1, N.PIPELINE, b"")])
+    assert "pipeline can not hold a pipeline" in pb.Error.FromString(reply.payload).message
+    (reply,) = pipeline(server, [encode_envelope(1, N.AUTH, b"")])
+    assert pb.Error.FromString(reply.payload).message == "unknown command: 120"
+    assert pipeline(server, []) == []
+
+
+def test_a_long_pipeline_and_one_with_a_computation_in_it(server: Server) -> None:
+    replies = pipeline(server, [inner(add("p4", f"d{number}"), number + 1) for number in range(1_000)])
+    assert [reply.cmd_type for reply in replies] == [N.OK] * 1_000
+    assert [pb.OkWithID.FromString(reply.payload).id for reply in replies] == list(range(1, 1_001))
+    detect = [inner(c.DetectCommunities("p4"), 1), inner(c.GetSession("p4"), 2)]
+    assert [reply.cmd_type for reply in pipeline(server, detect)] == [N.COMMUNITIES_RESPONSE, N.OK]
+
+
+def test_frames_sent_together_are_answered_in_order(server: Server) -> None:
+    sent = b"".join(
+        [
+            encode_command(add("p5", "a"), 11),
+            encode_command(c.DetectCommunities("p5"), 12),
+            encode_command(c.Ping(), 13),
+            encode_frame(encode_envelope(14, 999, b"", "p5")),
+            encode_frame(encode_envelope(15, N.AUTH, b"\x0a\x01k")),
+            encode_command(c.GetDocument("p5", 1), 16),
+        ]
+    )
+    answers = exchange(server, sent, 6)
+    assert [answer.request_id for answer in answers] == [11, 12, 13, 14, 15, 16]
+    assert [answer.cmd_type for answer in answers] == [
+        N.OK, N.COMMUNITIES_RESPONSE, N.PONG, N.ERROR, N.AUTH_RESPONSE, N.DOCUMENT_RESPONSE,
+    ]  # fmt: skip
+    assert pb.Error.FromString(answers[3].payload).message == "unknown command: 999"
+    assert pb.AuthResponse.FromString(answers[4].payload).success

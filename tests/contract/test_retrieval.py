@@ -1,0 +1,235 @@
+"""Queries, their ranking, their explanation; communities."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+from support.owned_store import OwnedStore
+
+from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit, Session
+from gibramdb.errors import (
+    DimensionMismatchError,
+    GibramError,
+    InvalidArgumentError,
+    NotFoundError,
+    RetrievalNotReadyError,
+)
+from gibramdb.model import commands as c
+from gibramdb.model.results import Hierarchy, QueryResult
+
+
+def axis(number: int, other: float = 0.0) -> list[float]:
+    vector = [0.0] * 8
+    vector[number] = 1.0
+    vector[(number + 1) % 8] = other
+    return vector
+
+
+def chain(session: Session) -> None:
+    """Entities 1-5 in a chain 1→2→3→4→5 of type next, 2→5 of type skip; 1 and 2 have vectors; text unit 1 names 4."""
+    session.add_documents([NewDocument("d")])
+    session.add_textunits([NewTextUnit("t1", 1, "about four", axis(2)), NewTextUnit("t2", 1, "about three")])
+    vectors = {1: axis(0), 2: axis(0, 1.0)}
+    session.add_entities(
+        [NewEntity(f"e{n}", f"E{n}", "odd" if n % 2 else "even", embedding=vectors.get(n, b"")) for n in range(1, 6)]
+    )
+    session.add_relationships([NewRelationship(n, n + 1, "next") for n in range(1, 5)])
+    session.add_relationships([NewRelationship(2, 5, "skip")])
+    session.link(1, 4)
+    session.link(2, 3)
+
+
+def hits(result: QueryResult) -> list[tuple[int, int, float]]:
+    return [(hit.entity.id, hit.hop, round(hit.score, 6)) for hit in result.entities]
+
+
+def test_hits_alone_without_hops(session: Session) -> None:
+    chain(session)
+    result = session.query(axis(0), top_k=2, hops=0)
+    assert hits(result) == [(1, 0, 1.0), (2, 0, 0.707107)]
+    assert [hit.textunit.id for hit in result.textunits] == [1]
+    assert [(hit.source_title, hit.target_title) for hit in result.relationships] == [("E1", "E2")]
+    assert result.stats.vector_searches == 2
+    assert result.stats.skipped_seed_indexes == ("community",)
+    assert result.stats.graph_traversals == 0
+
+
+def test_the_walk_scores_by_steps_and_ties_go_to_the_lower_id(session: Session) -> None:
+    chain(session)
+    result = session.query(axis(0), top_k=1, hops=2, search_types=["entity"])
+    assert hits(result) == [(1, 0, 1.0), (2, 1, 0.5), (3, 2, 0.333333), (5, 2, 0.333333)]
+    assert [(hit.textunit.id, hit.hop, round(hit.score, 6)) for hit in result.textunits] == [(2, 3, 0.25)]
+    titles = {"E1", "E2", "E3", "E5"}
+    assert {(hit.source_title, hit.target_title) for hit in result.relationships} == {
+        ("E1", "E2"),
+        ("E2", "E3"),
+        ("E2", "E5"),
+    }
+    assert {title for hit in result.relationships for title in (hit.source_title, hit.target_title)} <= titles
+
+
+def test_what_a_hit_text_unit_names_begins_the_walk_one_step_away(session: Session) -> None:
+    chain(session)
+    result = session.query(axis(2), top_k=1, hops=1, search_types=["textunit"])
+    assert hits(result)[0] == (4, 0, 0.5)
+    assert {hit[0] for hit in hits(result)} == {3, 4, 5}
+    assert all(hit[2] == 0.333333 for hit in hits(result)[1:])
+    assert result.textunits[0].similarity == 1.0
+
+
+def test_seeds_and_filters(session: Session) -> None:
+    chain(session)
+    result = session.query(seed_entity_ids=[5], hops=1)
+    assert hits(result) == [(5, 0, 1.0), (2, 1, 0.5), (4, 1, 0.5)]
+    result = session.query(seed_entity_ids=[5], hops=3, relationship_types=["skip"])
+    assert [hit[0] for hit in hits(result)] == [5, 2]
+    assert {hit.relationship.type for hit in result.relationships} == {"skip"}
+    result = session.query(axis(0), top_k=5, hops=3, entity_types=["odd"], search_types=["entity"])
+    assert [hit[0] for hit in hits(result)] == [1]
+    with pytest.raises(NotFoundError, match="seed 9"):
+        session.query(seed_entity_ids=[9])
+
+
+def test_limits_cut_after_ranking_and_stop_the_walk(session: Session) -> None:
+    chain(session)
+    assert [hit[0] for hit in hits(session.query(axis(0), top_k=2, hops=3, entities_max=1))] == [1]
+    result = session.query(axis(0), top_k=1, hops=5, entities_max=3, search_types=["entity"])
+    assert [hit[0] for hit in hits(result)] == [1, 2, 3]
+    assert session.query(axis(0), top_k=1, hops=3, textunits_max=1).textunits[0].textunit.id == 1
+
+
+def test_what_can_not_be_asked(session: Session) -> None:
+    with pytest.raises(GibramError):
+        session.query(axis(0))
+    session.add_entities([NewEntity("e", "e")])
+    with pytest.raises(RetrievalNotReadyError, match=r"^retrieval ready error.*skipped=\[textunit entity community\]$"):
+        session.query(axis(0))
+    with pytest.raises(RetrievalNotReadyError, match=r"skipped=\[\]$"):
+        session.query(axis(0), search_types=["nonsense"])
+    session.add_entities([NewEntity("f", "f", embedding=axis(0))])
+    for length in (1, 7, 9):
+        with pytest.raises(DimensionMismatchError, match=f"expected 8, got {length}"):
+            session.query([1.0] * length)
+    with pytest.raises(DimensionMismatchError, match="got 0"):
+        session.query()
+    for bad in (math.nan, math.inf, -math.inf):
+        with pytest.raises(InvalidArgumentError, match="non-finite value at index 3"):
+            session.query([*axis(0)[:3], bad, *axis(0)[4:]])
+    for name in ("top_k", "entities_max", "textunits_max", "communities_max"):
+        with pytest.raises(InvalidArgumentError, match="must not be negative, got -1"):
+            session.query(axis(0), **{name: -1})  # type: ignore[arg-type]
+    huge = session.query(axis(0), top_k=2**31 - 1, hops=2**31 - 1, entities_max=2**31 - 1)
+    assert [hit.entity.id for hit in huge.entities] == [2]
+
+
+def test_exact_at_any_size_and_the_same_every_time(session: Session) -> None:
+    rng = np.random.default_rng(3)
+    vectors = rng.normal(size=(3_000, 8)).astype(np.float32)
+    session.add_entities(NewEntity(f"e{n}", f"e{n}", embedding=vector) for n, vector in enumerate(vectors))
+    for query in rng.normal(size=(5, 8)).astype(np.float32):
+        wide = vectors.astype(np.float64)
+        cosines = wide @ query / np.linalg.norm(wide, axis=1) / np.linalg.norm(query.astype(np.float64))
+        expected = [int(index) + 1 for index in np.argsort(-cosines, kind="stable")[:10]]
+        first = session.query(query, top_k=10, hops=0, search_types=["entity"])
+        assert [hit.entity.id for hit in first.entities] == expected
+        again = session.query(query, top_k=10, hops=0, search_types=["entity"])
+        assert again.entities == first.entities
+
+
+def test_a_walk_is_explained_step_by_step() -> None:
+    store = OwnedStore(durable=False)
+    store.run(c.AddEntities("s", tuple(NewEntity(f"e{n}", f"e{n}") for n in range(1, 5))))
+    store.run(
+        c.AddRelationships(
+            "s", (NewRelationship(1, 2, "a"), NewRelationship(3, 2, "b", weight=0.5), NewRelationship(3, 4))
+        )
+    )
+    result = store.run(c.Query("s", seed_entity_ids=(1,), hops=3))
+    assert isinstance(result, QueryResult)
+    steps = store.run(c.Explain("s", result.query_id)).steps  # type: ignore[union-attr]
+    assert [(step.from_entity_id, step.to_entity_id, step.relationship_type, step.hop) for step in steps] == [
+        (1, 2, "a", 1),
+        (2, 3, "b", 2),
+        (3, 4, "", 3),
+    ]
+    assert steps[1].weight == 0.5
+
+
+def test_explain_belongs_to_its_session() -> None:
+    store = OwnedStore(durable=False)
+    for name in ("mine", "theirs"):
+        store.run(c.AddEntities(name, (NewEntity("e", "e", embedding=[1.0, 0.0, 0.0]),)))
+    result = store.run(c.Query("mine", vector=[1.0, 0.0, 0.0]))
+    assert isinstance(result, QueryResult)
+    assert result.query_id == 1
+    seeds = store.run(c.Explain("mine", 1)).seeds  # type: ignore[union-attr]
+    assert [(seed.kind, seed.id, seed.external_id) for seed in seeds] == [("entity", 1, "e")]
+    for session_id, query_id in (("theirs", 1), ("mine", 99)):
+        refusal = store.run(c.Explain(session_id, query_id))
+        assert isinstance(refusal, NotFoundError)
+        assert "query not found" in str(refusal)
+    store.run(c.DeleteSession("mine"))
+    store.run(c.AddDocuments("mine", (NewDocument("d"),)))
+    assert isinstance(store.run(c.Explain("mine", 1)), NotFoundError), "a namesake is another session"
+
+
+def cliques(session: Session, count: int, size: int) -> None:
+    session.add_entities(NewEntity(f"e{n}", f"e{n}") for n in range(count * size))
+    edges = [
+        NewRelationship(group * size + a + 1, group * size + b + 1, "in")
+        for group in range(count)
+        for a in range(size)
+        for b in range(a + 1, size)
+    ]
+    random.Random(1).shuffle(edges)
+    session.add_relationships(edges)
+
+
+def test_communities_are_found_replace_only_detected_ones_and_survive_as_they_are(session: Session) -> None:
+    cliques(session, 6, 5)
+    by_hand = session.add_community(NewCommunity("by hand", (1, 2), summary="costly", embedding=axis(0)))
+    found = session.detect_communities()
+    assert sorted(community.entity_ids for community in found) == [tuple(range(s, s + 5)) for s in range(1, 31, 5)]
+    assert all(len(community.relationship_ids) == 10 for community in found)
+    assert all(community.origin == "detected" and community.created_at_ms > 0 for community in found)
+    assert found[0].title.count(", ") == 2
+    again = session.detect_communities()
+    assert [each.entity_ids for each in again] == [each.entity_ids for each in found]
+    assert min(each.id for each in again) > max(each.id for each in found)
+    with pytest.raises(NotFoundError):
+        session.get_community(found[0].id)
+    assert session.get_community(by_hand).summary == "costly"
+    assert session.query(axis(0), hops=0).communities[0].community.id == by_hand
+    hierarchy = session.detect_hierarchy()
+    assert isinstance(hierarchy, Hierarchy)
+    assert hierarchy.level_counts[0] == 6
+    assert session.info().community_count == hierarchy.total + 1
+    for bad in (-1.0, math.nan, math.inf):
+        with pytest.raises(InvalidArgumentError, match="resolution"):
+            session.detect_communities(resolution=bad)
+
+
+def test_a_detection_decides_on_the_state_of_its_end() -> None:
+    """What is deleted while it computes is dropped; a session that is replaced meanwhile gets nothing."""
+    store = OwnedStore(durable=False)
+    store.run(c.AddEntities("s", tuple(NewEntity(f"e{n}", f"e{n}") for n in range(4))))
+    store.run(c.AddRelationships("s", (NewRelationship(1, 2), NewRelationship(3, 4))))
+    incarnation = store.state.sessions["s"].incarnation
+    clusters = (
+        c.DetectedCluster(0, (1, 2), -1, (1,)),
+        c.DetectedCluster(0, (3, 4), -1, (2,)),
+        c.DetectedCluster(1, (3,), 1),
+    )
+    store.run(c.DeleteRelationship("s", 2))
+    store.run(c.DeleteEntity("s", 3))
+    store.run(c.DeleteEntity("s", 4))
+    answer = store.run(c.ReplaceCommunities("s", incarnation, clusters, hierarchy=False))
+    assert [(each.entity_ids, each.relationship_ids) for each in answer.communities] == [((1, 2), (1,))]  # type: ignore[union-attr]
+    store.run(c.DeleteSession("s"))
+    store.run(c.AddEntities("s", (NewEntity("x", "x"),)))
+    refusal = store.run(c.ReplaceCommunities("s", incarnation, clusters, hierarchy=False))
+    assert isinstance(refusal, NotFoundError)
+    assert len(store.state.sessions["s"].communities) == 0
