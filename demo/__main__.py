@@ -25,7 +25,7 @@ from demo.server import DemoServer
 from gibramdb.pipeline import Progress, SentenceEncoder, index
 from gibramdb.pipeline.indexing import IndexReport
 
-COUNTRIES_BY_DEFAULT = 120
+COUNTRIES_BY_DEFAULT = 180
 LOAD_SECONDS = 3.0
 SESSION = "factbook"
 SAMPLES = 50

@@ -86,6 +86,19 @@ def test_a_long_pipeline_and_one_with_a_computation_in_it(server: Server) -> Non
     assert [reply.cmd_type for reply in pipeline(server, detect)] == [N.COMMUNITIES_RESPONSE, N.OK]
 
 
+def test_the_answer_of_a_pipeline_is_bounded_whatever_it_asks_for(server: Server) -> None:
+    with server.connect() as store:
+        session = store.session("p6")
+        session.add_document("d")
+        session.add_textunit("t", 1, "x" * 1_000_000)
+    forty_megabytes = c.GetTextUnits("p6", (1,) * 40)
+    replies = pipeline(server, [inner(forty_megabytes, number) for number in range(1, 9)])
+    assert [reply.cmd_type for reply in replies] == [N.TEXTUNITS_RESPONSE, N.ERROR]
+    assert "answer too large" in pb.Error.FromString(replies[1].payload).message
+    (refused,) = pipeline(server, [inner(c.GetTextUnits("p6", (1,) * 4_000), 1)])
+    assert "answer too large" in pb.Error.FromString(refused.payload).message
+
+
 def test_frames_sent_together_are_answered_in_order(server: Server) -> None:
     sent = b"".join(
         [

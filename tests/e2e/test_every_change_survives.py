@@ -8,13 +8,18 @@ in this version.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from support.server import Server
 
 from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit, Session
+from gibramdb.model import mutations
+from gibramdb.storage import record, wal
+from gibramdb.storage.files import OsFileSystem
 from gibramdb.wire.codec import TABLE, CommandNumber
 
 N = CommandNumber
@@ -95,3 +100,50 @@ def test_the_change_is_there_after_a_kill(directory: Path, number: CommandNumber
     with Server(directory) as server, server.connect() as db:
         assert db.digest() == after
         assert server.stop() < 5
+
+
+BY_TIME = (mutations.SessionExpired, mutations.SessionReadNoted)
+"""What no command asks for: the clock does."""
+
+
+def logged(directory: Path) -> set[type]:
+    """The kinds of mutation in a store's log."""
+    disk = OsFileSystem()
+    logs = wal.list_logs(disk, directory / "session_wal")
+    return {type(record.decode(payload)) for _, path in logs for _, _, payload in wal.read_log(disk, path)}
+
+
+def test_what_the_clock_changes_is_there_after_a_kill(tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    with Server(directory, "--session-cleanup-interval", "200ms") as server, server.connect() as db:
+        for name in ("over", "read"):
+            furnish(db.session(name))
+        db.session("over").set_ttl(ttl_s=1)
+        db.session("read").set_ttl(idle_ttl_s=4)
+        until = time.monotonic() + 10
+        while set(BY_TIME) - logged(directory) and time.monotonic() < until:
+            time.sleep(0.3)
+            db.session("read").info()
+        assert set(BY_TIME) <= logged(directory)
+        assert [each.session_id for each in db.sessions()] == ["read"]
+        db.session("read").digest()  # may be noted as a read, just after it was computed; then the next is not
+        after = db.session("read").digest()
+        server.kill()
+    with Server(directory) as server, server.connect() as db:
+        assert [each.session_id for each in db.sessions()] == ["read"]
+        assert db.session("read").digest() == after
+        server.kill()
+
+
+def test_every_kind_of_mutation_is_walked_here(tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    with Server(directory) as server, server.connect() as db:
+        for number, change in CHANGES.items():
+            furnish(db.session(number.name))
+            change(db.session(number.name))
+        before = db.digest()
+        server.kill()
+    assert logged(directory) | set(BY_TIME) == set(get_args(mutations.Mutation))
+    with Server(directory) as server, server.connect() as db:
+        assert db.digest() == before
+        server.kill()
