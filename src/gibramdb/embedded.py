@@ -50,12 +50,18 @@ class Engine:
             self._opened.set_exception(error)
             return
         self._opened.set_result(store)
-        sweep_every_s = self._config.server.session_cleanup_interval_ms / 1000
+        clock = SystemClock()
+        sweep_every_ms = self._config.server.session_cleanup_interval_ms
+        sweep_at_ms = clock.steady_ms() + sweep_every_ms
         while True:
+            # A busy queue never runs empty, so whether a sweep is due is asked each time.
+            if clock.steady_ms() >= sweep_at_ms:
+                store.database.expire_sessions()
+                sweep_at_ms = clock.steady_ms() + sweep_every_ms
             try:
-                call = self._queue.get(timeout=sweep_every_s)
+                call = self._queue.get(timeout=max(0, sweep_at_ms - clock.steady_ms()) / 1000)
             except queue.Empty:
-                call = store.database.expire_sessions
+                continue
             if call is None:
                 break
             try:

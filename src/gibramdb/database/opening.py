@@ -272,9 +272,9 @@ def adopt(config: Config, fs: FileSystem | None = None, *, accept: bool) -> list
     fs = fs or OsFileSystem()
     directories = directories_of(config)
     markers = {role: identity.read_marker(fs, path, role) for role, path in directories.by_role()}
-    if all(markers.values()):
-        raise ConfigError(f"{directories.data}: nothing is missing of this store; `gibramdb serve` says what is wrong")
     logs = wal.list_logs(fs, directories.wal) if fs.exists(directories.wal) else []
+    if all(markers.values()) and logs:
+        raise ConfigError(f"{directories.data}: nothing is missing of this store; `gibramdb serve` says what is wrong")
     said = [
         f"{path}: its marker is missing and is made anew" for role, path in directories.by_role() if not markers[role]
     ]

@@ -91,8 +91,9 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone; answers that come now have nobody to go to."""
+        """The client is gone; answers that come now have nobody to go to, and no more of its commands are run."""
         del exc
+        self._is_leaving = True
         self._transport = None
         self._slots.clear()
         self._server.forget(self)

@@ -10,11 +10,13 @@ disk from a broken one. Calls that a signal interrupts are repeated by Python it
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 from pathlib import Path
 from typing import Protocol
+
+if sys.platform != "win32":
+    import fcntl  # there, only a client and a store in memory are offered, and neither locks or syncs a file
 
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
