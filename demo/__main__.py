@@ -22,6 +22,7 @@ from rich.table import Table
 from demo import crash, factbook
 from demo.questions import QUESTIONS, ask
 from demo.server import DemoServer
+from gibramdb.cli.index import STAGES
 from gibramdb.pipeline import Progress, SentenceEncoder, index
 from gibramdb.pipeline.indexing import IndexReport
 
@@ -29,14 +30,6 @@ COUNTRIES_BY_DEFAULT = 180
 LOAD_SECONDS = 3.0
 SESSION = "factbook"
 SAMPLES = 50
-STEPS = {
-    "split": "documents split",
-    "extract": "text units searched for names",
-    "documents": "documents stored",
-    "entities": "entities embedded and stored",
-    "relationships": "relationships stored",
-    "textunits": "text units embedded and stored",
-}
 
 
 def main() -> int:
@@ -152,7 +145,7 @@ def _index(console: Console, server: DemoServer, embedder: SentenceEncoder, coun
 
         def show(step: Progress) -> None:
             if step.stage not in tasks:
-                tasks[step.stage] = bars.add_task(STEPS[step.stage], total=step.total)
+                tasks[step.stage] = bars.add_task(STAGES[step.stage], total=step.total)
             bars.update(tasks[step.stage], completed=step.done)
 
         return index(store.session(SESSION), facts.sources, embedder=embedder, progress=show)

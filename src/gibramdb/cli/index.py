@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SKIPPED_SHOWN_MAX = 10
 
-_STAGES = {
+STAGES = {
     "read": "files read",
     "split": "documents split",
     "extract": "text units searched for names",
@@ -105,7 +105,7 @@ def _load(files: list[Found], skipped: list[Skipped], bars: Bars) -> list[Source
 def _show(bars: Bars, step: Progress) -> None:
     if not step.total:
         return
-    description = _STAGES[step.stage]
+    description = STAGES[step.stage]
     task = next((task for task in bars.tasks if task.description == description), None)
     task_id = bars.add_task(description, total=step.total) if task is None else task.id
     bars.update(task_id, completed=step.done)

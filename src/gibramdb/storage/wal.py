@@ -26,15 +26,14 @@ from typing import assert_never
 import msgspec
 from google_crc32c import extend, value
 
+from gibramdb.config import FRAME_BYTES_LIMIT
 from gibramdb.errors import CorruptLogError, IncompatibleStoreError, LimitExceededError, StorageError
 from gibramdb.model.ids import NO_LSN, Generation, Lsn
 from gibramdb.storage.files import FileSystem, publish
 
-FRAME_BYTES_MAX = 256 * 1024 * 1024
-"""The largest frame that a client may send."""
-
-RECORD_BYTES_MAX = 2 * FRAME_BYTES_MAX
-"""The largest payload of a record: a frame at its worst expansion. Writer and reader hold to the same number."""
+RECORD_BYTES_MAX = 2 * FRAME_BYTES_LIMIT
+"""The largest payload of a record: twice the largest frame. A command that needs a larger one is refused and changes
+nothing; writer and reader hold to the same number."""
 
 RESERVE_BYTES = 8 * 1024 * 1024
 """How far ahead of its end the log reserves space, where there is enough."""
