@@ -80,7 +80,10 @@ class Engine:
         answer: Future[Answer] = Future()
 
         def run() -> None:
-            self._store.database.submit(command, answer.set_result)
+            # Cancelled before its turn, it never runs; from here on nobody can cancel it. Setting the result of a
+            # cancelled future would raise where the answers of others are waiting to be given out.
+            if answer.set_running_or_notify_cancel():
+                self._store.database.submit(command, answer.set_result)
 
         self._post(run)
         return answer
@@ -88,7 +91,12 @@ class Engine:
     def submit_batch(self, batch: Sequence[Command]) -> Future[list[Answer]]:
         """Run commands in order, up to the first that fails."""
         answers: Future[list[Answer]] = Future()
-        self._post(lambda: self._store.database.submit_batch(batch, answers.set_result))
+
+        def run() -> None:
+            if answers.set_running_or_notify_cancel():
+                self._store.database.submit_batch(batch, answers.set_result)
+
+        self._post(run)
         return answers
 
     def _post(self, call: Callable[[], None]) -> None:
