@@ -38,7 +38,7 @@ class Table(Generic[T]):
     def get(self, id: int) -> T | None:
         """The record, or None."""
         number = id // BLOCK_RECORDS
-        if number >= len(self._blocks):
+        if not 0 <= number < len(self._blocks):
             return None
         block = self._blocks[number]
         place = id % BLOCK_RECORDS
@@ -77,7 +77,7 @@ class Table(Generic[T]):
     def after(self, cursor: int, limit: int) -> tuple[list[T], bool]:
         """Up to `limit` records with ids above `cursor`, by rising id, and whether more remain."""
         found: list[T] = []
-        first = cursor + 1
+        first = max(cursor, 0) + 1
         for number in range(first // BLOCK_RECORDS, len(self._blocks)):
             block = self._blocks[number]
             if block is None:

@@ -43,7 +43,7 @@ class Detector:
             outcome = view.find()
         except GibramError as error:
             outcome = error
-        except Exception:  # the edge of the thread: a defect in a computation leaves the state as it was
+        except BaseException:  # the edge of the thread; a panic of the library is no Exception, and must not end it
             log.exception("detecting communities failed")
             outcome = InternalError("internal error while detecting communities; nothing was changed")
         try:

@@ -78,7 +78,7 @@ def _stored_weight(weight: float) -> float:
         stored: float = _FLOAT32.unpack(_FLOAT32.pack(weight))[0]
     except OverflowError:
         raise InvalidArgumentError(f"relationship weight does not fit in a 32-bit float: {weight}") from None
-    return stored
+    return stored or 1.0  # what is too small for 32 bits would have come over the wire as 0
 
 
 def _numbered(new: NewRelationship, id: int, weight: float, now_ms: int) -> Relationship:
