@@ -30,18 +30,25 @@ class RefusedError(Exception):
         self.output = output
 
 
+def command(directory: Path, *arguments: str, mode: str = "durable") -> list[str]:
+    """What starts a server on a free port of the loopback."""
+    return [
+        sys.executable, "-m", "gibramdb", "serve",
+        "--data", str(directory), "--mode", mode, "--dim", "8", "--addr", "127.0.0.1:0", *arguments,
+    ]  # fmt: skip
+
+
 class Server:
     """`gibramdb serve` on a free port of the loopback. Ended by `stop` or `kill`, and in any case by `__exit__`."""
 
     def __init__(self, directory: Path, *arguments: str, mode: str = "durable", prefix: Sequence[str] = ()) -> None:
         """prefix: a command to run it under, strace for example."""
-        command = [
-            *prefix, sys.executable, "-m", "gibramdb", "serve",
-            "--data", str(directory), "--mode", mode, "--dim", "8", "--addr", "127.0.0.1:0", *arguments,
-        ]  # fmt: skip
         self.directory = directory
         self.lines: list[str] = []
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self._process = subprocess.Popen(
+            [*prefix, *command(directory, *arguments, mode=mode)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
         self._port: int | None = None
         self._pid = self._process.pid  # until the server says its own, which may run under another command
         self._is_ready = threading.Event()

@@ -38,7 +38,6 @@ from gibramdb.errors import (
     GibramError,
     HaltedError,
     InternalError,
-    InvalidArgumentError,
     LimitExceededError,
     NotFoundError,
     OutcomeUnknownError,
@@ -189,10 +188,7 @@ class Database:
         mutation, result = decide(self.state, command, now_ms, self._limits)
         if mutation is None:
             return _Executed(result, self._lsn_seen(command.session_id))
-        try:
-            payload = record.encode(mutation)
-        except (UnicodeEncodeError, OverflowError) as error:
-            raise InvalidArgumentError(f"this can not be stored: {error}") from None
+        payload, mutation = record.settle(mutation)
         if len(payload) > RECORD_BYTES_MAX:
             raise LimitExceededError(f"record too large: {len(payload)} bytes (max: {RECORD_BYTES_MAX})")
         if not self.journal.has_room(len(payload)):

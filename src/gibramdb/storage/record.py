@@ -6,18 +6,37 @@ Framing, checksums and limits are the log's (wal.py); nothing here knows of file
 
 from __future__ import annotations
 
+import operator
+
 import msgspec
 
-from gibramdb.errors import CorruptLogError
+from gibramdb.errors import CorruptLogError, InvalidArgumentError
 from gibramdb.model.mutations import Mutation
 
-_encoder = msgspec.msgpack.Encoder()
+# Whole numbers of other libraries, numpy's for example, are written as what they are.
+_encoder = msgspec.msgpack.Encoder(enc_hook=operator.index)
 _decoder: msgspec.msgpack.Decoder[Mutation] = msgspec.msgpack.Decoder(Mutation)
 
 
 def encode(mutation: Mutation) -> bytes:
     """The mutation as bytes; equal mutations give equal bytes."""
     return _encoder.encode(mutation)
+
+
+def settle(mutation: Mutation) -> tuple[bytes, Mutation]:
+    """The mutation as bytes, and as these bytes will be read again.
+
+    A caller in this process can hand in a value of any type, and frozen values do not check theirs: a token count of
+    2.0 would be written, acknowledged, and refused by the next start. So the writer reads first what it wrote.
+
+    Raises:
+        InvalidArgumentError: a value is of a type, or a size, that can not be stored.
+    """
+    try:
+        data = _encoder.encode(mutation)
+        return data, _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeEncodeError, OverflowError, TypeError) as error:
+        raise InvalidArgumentError(f"this can not be stored: {error}") from None
 
 
 def decode(data: bytes) -> Mutation:
