@@ -8,12 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.server import RefusedError, Server
+from support.strace import needs_strace, strace
 
 import gibramdb
 from gibramdb.errors import ClosedError, StoreLockedError
@@ -42,7 +44,7 @@ def test_a_second_server_is_refused_at_once_and_changes_nothing(tmp_path: Path) 
         for again in (data, link, Path(os.path.relpath(data))):
             began = time.monotonic()
             with pytest.raises(RefusedError) as refusal:
-                Server(again)
+                Server(again).kill()
             assert time.monotonic() - began < 3
             assert refusal.value.status == 73
             assert f"process {owner.pid}" in refusal.value.output
@@ -54,12 +56,39 @@ def test_a_second_server_is_refused_at_once_and_changes_nothing(tmp_path: Path) 
         assert successor.stop() < 5
 
 
+def test_of_servers_started_together_on_an_empty_directory_one_serves(tmp_path: Path) -> None:
+    serving: list[Server] = []
+    refused: list[int] = []
+
+    def start() -> None:
+        try:
+            serving.append(Server(tmp_path / "data"))
+        except RefusedError as refusal:
+            refused.append(refusal.status)
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    try:
+        assert len(serving) == 1
+        assert refused == [73] * 3
+        with serving[0].connect() as store:
+            store.session("s").add_entity("e", "kept")
+    finally:
+        for server in serving:
+            server.kill()
+    with Server(tmp_path / "data") as server, server.connect() as store:
+        assert store.session("s").info().entity_count == 1
+
+
 def test_directories_shared_between_two_stores_are_refused(tmp_path: Path) -> None:
     filled(tmp_path / "one")
     shared = tmp_path / "config.yaml"
     shared.write_text(f"session_store:\n  wal_dir: {tmp_path / 'one' / 'session_wal'}\n")
     with pytest.raises(RefusedError) as refusal:
-        Server(tmp_path / "two", "--config", str(shared))
+        Server(tmp_path / "two", "--config", str(shared)).kill()
     assert refusal.value.status in {65, 66}
     filled_again = gibramdb.open(tmp_path / "one", vector_dim=8)
     assert filled_again.session("s").info().entity_count == 1
@@ -129,11 +158,42 @@ def test_what_is_missing_stops_the_start_and_nothing_is_changed(tmp_path: Path, 
     MISSING[what](data)
     before = tree_hash(data)
     with pytest.raises(RefusedError) as refusal:
-        Server(data)
+        Server(data).kill()
     assert refusal.value.status in {65, 66, 74}
     assert str(data) in refusal.value.output
     assert "Traceback" not in refusal.value.output
     assert tree_hash(data) == before
+
+
+def put_an_empty_directory_in_place_of(directory: Path) -> None:
+    shutil.rmtree(directory)
+    directory.mkdir()
+
+
+@pytest.mark.parametrize("lose", [shutil.rmtree, put_an_empty_directory_in_place_of], ids=["gone", "empty"])
+@pytest.mark.parametrize(
+    "lost",
+    [("data",), ("wal",), ("snapshots",), ("data", "wal"), ("data", "snapshots"), ("wal", "snapshots")],
+    ids="+".join,
+)
+def test_volumes_that_are_not_mounted_are_no_first_start(
+    tmp_path: Path, lost: tuple[str, ...], lose: Callable[[Path], object]
+) -> None:
+    store = tmp_path / "store"
+    config = tmp_path / "config.yaml"
+    config.write_text(f"session_store:\n  wal_dir: {store / 'wal'}\n  snapshot_dir: {store / 'snapshots'}\n")
+    with Server(store / "data", "--config", str(config)) as server, server.connect() as db:
+        db.session("s").add_entity("e", "kept")
+        server.stop()
+    for name in lost:
+        lose(store / name)
+    before = tree_hash(store)
+    with pytest.raises(RefusedError) as refusal:
+        Server(store / "data", "--config", str(config)).kill()
+    assert refusal.value.status == 66
+    assert any(str(store / name) in refusal.value.output for name in lost), "it names what is missing"
+    assert "gibramdb store adopt" in refusal.value.output
+    assert tree_hash(store) == before
 
 
 def adopt(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -163,7 +223,7 @@ def test_a_first_start_can_be_forbidden(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("session_store:\n  mode: durable\n  require_existing: true\n")
     with pytest.raises(RefusedError) as refusal:
-        Server(tmp_path / "data", "--config", str(config))
+        Server(tmp_path / "data", "--config", str(config)).kill()
     assert refusal.value.status == 66
     assert not (tmp_path / "data").exists()
 
@@ -174,7 +234,7 @@ def test_a_directory_of_gibram_is_not_taken(tmp_path: Path) -> None:
     log.write_text('{"format":"gibram-session-wal","version":1,"generation":1}\n')
     before = tree_hash(tmp_path / "data")
     with pytest.raises(RefusedError, match=r"GibRAM 0\.3\.0"):
-        Server(tmp_path / "data")
+        Server(tmp_path / "data").kill()
     assert tree_hash(tmp_path / "data") == before
 
 
@@ -182,33 +242,72 @@ def test_another_vector_dimension_is_refused_with_both_numbers(tmp_path: Path) -
     with gibramdb.open(tmp_path / "data", vector_dim=4) as db:
         db.session("s").add_entity("e", "kept", embedding=[1, 2, 3, 4])
     with pytest.raises(RefusedError, match=r"vectors of dimension 4, server\.vector_dim is 8") as refusal:
-        Server(tmp_path / "data")
+        Server(tmp_path / "data").kill()
     assert refusal.value.status == 65
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-@pytest.mark.parametrize(
-    "call",
-    [
-        "mkdir",
-        "rename",
-        pytest.param("fsync", marks=pytest.mark.sweep),
-        pytest.param("pwrite64", marks=pytest.mark.sweep),
-    ],
-)
+def killed_at(call: str, number: int, data: Path) -> bool:
+    """Open and close the store in a process that is killed on entering the call; whether it ended by itself."""
+    program = f"import gibramdb; gibramdb.open({str(data)!r}, vector_dim=8).close(); print('came up')"
+    command = [*strace(f"inject={call}:signal=SIGKILL:when={number}", trace=call), sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return "came up" in done.stdout
+
+
+CHANGES_A_DIRECTORY = [
+    "mkdir",
+    "rename",
+    pytest.param("fsync", marks=pytest.mark.sweep),
+    pytest.param("pwrite64", marks=pytest.mark.sweep),
+]
+
+
+@needs_strace
+@pytest.mark.parametrize("call", CHANGES_A_DIRECTORY)
 def test_a_first_start_cut_short_anywhere_leaves_a_directory_that_starts(tmp_path: Path, call: str) -> None:
     """Killed on entering each system call that changes a directory, one after the other, until it comes up."""
     for number in range(1, 60):
         data = tmp_path / f"{call}-{number}"
-        program = f"import gibramdb; gibramdb.open({str(data)!r}, vector_dim=8).close(); print('came up')"
-        strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", "signal=none"]
-        inject = ["-e", f"inject={call}:signal=SIGKILL:when={number}"]
-        done = subprocess.run(
-            [*strace, *inject, sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
-        )
+        came_up = killed_at(call, number, data)
         with gibramdb.open(data, vector_dim=8) as db:
             assert db.info().session_count == 0
-        if "came up" in done.stdout:
+        if came_up:
             assert number > 2, "no call was killed"
+            return
+    pytest.fail("it never came up")
+
+
+@needs_strace
+@pytest.mark.sweep
+@pytest.mark.parametrize("call", ["rename", "fsync"])
+def test_a_first_start_cut_short_twice_leaves_a_directory_that_starts(tmp_path: Path, call: str) -> None:
+    for first in range(1, 60):
+        template = tmp_path / f"{call}-{first}"
+        if killed_at(call, first, template):
+            assert first > 2, "no call was killed"
+            return
+        for second in range(1, 60):
+            data = tmp_path / f"{call}-{first}-{second}"
+            if template.exists():
+                shutil.copytree(template, data)
+            second_came_up = killed_at(call, second, data)
+            with gibramdb.open(data, vector_dim=8) as db:
+                assert db.info().session_count == 0
+            if second_came_up:
+                break
+    pytest.fail("it never came up")
+
+
+@needs_strace
+@pytest.mark.parametrize("call", ["rename", "fallocate", *CHANGES_A_DIRECTORY[2:]])
+def test_a_later_start_cut_short_anywhere_loses_nothing(tmp_path: Path, call: str) -> None:
+    data = tmp_path / "data"
+    filled(data)
+    for number in range(1, 60):
+        came_up = killed_at(call, number, data)
+        with gibramdb.open(data, vector_dim=8) as db:
+            assert [entity.title for entity in db.session("s").entities()] == ["KEPT"]
+        if came_up:
+            assert number > 1, "no call was killed"
             return
     pytest.fail("it never came up")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,21 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.server import Server
+from support.server import RefusedError, Server
+from support.strace import needs_strace, strace
 
 import gibramdb
 from gibramdb import NewEntity
 from gibramdb.errors import AlreadyExistsError, DiskFullError, HaltedError, OutcomeUnknownError, UnavailableError
+from gibramdb.model.commands import GetTextUnits
+from gibramdb.wire.codec import encode_command
 
-needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 DELAY_S = 0.2
-
-
-def strace(*expressions: str, trace: str = "fdatasync", output: str = "/dev/null") -> list[str]:
-    arguments = ["strace", "-f", "-qq", "-o", output, "-e", f"trace={trace}", "-e", "signal=none"]
-    for expression in expressions:
-        arguments += ["-e", expression]
-    return arguments
 
 
 def figure(store: gibramdb.Store, name: str) -> int:
@@ -65,8 +59,11 @@ def test_nothing_that_a_crash_could_take_back_is_shown_before_its_sync(tmp_path:
 
 @needs_strace
 def test_one_sync_serves_many_writers(tmp_path: Path) -> None:
-    with Server(tmp_path / "data", prefix=strace("inject=fdatasync:delay_enter=50000")) as server:
-        stores = [server.connect() for _ in range(40)]
+    config = tmp_path / "config.yaml"
+    config.write_text("security:\n  max_conns_per_ip: 100\n")
+    slow_disk = strace("inject=fdatasync:delay_enter=50000")
+    with Server(tmp_path / "data", "--config", str(config), prefix=slow_disk) as server:
+        stores = [server.connect() for _ in range(64)]
         syncs = figure(stores[0], "wal_sync_count")
         threads = [
             threading.Thread(
@@ -80,47 +77,127 @@ def test_one_sync_serves_many_writers(tmp_path: Path) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert stores[0].session("s").info().entity_count == 160
-        assert figure(stores[0], "wal_sync_count") - syncs < 160 / 8
+        assert stores[0].session("s").info().entity_count == 256
+        assert 4 <= figure(stores[0], "wal_sync_count") - syncs < 256 / 8
         for store in stores:
             store.close()
 
 
+class Writers:
+    """Clients that add one entity after the other until they are refused, and what they were told."""
+
+    def __init__(self, server: Server, count: int) -> None:
+        self.acknowledged: set[int] = set()
+        self.refusals: list[UnavailableError] = []
+        self._server = server
+        self._threads = [threading.Thread(target=self._write, args=(number,)) for number in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def _write(self, writer: int) -> None:
+        with self._server.connect(timeout_s=10) as store:
+            try:
+                for number in range(100_000):
+                    self.acknowledged.add(store.session("s").add_entity(f"{writer}-{number}", f"{writer}-{number}"))
+            except UnavailableError as error:
+                self.refusals.append(error)
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(20)
+            assert not thread.is_alive(), "a client was left waiting"
+
+
+def assert_halted(store: gibramdb.Store) -> None:
+    """PING, INFO and HEALTH are answered, nothing else, and the log stays where it was."""
+    health = store.health()
+    assert health.status == "error"
+    assert health.components["durable_state"] == "unhealthy"
+    assert "Input/output error" in health.components["durable_state_reason"]
+    session = store.session("s")
+    for refused in (lambda: session.add_entity("x", "x"), lambda: session.info(), store.sessions):
+        with pytest.raises(HaltedError, match="unhealthy"):
+            refused()
+    store.ping()
+    assert store.info().session_store_mode == "durable"
+    assert figure(store, "wal_flushed_lsn") == int(health.components["wal_flushed_lsn"])
+
+
+def syncs_after_the_fault(trace: Path) -> list[str]:
+    calls = [line for line in trace.read_text().splitlines() if re.search(r"f(data)?sync\(|EIO", line)]
+    fault = next(index for index, line in enumerate(calls) if "EIO" in line)
+    return calls[fault + 1 :]
+
+
 @needs_strace
-@pytest.mark.parametrize("failing", [3, 6, 11])
-def test_a_sync_that_failed_is_final(tmp_path: Path, failing: int) -> None:
-    trace = tmp_path / "trace"
-    command = strace(f"inject=fdatasync:error=EIO:when={failing}", output=str(trace))
-    acknowledged = []
-    with Server(tmp_path / "data", prefix=command) as server, server.connect() as store:
-        session = store.session("s")
-        with pytest.raises(OutcomeUnknownError, match="sync"):
-            for number in range(40):
-                acknowledged.append(session.add_entity(f"e{number}", f"e{number}"))
-        health = store.health()
-        assert health.status == "error"
-        assert health.components["durable_state"] == "unhealthy"
-        assert "Input/output error" in health.components["durable_state_reason"]
-        flushed = health.components["wal_flushed_lsn"]
-        for refused in (lambda: session.add_entity("x", "x"), lambda: session.info(), store.sessions):
-            with pytest.raises(HaltedError, match="unhealthy"):
-                refused()
-        store.ping()
-        assert store.info().session_store_mode == "durable"
-        assert store.health().components["wal_flushed_lsn"] == flushed
-        server.kill()
-    calls = [line for line in trace.read_text().splitlines() if "fdatasync(" in line]
-    assert "EIO" in calls[-1], "a sync was tried after the one that failed"
+@pytest.mark.parametrize(
+    ("call", "failing"), [*(("fdatasync", number) for number in (2, 3, 6, 11)), ("pwrite64", 4), ("pwrite64", 9)]
+)
+def test_a_sync_or_a_write_that_failed_is_final(tmp_path: Path, call: str, failing: int) -> None:
     with Server(tmp_path / "data") as server, server.connect() as store:
-        found = {entity.id for entity in store.session("s").entities()} if acknowledged else set()
-        assert set(acknowledged) <= found
+        kept = store.session("s").add_entity("before", "before")
+        assert server.stop() < 5
+    trace = tmp_path / "trace"
+    prefix = strace(f"inject={call}:error=EIO:when={failing}", trace="fdatasync,fsync,pwrite64", output=str(trace))
+    with Server(tmp_path / "data", prefix=prefix) as server, server.connect() as store:
+        writers = Writers(server, 4)
+        writers.join()
+        assert len(writers.refusals) == 4
+        assert all(isinstance(refusal, HaltedError) for refusal in writers.refusals)
+        assert any(
+            isinstance(refusal, OutcomeUnknownError) and re.search("sync|write", str(refusal))
+            for refusal in writers.refusals
+        )
+        assert_halted(store)
+        server.kill()
+    assert syncs_after_the_fault(trace) == []
+    with Server(tmp_path / "data") as server, server.connect() as store:
+        assert {kept} | writers.acknowledged <= {entity.id for entity in store.session("s").entities()}
+        assert figure(store, "recovery_bytes_truncated") == 0
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+@needs_strace
+@pytest.mark.parametrize("call", ["fdatasync", "fsync", "pread64"])
+def test_a_start_on_a_failing_disk_is_refused_and_changes_nothing(tmp_path: Path, call: str) -> None:
+    """What cannot be synced, or read, is not believed."""
+    with Server(tmp_path / "data") as server, server.connect() as store:
+        store.session("s").add_entity("e", "kept")
+        server.stop()
+    log = next((tmp_path / "data" / "session_wal").glob("wal-*.log"))
+    before = log.read_bytes()
+    prefix = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", str(log), "-P", str(log.parent)]
+    with pytest.raises(RefusedError, match="Input/output error") as refusal:
+        Server(
+            tmp_path / "data", prefix=[*prefix, "-e", f"trace={call}", "-e", f"inject={call}:error=EIO:when=1"]
+        ).kill()
+    assert refusal.value.status == 74
+    assert str(log.parent) in refusal.value.output
+    assert log.read_bytes() == before
+    with Server(tmp_path / "data") as server, server.connect() as store:
+        assert store.session("s").info().entity_count == 1
+
+
+@needs_strace
+def test_the_witness_of_an_idle_log_is_synced_and_may_fail_like_any_other(tmp_path: Path) -> None:
+    prefix = strace("inject=fdatasync:error=EIO:when=2")
+    with Server(tmp_path / "data", prefix=prefix) as server, server.connect() as store:
+        kept = store.session("s").add_entity("e", "kept")
+        until = time.monotonic() + 5
+        while store.health().status == "ok" and time.monotonic() < until:
+            time.sleep(0.02)
+        assert_halted(store)
+        server.kill()
+    with Server(tmp_path / "data") as server, server.connect() as store:
+        assert [entity.id for entity in store.session("s").entities()] == [kept]
+
+
+@pytest.fixture(params=["1m", "2m"])
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     mount_point = tmp_path / "small"
     mount_point.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount_point)], check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", str(mount_point)], check=False
+    )
     if done.returncode:
         pytest.skip("mounting a small file system is not allowed here")
     yield mount_point
@@ -151,7 +228,9 @@ def test_a_full_disk_refuses_writes_answers_reads_and_recovers_by_itself(small_d
             with pytest.raises(DiskFullError):
                 full.session("s").add_entity("no", "no", "", text)
             filler.unlink()
+            began = time.monotonic()
             full.session("s").add_entity("yes", "yes", "", text)
+            assert time.monotonic() - began < 2
             assert full.health().status == "ok"
             assert again.stop() < 5
     with Server(small_disk / "data") as server, server.connect() as store:
@@ -162,53 +241,105 @@ def test_a_stop_answers_what_was_accepted_and_ends_within_5_s(tmp_path: Path) ->
     with Server(tmp_path / "data") as server:
         idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
         idle[0].sendall(b"\x01\x00\x00")  # half a header
-        acknowledged: list[int] = []
-
-        def write() -> None:
-            try:
-                with server.connect() as store:
-                    for number in range(100_000):
-                        acknowledged.append(store.session("s").add_entity(f"e{number}", f"e{number}"))
-            except UnavailableError:
-                pass
-
-        writer = threading.Thread(target=write)
-        writer.start()
-        while len(acknowledged) < 200:
+        writers = Writers(server, 2)
+        until = time.monotonic() + 10
+        while len(writers.acknowledged) < 200 and time.monotonic() < until:
             time.sleep(0.005)
         assert server.stop() < 5
-        writer.join()
+        writers.join()
+        assert len(writers.acknowledged) >= 200
         for each in idle:
             assert each.recv(1) == b""
             each.close()
     with Server(tmp_path / "data") as server, server.connect() as store:
-        assert {entity.id for entity in store.session("s").entities()} >= set(acknowledged)
+        assert {entity.id for entity in store.session("s").entities()} >= writers.acknowledged
         assert figure(store, "recovery_bytes_truncated") == 0
         assert "torn_bytes=0" in "".join(server.lines)
         os.kill(server.pid, signal.SIGINT)
         assert server.wait() == 0, "Ctrl-C is a stop like any other"
 
 
-def test_periodic_syncs_within_its_interval_and_never_only_at_the_end(tmp_path: Path) -> None:
-    with Server(tmp_path / "periodic", "--wal-sync-policy", "periodic") as server, server.connect() as store:
+def test_a_client_that_does_not_read_holds_up_no_stop(tmp_path: Path) -> None:
+    with Server(tmp_path / "data") as server, server.connect() as store:
+        session = store.session("s")
+        session.add_document("d")
+        textunit = session.add_textunit("t", 1, "x" * 1_000_000)
+        with socket.create_connection(("127.0.0.1", server.port)) as deaf:
+            deaf.sendall(encode_command(GetTextUnits("s", (textunit,) * 30), 1))
+            time.sleep(0.5)
+            assert server.stop() < 5
+
+
+@needs_strace
+def test_a_second_signal_ends_it_at_once_even_while_the_disk_hangs(tmp_path: Path) -> None:
+    hanging_disk = strace("inject=fdatasync:delay_enter=5000000:when=3+")
+    with Server(tmp_path / "data") as server:
+        server.stop()
+    with Server(tmp_path / "data", prefix=hanging_disk) as server:
+        with server.connect() as store:
+            kept = store.session("s").add_entity("e", "kept")
+            writers = Writers(server, 2)
+            until = time.monotonic() + 4
+            while figure(store, "wal_pending_bytes") == 0:
+                assert time.monotonic() < until, "the disk does not hang"
+                time.sleep(0.01)
+            server.terminate()
+            time.sleep(0.3)
+            assert server.is_running()
+            server.terminate()
+            until = time.monotonic() + 1
+            while server.is_running() and time.monotonic() < until:
+                time.sleep(0.01)
+            assert not server.is_running()
+        assert server.wait() != 0, "not everything that was taken has been answered"
+        writers.join()
+    with Server(tmp_path / "data") as server, server.connect() as store:
+        assert {kept} | writers.acknowledged <= {entity.id for entity in store.session("s").entities()}
+
+
+def test_periodic_answers_before_its_sync_and_syncs_within_its_interval(tmp_path: Path) -> None:
+    with Server(tmp_path / "data", "--wal-sync-policy", "periodic") as server, server.connect() as store:
+        session = store.session("s")
         for number in range(300):
-            store.session("s").add_entity(f"e{number}", f"e{number}")
+            session.add_entity(f"e{number}", f"e{number}")
         assert figure(store, "wal_sync_count") < 30
         time.sleep(1.1)  # wal_sync_interval is 1s
         assert figure(store, "wal_flush_lag_bytes") == 0
-        assert figure(store, "wal_current_lsn") > 0
-        server.kill()
-    with Server(tmp_path / "periodic") as server, server.connect() as store:
-        assert store.session("s").info().entity_count == 300
-    with Server(tmp_path / "never", "--wal-sync-policy", "never") as server, server.connect() as store:
-        for number in range(50):
-            store.session("s").add_entity(f"e{number}", f"e{number}")
-        time.sleep(0.3)
-        assert figure(store, "wal_sync_count") == 0
+        session.add_entity("last", "last")
+        written = time.monotonic()
         assert figure(store, "wal_flush_lag_bytes") > 0
+        while figure(store, "wal_flush_lag_bytes") and time.monotonic() - written < 5:
+            time.sleep(0.01)
+        assert time.monotonic() - written <= 1
+        session.add_entity("younger than a sync", "younger")
+        server.kill()
+    with Server(tmp_path / "data") as server, server.connect() as store:
+        assert store.session("s").info().entity_count == 302, "the death of the process alone takes nothing"
+
+
+@needs_strace
+def test_never_syncs_only_at_a_clean_stop(tmp_path: Path) -> None:
+    with Server(tmp_path / "data") as server:
+        server.stop()
+    trace = tmp_path / "trace"
+    counting = strace(trace="fdatasync,fsync", output=str(trace))
+    with Server(tmp_path / "data", "--wal-sync-policy", "never", prefix=counting) as server:
+        starting = len(trace.read_text().splitlines())
+        with server.connect() as store:
+            for number in range(50):
+                store.session("s").add_entity(f"e{number}", f"e{number}")
+            time.sleep(1.1)  # wal_sync_interval is 1s
+            store.session("s").add_entity("after an interval", "after an interval")
+            time.sleep(0.2)
+            assert figure(store, "wal_sync_count") == 0
+            assert figure(store, "wal_flush_lag_bytes") > 0
+        assert len(trace.read_text().splitlines()) == starting
         assert server.stop() < 5
-    with Server(tmp_path / "never") as server, server.connect() as store:
-        assert store.session("s").info().entity_count == 50
+    stopping = trace.read_text().splitlines()[starting:]
+    assert stopping
+    assert all("fdatasync(" in line for line in stopping), "the log, and nothing else"
+    with Server(tmp_path / "data") as server, server.connect() as store:
+        assert store.session("s").info().entity_count == 51
 
 
 def test_an_idle_log_leaves_a_witness_so_damage_to_its_last_record_is_never_taken_for_a_torn_tail(

@@ -22,7 +22,10 @@ _READY = re.compile(r"serving.*127\.0\.0\.1:(\d+).* pid=(\d+)")
 
 
 class RefusedError(Exception):
-    """The server ended before it served. Says with which exit status, and everything it wrote."""
+    """The server ended before it served. Says with which exit status, and everything it wrote.
+
+    A test that expects this writes `Server(...).kill()`, so that a server which comes up all the same is not left behind.
+    """
 
     def __init__(self, status: int, output: str) -> None:
         super().__init__(f"exit status {status}: {output}")
@@ -98,6 +101,14 @@ class Server:
         os.kill(self._pid, signal.SIGKILL)
         self._process.wait(10)
         self._reader.join(10)
+
+    def is_running(self) -> bool:
+        """Whether the server itself still runs; what it was started under may end later."""
+        try:
+            state = Path(f"/proc/{self._pid}/stat").read_text().rpartition(") ")[2][0]
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        return state not in "ZX"
 
     def terminate(self) -> None:
         """SIGTERM, without waiting."""

@@ -23,7 +23,7 @@ from gibramdb.database.database import Database, Facts
 from gibramdb.database.detector import Post
 from gibramdb.database.journal import Journal, NullJournal, WalJournal
 from gibramdb.database.recovery import Recovered, recover
-from gibramdb.errors import ConfigError, MissingStoreError, StorageError
+from gibramdb.errors import ConfigError, IncompatibleStoreError, MissingStoreError, StorageError
 from gibramdb.model.ids import NO_LSN, Generation
 from gibramdb.storage import identity, wal
 from gibramdb.storage.files import FileSystem, OsFileSystem, publish
@@ -178,34 +178,58 @@ def _first_start(config: Config, fs: FileSystem, directories: Directories, locks
     ):
         if role != identity.DATA and fs.exists(directory):
             identity.refuse_foreign_files(fs, directory, (identity.LOCK_NAME, identity.MARKER_NAME, *own))
-    first_log = wal.log_path(directories.wal, Generation(1))
-    if fs.exists(first_log):
-        _refuse_records(fs, first_log, directories)
+    _unfinished_id(fs, directories)
     identity.make_directories(fs, directories)
     locks.take(directories)
     established = identity.established_id(fs, directories)
     if established is not None:
         return established  # by another process, which had the locks a moment ago
-    if fs.exists(first_log):
-        _refuse_records(fs, first_log, directories)
-        fs.unlink(first_log)
-        fs.sync_dir(first_log.parent)
-    store_id = os.urandom(16)
-    header = LogHeader(store_id, Generation(1), NO_LSN, os.urandom(16), clock.now_ms(), FirstLog())
-    LogWriter.create(fs, directories.wal, header).close()
+    store_id = _unfinished_id(fs, directories)
+    if store_id is None:
+        store_id = os.urandom(16)
+        header = LogHeader(store_id, Generation(1), NO_LSN, os.urandom(16), clock.now_ms(), FirstLog())
+        LogWriter.create(fs, directories.wal, header).close()
     for role, directory in reversed(directories.by_role()):
         identity.write_marker(fs, directory, role, store_id)
     log.info("first start: a new store", extra={"store_id": store_id.hex(), "data_dir": str(directories.data)})
     return store_id
 
 
-def _refuse_records(fs: FileSystem, first_log: Path, directories: Directories) -> None:
-    reading = wal.read_log(fs, first_log)
-    if any(True for _ in reading) or reading.tail.torn_bytes:
-        raise MissingStoreError(
-            f"{directories.data}: expected the marker {identity.MARKER_NAME}, found none, but {first_log} holds "
-            f"records; is the right volume mounted there? If it is lost for good, `{identity.ADOPT}` accepts it"
-        )
+def _unfinished_id(fs: FileSystem, directories: Directories) -> bytes | None:
+    """The id that a first start which was cut short had chosen, or None if it had not come to its log.
+
+    The log is there before the first marker, and holds no record before the last: anything else was a store.
+
+    Raises:
+        MissingStoreError: a store was here and part of it is gone.
+        IncompatibleStoreError: a directory belongs to another store.
+    """
+    first_log = wal.log_path(directories.wal, Generation(1))
+    store_id = None
+    if fs.exists(first_log):
+        reading = wal.read_log(fs, first_log)
+        if any(True for _ in reading) or reading.tail.torn_bytes:
+            raise MissingStoreError(
+                f"{directories.data}: expected the marker {identity.MARKER_NAME}, found none, but {first_log} holds "
+                f"records; is the right volume mounted there? If it is lost for good, `{identity.ADOPT}` accepts it"
+            )
+        store_id = wal.read_header(fs, first_log).store_id
+    for role, directory in directories.by_role()[1:]:
+        marker = identity.read_marker(fs, directory, role)
+        if marker is None:
+            continue
+        if store_id is None:
+            raise MissingStoreError(
+                f"{directories.data}: expected the marker {identity.MARKER_NAME}, found none, and no log in "
+                f"{directories.wal}, but {directory} belongs to store {marker.store_id}; are the right volumes mounted "
+                f"there? If they are lost for good, `{identity.ADOPT}` accepts it"
+            )
+        if marker.store_id != store_id.hex():
+            raise IncompatibleStoreError(
+                f"{directory}: expected store {store_id.hex()}, found store {marker.store_id}; "
+                "next: correct the directories in the configuration"
+            )
+    return store_id
 
 
 def _tell(fs: FileSystem, directories: Directories, recovered: Recovered, store_id: bytes, duration_ms: int) -> None:

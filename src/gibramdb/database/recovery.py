@@ -11,7 +11,7 @@ import msgspec
 
 from gibramdb.core.apply import apply
 from gibramdb.core.state import StoreState
-from gibramdb.errors import CorruptLogError, IncompatibleStoreError, MissingStoreError
+from gibramdb.errors import CorruptLogError, IncompatibleStoreError, MissingStoreError, StorageError
 from gibramdb.model import mutations
 from gibramdb.model.ids import NO_LSN, Generation
 from gibramdb.model.mutations import Mutation
@@ -40,6 +40,7 @@ def recover(fs: FileSystem, wal_directory: Path, store_id: bytes, vector_dim: in
         CorruptLogError: a log is damaged, or the generations do not join.
         IncompatibleStoreError: a log is another store's, or holds vectors of another dimension.
         MissingStoreError: there is no log.
+        StorageError: the disk does not sync or read it.
     """
     logs = wal.list_logs(fs, wal_directory)
     if not logs:
@@ -47,7 +48,12 @@ def recover(fs: FileSystem, wal_directory: Path, store_id: bytes, vector_dim: in
             f"{wal_directory}: the store's log is missing, and there is no snapshot to start from; next: put the log "
             f"back, or restore a backup. If it is lost for good, `{ADOPT}` accepts an empty store"
         )
-    fs.sync_dir(wal_directory)
+    try:
+        fs.sync_dir(wal_directory)
+    except OSError as error:
+        raise StorageError(
+            f"{wal_directory}: the log's directory can not be synced: {error.strerror}; next: check the disk"
+        ) from error
     state = StoreState(vector_dim)
     headers = [wal.read_header(fs, path) for _, path in logs]
     for (generation, path), header in zip(logs, headers, strict=True):

@@ -110,10 +110,12 @@ async def _serve(config: Config) -> None:
     stop_asked = asyncio.Event()
 
     def on_signal() -> None:
-        if stop_asked.is_set():
-            # What was acknowledged is in the log already; nothing more is owed to anybody.
-            os._exit(1)
         stop_asked.set()
+        # What was acknowledged is in the log already, so the next signal may end the process. That is left to the
+        # kernel: a stop that waits for a disk which hangs does not come back to this loop.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
 
     # Before recovery, so that a stop asked for meanwhile is heard as soon as it is over.
     for number in (signal.SIGTERM, signal.SIGINT):

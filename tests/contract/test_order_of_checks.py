@@ -1,0 +1,288 @@
+"""Where several things are wrong, the first in the documented order is said; and what no caller may hand in at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gibramdb
+from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit, Session, Store
+from gibramdb.errors import (
+    AlreadyExistsError,
+    DimensionMismatchError,
+    GibramError,
+    InvalidArgumentError,
+    LimitExceededError,
+    NotFoundError,
+    StillReferencedError,
+)
+
+V = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
+NAN = [*V[:7], math.nan]
+BIG = "x" * 1_048_577
+
+Refused = tuple[Callable[[Session], object], type[GibramError], str]
+
+
+def furnish(session: Session) -> None:
+    """Entity 1 is linked, an end and a member; 2 an end and a member; 3 a member; 4 free."""
+    session.add_documents([NewDocument("d1")])
+    session.add_textunits([NewTextUnit("t1", 1, "text", V)])
+    session.add_entities([NewEntity(f"e{number}", f"Title {number}", embedding=V) for number in range(1, 5)])
+    session.add_relationships([NewRelationship(1, 2, "knows", external_id="r1")])
+    session.add_community(NewCommunity("one", (1, 2, 3), (1,), external_id="c1"))
+    session.link(1, 1)
+
+
+IN_ORDER: list[Refused] = [
+    # one text unit: size, blank, document, embedding, taken
+    (lambda s: s.add_textunit("", 9, BIG, NAN), LimitExceededError, "content too large"),
+    (lambda s: s.add_textunit("", 9, "", NAN), InvalidArgumentError, "textunit external_id is required"),
+    (lambda s: s.add_textunit("t1", 9, "", NAN), NotFoundError, "textunit document_id 9 does not exist"),
+    (lambda s: s.add_textunit("t1", 1, "", NAN), InvalidArgumentError, "non-finite value at index 7"),
+    (lambda s: s.add_textunit("t1", 1, "", [math.nan]), DimensionMismatchError, "expected 8, got 1"),
+    # several: size of all, then blank, taken, repeated, document, embedding, item by item
+    (
+        lambda s: s.add_textunits([NewTextUnit("", 9, ""), NewTextUnit("", 9, BIG)]),
+        LimitExceededError,
+        "textunits[1].content too large",
+    ),
+    (
+        lambda s: s.add_textunits([NewTextUnit("t1", 9, "", NAN), NewTextUnit("", 9, "")]),
+        AlreadyExistsError,
+        "failed at index 0: textunit with external_id t1 already exists; no items committed",
+    ),
+    (
+        lambda s: s.add_textunits([NewTextUnit("n", 1, ""), NewTextUnit("n", 9, "", NAN)]),
+        AlreadyExistsError,
+        "failed at index 1: textunit with external_id n already exists in bulk request; no items committed",
+    ),
+    (
+        lambda s: s.add_textunits([NewTextUnit("n", 1, ""), NewTextUnit("m", 9, "", NAN)]),
+        NotFoundError,
+        "atomic bulk textunits failed at index 1: textunit document_id 9 does not exist; no items committed",
+    ),
+    # entities: size, blank, title taken, title repeated, external id taken, repeated, embedding
+    (lambda s: s.add_entity(" ", "title 1", "", BIG), LimitExceededError, "description too large"),
+    (lambda s: s.add_entity(" ", "title 1", "", "", NAN), InvalidArgumentError, "entity external_id is required"),
+    (lambda s: s.add_entity("e1", "title 1", "", "", NAN), AlreadyExistsError, "entity with title title 1 already"),
+    (lambda s: s.add_entity("e1", "n", "", "", NAN), AlreadyExistsError, "entity with external_id e1 already exists"),
+    (
+        lambda s: s.add_entities([NewEntity("n", "N"), NewEntity("e1", " n ", embedding=NAN)]),
+        AlreadyExistsError,
+        "failed at index 1: entity with title  n  already exists in bulk request",
+    ),
+    (
+        lambda s: s.add_entities([NewEntity("n", "N"), NewEntity("n", "M", embedding=[1.0])]),
+        AlreadyExistsError,
+        "failed at index 1: entity with external_id n already exists in bulk request",
+    ),
+    (
+        lambda s: s.add_entities([NewEntity("n", "N"), NewEntity("m", "M", embedding=[1.0]), NewEntity("", "")]),
+        DimensionMismatchError,
+        "atomic bulk entities failed at index 1: entity embedding dimension mismatch: expected 8, got 1; no items",
+    ),
+    # relationships: size, source, target, triple, external id
+    (lambda s: s.add_relationship(9, 8, "", BIG), LimitExceededError, "description too large"),
+    (lambda s: s.add_relationship(9, 8), NotFoundError, "relationship source_id 9 does not exist"),
+    (lambda s: s.add_relationship(1, 8, external_id="r1"), NotFoundError, "relationship target_id 8 does not exist"),
+    (
+        lambda s: s.add_relationship(1, 2, "knows", external_id="r1", weight=math.nan),
+        AlreadyExistsError,
+        "relationship from 1 to 2 with type knows already exists",
+    ),
+    (
+        lambda s: s.add_relationship(2, 1, external_id="r1"),
+        AlreadyExistsError,
+        "relationship with external_id r1 already exists",
+    ),
+    (
+        lambda s: s.add_relationships([NewRelationship(1, 3, external_id="r"), NewRelationship(1, 4, external_id="r")]),
+        AlreadyExistsError,
+        "failed at index 1: relationship with external_id r already exists in bulk request",
+    ),
+    (lambda s: s.add_relationship(1, 3, weight=1e39), InvalidArgumentError, "relationship weight"),
+    # communities: sizes, external id, entities, relationships, embedding
+    (
+        lambda s: s.add_community(NewCommunity("", (9,), summary=BIG, external_id="c1")),
+        LimitExceededError,
+        "summary too large",
+    ),
+    (lambda s: s.add_community(NewCommunity("", full_content=BIG)), LimitExceededError, "full_content too large"),
+    (
+        lambda s: s.add_community(NewCommunity("", (9,), external_id="c1")),
+        AlreadyExistsError,
+        "community with external_id c1 already exists",
+    ),
+    (lambda s: s.add_community(NewCommunity("", (1, 9), (9,))), NotFoundError, "community entity_id 9 does not exist"),
+    (
+        lambda s: s.add_community(NewCommunity("", (1,), (1, 9), embedding=NAN)),
+        NotFoundError,
+        "community relationship_id 9 does not exist",
+    ),
+    (lambda s: s.add_community(NewCommunity("", embedding=NAN)), InvalidArgumentError, "community embedding contains"),
+    # updates: size, entity, embedding
+    (lambda s: s.update_entity_description(9, BIG, NAN), LimitExceededError, "description too large"),
+    (lambda s: s.update_entity_description(9, "", NAN), NotFoundError, "update failed: entity not found"),
+    # deletes of an entity: text units, relationships, communities
+    (lambda s: s.delete_entity(1), StillReferencedError, "entity 1 is linked to text units"),
+    (lambda s: s.delete_entity(2), StillReferencedError, "entity 2 is linked to relationships"),
+    (lambda s: s.delete_entity(3), StillReferencedError, "entity 3 is referenced by communities"),
+    # numbers that the wire could not carry
+    (lambda s: s.add_textunit("n", 1, "", token_count=2**31), InvalidArgumentError, ""),
+    (lambda s: s.add_community(NewCommunity("", level=-(2**31) - 1)), InvalidArgumentError, ""),
+    (lambda s: s.add_document("\ud800"), InvalidArgumentError, "surrogates not allowed"),
+    (lambda s: s.detect_communities(iterations=-1), InvalidArgumentError, "iterations must not be negative"),
+]
+
+
+def test_the_first_thing_wrong_is_the_one_that_is_said(session: Session) -> None:
+    furnish(session)
+    for refused, error, words in IN_ORDER:
+        before = session.digest()
+        with pytest.raises(error) as refusal:
+            refused(session)
+        assert type(refusal.value) is error, words
+        assert words in str(refusal.value)
+        assert session.digest() == before, words
+
+
+def test_what_holds_something_back_can_go_once_that_is_gone(session: Session) -> None:
+    furnish(session)
+    session.delete_community(1)
+    session.delete_relationship(1)
+    for id in (2, 3, 4):
+        session.delete_entity(id)
+    assert [entity.id for entity in session.entities()] == [1]
+    assert session.add_relationship(1, 1, "knows", external_id="r1") == 2
+    assert session.add_entity("e2", "title 2") == 5
+    assert session.add_community(NewCommunity("again", (5,), (2,), external_id="c1")) == 2
+
+
+def test_the_largest_text_is_taken_and_counted_in_bytes(session: Session) -> None:
+    session.add_document("d")
+    session.add_textunit("t", 1, "é" * 524_288)
+    with pytest.raises(LimitExceededError, match=r"content too large: 1048577 bytes \(max: 1048576\)"):
+        session.add_textunit("u", 1, "é" * 524_288 + "x")
+    assert len(session.get_textunit(1).content) == 524_288
+
+
+def test_a_vector_without_length_is_kept_and_similar_to_nothing(session: Session) -> None:
+    session.add_entities([NewEntity("zero", "zero", embedding=[0.0] * 8), NewEntity("some", "some", embedding=V)])
+    hits = session.query(V, hops=0).entities
+    assert [(hit.entity.id, round(hit.similarity, 6)) for hit in hits] == [(2, 1.0), (1, 0.0)]
+    assert [(hit.entity.id, hit.similarity) for hit in session.query([0.0] * 8, hops=0).entities] == [
+        (1, 0.0),
+        (2, 0.0),
+    ]
+    opposite = session.query([-number for number in V], hops=0).entities
+    assert [(hit.entity.id, round(hit.similarity, 6)) for hit in opposite] == [(1, 0.0), (2, -1.0)]
+
+
+def test_rebuilding_changes_nothing_that_can_be_seen(session: Session) -> None:
+    furnish(session)
+    before = (session.digest(), session.query(V).entities, session.get_entity(1), list(session.relationships()))
+    session.rebuild_indexes()
+    assert (session.digest(), session.query(V).entities, session.get_entity(1), list(session.relationships())) == before
+
+
+def test_numbers_of_numpy_are_numbers(session: Session) -> None:
+    session.add_document("d")
+    ids = session.add_textunits([NewTextUnit("t", np.int64(1), "x", np.ones(8), np.int32(3))])  # type: ignore[arg-type]
+    session.add_entities([NewEntity(f"e{n}", f"e{n}", embedding=np.full(8, n + 1.0)) for n in range(3)])
+    ends = np.array([1, 2])
+    session.add_relationship(ends[0], ends[1], weight=np.float32(0.5))  # type: ignore[arg-type]
+    session.add_community(NewCommunity("c", tuple(ends)))
+    session.link(np.int64(ids[0]), ends[1])  # type: ignore[arg-type]
+    assert session.get_textunit(1).entity_ids == (2,)
+    assert session.get_textunit(1).token_count == 3
+    assert session.get_relationship(1).weight == 0.5
+    assert session.get_community(1).entity_ids == (1, 2)
+
+
+def test_a_weight_too_small_for_the_wire_is_one_that_was_not_given(session: Session) -> None:
+    session.add_entities([NewEntity("e", "e")])
+    session.add_relationship(1, 1, weight=1e-60)
+    assert session.get_relationship(1).weight == 1.0
+
+
+IMPOSSIBLE: list[Callable[[Session, int], object]] = [
+    lambda s, number: s.get_entity(number),
+    lambda s, number: s.delete_entity(number),
+    lambda s, number: s.get_document(number),
+    lambda s, number: s.delete_document(number),
+    lambda s, number: s.add_textunit("t", number, "x"),
+    lambda s, number: s.add_relationship(number, 1),
+    lambda s, number: s.link(number, 1),
+    lambda s, number: s.query(seed_entity_ids=[number]),
+]
+
+
+def test_an_id_that_can_not_be_is_not_there(session: Session) -> None:
+    session.add_entities(NewEntity(f"e{n}", f"e{n}") for n in range(1_023))  # a whole block of the table
+    session.add_document("d")
+    for id in (-1, -1_024, 0, 2**63, 2**70):
+        for refused in IMPOSSIBLE:
+            with pytest.raises((NotFoundError, InvalidArgumentError)):
+                refused(session, id)
+    assert session.info().entity_count == 1_023
+    assert session.info().textunit_count == 0
+
+
+WRONG: list[Callable[[Any], object]] = [
+    lambda s: s.add_textunit("t", 1, "x", token_count=2.0),
+    lambda s: s.add_textunit("t", 1, "x", token_count=True),
+    lambda s: s.add_textunit("t", True, "x"),
+    lambda s: s.add_textunit("t", 1, b"x"),
+    lambda s: s.add_document("e", None),
+    lambda s: s.add_document("e", b"f"),
+    lambda s: s.add_entity("e", "t", None),
+    lambda s: s.add_entity("e", "t", b"kind"),
+    lambda s: s.add_entity("e", "t", embedding="text"),
+    lambda s: s.add_relationship(1, 1, type=5),
+    lambda s: s.add_community(NewCommunity("c", level=1.5)),  # type: ignore[arg-type]
+    lambda s: s.set_ttl(1.5),
+    lambda s: s.set_ttl(0.0, 60.0),
+    lambda s: s.update_entity_description(1, None),
+    lambda s: s.add_documents([NewDocument("x", b"f")]),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)))
+def test_a_value_of_a_wrong_type_never_costs_the_store(number: int, tmp_path: Any) -> None:
+    """It is refused, or taken as what it stands for; the store goes on, and starts again with the same contents."""
+    with gibramdb.open(tmp_path / "data", vector_dim=8) as store:
+        session = store.session("s")
+        session.add_document("d")
+        session.add_entity("first", "first")
+        before = store.digest()
+        with pytest.raises(GibramError) as refusal:
+            WRONG[number](session)
+        assert not isinstance(refusal.value, gibramdb.errors.UnavailableError)
+        assert store.digest() == before
+        assert store.health().status == "ok"
+        session.add_document("after")
+        after = store.digest()
+    with gibramdb.open(tmp_path / "data", vector_dim=8) as store:
+        assert store.digest() == after
+
+
+def test_a_session_must_have_a_name(store: Store) -> None:
+    nameless = store.session("")
+    for asked in (
+        lambda: nameless.add_document("d"),
+        nameless.info,
+        nameless.touch,
+        nameless.delete,
+        lambda: nameless.get_entities([1]),
+        lambda: list(nameless.entities()),
+        lambda: nameless.query(V),
+        nameless.detect_communities,
+    ):
+        with pytest.raises(InvalidArgumentError, match="session_id is required"):
+            asked()
+    assert store.sessions() == []
