@@ -1,7 +1,7 @@
 """gibramdb at work: index the World Factbook, ask it, kill the server under load, and count what was lost.
 
 python -m demo            about a minute
-python -m demo --all      all 254 profiles, whole
+python -m demo --all      all of it, whole: 254 different profiles under 256 codes
 """
 
 from __future__ import annotations

@@ -34,29 +34,31 @@ class Engine:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._opened: Future[OpenStore] = Future()
+        self.opened: Future[OpenStore] = Future()
+        """Done when the store is open, or could not be opened."""
+        self.opened.set_running_or_notify_cancel()  # from here on nobody can cancel it
         self._owner_pid = os.getpid()
         self._lock = threading.Lock()
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="gibramdb-engine", daemon=True)
         self._thread.start()
-        self._store = self._opened.result()
-        atexit.register(self.close)
 
     def _run(self) -> None:
         try:
             store = open_store(self._config, SystemClock(), self._queue.put)
         except BaseException as error:
-            self._opened.set_exception(error)
+            self.opened.set_exception(error)
             return
-        self._opened.set_result(store)
+        self._store = store
+        atexit.register(self.close)
+        self.opened.set_result(store)
         clock = SystemClock()
         sweep_every_ms = self._config.server.session_cleanup_interval_ms
         sweep_at_ms = clock.steady_ms() + sweep_every_ms
         while True:
             # A busy queue never runs empty, so whether a sweep is due is asked each time.
             if clock.steady_ms() >= sweep_at_ms:
-                store.database.expire_sessions()
+                self._call(store.database.expire_sessions)
                 sweep_at_ms = clock.steady_ms() + sweep_every_ms
             try:
                 call = self._queue.get(timeout=max(0, sweep_at_ms - clock.steady_ms()) / 1000)
@@ -64,16 +66,20 @@ class Engine:
                 continue
             if call is None:
                 break
-            try:
-                call()
-            except Exception:  # the edge of the thread: the database has halted itself where that was called for
-                log.exception("a call on the engine thread failed")
-        store.close()
+            self._call(call)
+        self._call(store.close)
         # What came in after the end is answered too: by the closed store, with a refusal.
         while not self._queue.empty():
             call = self._queue.get()
             if call is not None:
-                call()
+                self._call(call)
+
+    @staticmethod
+    def _call(call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception:  # the edge of the thread: the database has halted itself where that was called for
+            log.exception("a call on the engine thread failed")
 
     def submit(self, command: Command) -> Future[Answer]:
         """Run a command; the future gets its result, or the error it was refused with, as a value."""
@@ -111,12 +117,16 @@ class Engine:
         """Make durable what was accepted and end the thread. A second call does nothing."""
         if os.getpid() != self._owner_pid:
             return
+        self.give_up()
+        self._thread.join()
+        atexit.unregister(self.close)
+
+    def give_up(self) -> None:
+        """Close as soon as it can be, without waiting: nobody wants the store any more."""
         with self._lock:
             if not self._is_closed:
                 self._is_closed = True
                 self._queue.put(None)
-        self._thread.join()
-        atexit.unregister(self.close)
 
 
 def _value(answer: Answer) -> Any:
@@ -201,7 +211,13 @@ def open(
         StoreLockedError: another process has it open.
         FatalError: the store can not be recovered; the message says what was found and what to do.
     """
-    return Store(EmbeddedExecutor(Engine(_config(path, vector_dim, wal_sync_policy, wal_sync_interval))))
+    engine = Engine(_config(path, vector_dim, wal_sync_policy, wal_sync_interval))
+    try:
+        engine.opened.result()
+    except BaseException:  # Ctrl-C too: the thread would go on to open the store, and hold it
+        engine.give_up()
+        raise
+    return Store(EmbeddedExecutor(engine))
 
 
 async def open_async(
@@ -212,5 +228,10 @@ async def open_async(
     wal_sync_interval: str = "1s",
 ) -> AsyncStore:
     """As `open`, for an event loop; recovery runs beside it."""
-    config = _config(path, vector_dim, wal_sync_policy, wal_sync_interval)
-    return AsyncStore(AsyncEmbeddedExecutor(await asyncio.to_thread(Engine, config)))
+    engine = Engine(_config(path, vector_dim, wal_sync_policy, wal_sync_interval))
+    try:
+        await asyncio.wrap_future(engine.opened)
+    except BaseException:  # cancelled, too
+        engine.give_up()
+        raise
+    return AsyncStore(AsyncEmbeddedExecutor(engine))

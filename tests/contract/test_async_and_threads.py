@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.server import Server
 
 import gibramdb
 from gibramdb import AsyncStore, NewDocument, NewEntity, NewTextUnit
-from gibramdb.errors import AlreadyExistsError, ClosedError, ConnectionFailedError, NotFoundError
+from gibramdb.database.recovery import recover
+from gibramdb.errors import AlreadyExistsError, ClosedError, ConnectionFailedError, NotFoundError, StoreLockedError
 
 
 async def everything(store: AsyncStore) -> None:
@@ -122,3 +127,61 @@ db.close()
     assert int(there) - int(acknowledged) in {0, 1}
     with gibramdb.open(tmp_path / "data", vector_dim=8) as store:
         assert store.session("s").info().document_count == int(there)
+
+
+def hold_up(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Makes a start wait in the middle of recovery; returns what says that it waits, and what lets it go on."""
+    waits, may_go_on = threading.Event(), threading.Event()
+
+    def slowly(*arguments: Any) -> Any:
+        waits.set()
+        assert may_go_on.wait(20)
+        return recover(*arguments)
+
+    monkeypatch.setattr("gibramdb.database.opening.recover", slowly)
+    return waits, may_go_on
+
+
+def opened_again(path: Path) -> None:
+    """The store is free, at the latest after a moment."""
+    until = time.monotonic() + 10
+    while True:
+        try:
+            gibramdb.open(path, vector_dim=8).close()
+        except StoreLockedError:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        else:
+            return
+
+
+def test_an_opening_that_is_cancelled_leaves_the_store_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits, may_go_on = hold_up(monkeypatch)
+
+    async def open_and_cancel() -> None:
+        task = asyncio.ensure_future(gibramdb.open_async(tmp_path / "data", vector_dim=8))
+        await asyncio.to_thread(waits.wait, 20)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(open_and_cancel())
+    may_go_on.set()
+    opened_again(tmp_path / "data")
+
+
+def test_an_opening_interrupted_by_ctrl_c_leaves_the_store_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, may_go_on = hold_up(monkeypatch)
+
+    def interrupt() -> None:
+        waits.wait(20)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        may_go_on.set()
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        gibramdb.open(tmp_path / "data", vector_dim=8)
+    opened_again(tmp_path / "data")

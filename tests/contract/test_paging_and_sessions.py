@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from support.owned_store import OwnedStore
 
-from gibramdb import NewDocument, NewEntity, Store
-from gibramdb.errors import GibramError, LimitExceededError, SessionExpiredError, SessionNotFoundError
+from gibramdb import NewDocument, NewEntity, NewTextUnit, Store
+from gibramdb.errors import DiskFullError, GibramError, LimitExceededError, SessionExpiredError, SessionNotFoundError
 from gibramdb.model import commands as c
 from gibramdb.model.results import Created, Page
 
@@ -120,6 +120,64 @@ def test_quotas_and_the_cap_on_sessions() -> None:
     assert store.run(c.GetHealth()).components["resource_pressure"] == "warning"  # type: ignore[union-attr]
     store.run(c.AddDocuments("t", (NewDocument("a"),)))
     assert "max sessions limit reached (2)" in str(store.run(c.AddDocuments("u", (NewDocument("a"),))))
+
+
+def test_sessions_whose_time_is_over_keep_no_new_one_out() -> None:
+    store = OwnedStore(flags={"security.max_sessions": "2"})
+    for name in ("s", "t"):
+        store.run(c.AddDocuments(name, (NewDocument("a"),)))
+        store.run(c.SetSessionTtl(name, ttl_s=1))
+    assert isinstance(store.run(c.AddDocuments("u", (NewDocument("a"),))), LimitExceededError)
+    store.clock.ms += 1_001
+    assert isinstance(store.run(c.AddDocuments("u", (NewDocument("a"),))), Created)
+    assert set(store.state.sessions) == {"u"}
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "shown_by", [c.GetSession("s"), c.GetDocuments("s", (1,)), c.ListSessions(), c.TouchSession("s")]
+)
+def test_a_session_that_was_said_to_be_over_does_not_come_back(shown_by: c.Command) -> None:
+    store = OwnedStore()
+    store.run(c.AddDocuments("s", (NewDocument("a"),)))
+    store.run(c.SetSessionTtl("s", idle_ttl_s=10))
+    store.clock.ms += 9_000
+    store.cut_the_power(1)
+    store.clock.ms += 9_000
+    assert not isinstance(store.run(c.TouchSession("s")), GibramError), "idle time counts from serving"
+    store.clock.ms += 10_001
+    store.run(shown_by)
+    store.cut_the_power(2)
+    assert isinstance(store.run(c.GetSession("s")), SessionExpiredError)
+    store.clock.ms -= 3_600_000
+    store.cut_the_power(3)
+    assert isinstance(store.run(c.GetSession("s")), SessionExpiredError)
+    store.sweep()
+    assert isinstance(store.run(c.GetSession("s")), SessionNotFoundError)
+    store.close()
+
+
+def test_on_a_full_disk_the_end_of_a_session_is_told_all_the_same() -> None:
+    store = OwnedStore()
+    text = "x" * 1_000_000
+    answer = store.run(c.AddDocuments("s", (NewDocument("a"),)))
+    store.run(c.SetSessionTtl("s", ttl_s=10))
+    store.disk.free_bytes = 0
+    number = 0
+    while not isinstance(answer, DiskFullError):
+        number += 1
+        answer = store.run(c.AddTextUnits("s", (NewTextUnit(f"t{number}", 1, text),)))
+    while not isinstance(answer, GibramError) or number < 10_000:
+        number += 1  # until not even a touch has room
+        answer = store.run(c.TouchSession("s"))
+        if isinstance(answer, DiskFullError):
+            break
+    assert isinstance(answer, DiskFullError)
+    store.clock.ms += 10_001
+    assert isinstance(store.run(c.GetSession("s")), SessionExpiredError)
+    assert store.run(c.ListSessions()) == ()
+    store.disk.free_bytes = None
+    store.close()
 
 
 def test_sessions_are_listed_by_name_counted_and_deleted(store: Store) -> None:

@@ -18,7 +18,7 @@ from gibramdb.errors import (
     RetrievalNotReadyError,
 )
 from gibramdb.model import commands as c
-from gibramdb.model.results import Hierarchy, QueryResult
+from gibramdb.model.results import Detected, Hierarchy, QueryResult
 
 
 def axis(number: int, other: float = 0.0) -> list[float]:
@@ -207,9 +207,17 @@ def test_communities_are_found_replace_only_detected_ones_and_survive_as_they_ar
     assert isinstance(hierarchy, Hierarchy)
     assert hierarchy.level_counts[0] == 6
     assert session.info().community_count == hierarchy.total + 1
-    for bad in (-1.0, math.nan, math.inf):
+    for bad in (-1.0, math.nan, math.inf, 1e308, 5e-324):
         with pytest.raises(InvalidArgumentError, match="resolution"):
             session.detect_communities(resolution=bad)
+
+
+def test_what_a_detection_replaces_is_no_part_of_the_quota_it_needs() -> None:
+    store = OwnedStore(durable=False, flags={"security.max_memory_bytes": "4500"})
+    store.run(c.AddEntities("s", tuple(NewEntity(f"e{n}", f"e{n}") for n in range(8))))
+    for _ in range(3):
+        answer = store.run(c.DetectCommunities("s"))
+        assert isinstance(answer, Detected), answer
 
 
 def test_a_detection_decides_on_the_state_of_its_end() -> None:

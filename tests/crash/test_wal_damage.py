@@ -82,22 +82,26 @@ def test_every_flipped_byte_is_refused(mask: str) -> None:
 
 
 @pytest.mark.parametrize("filled", [False, True], ids=["the file ends", "zeros to the old end"])
-def test_a_log_cut_at_any_byte_gives_the_records_before_the_cut(filled: bool) -> None:
+@pytest.mark.parametrize("log", [CLOSED, OPEN], ids=["idle", "before its witness"])
+def test_a_log_cut_at_any_byte_gives_the_records_before_the_cut(log: bytes, filled: bool) -> None:
+    ends_of_records = (
+        [*ENDS, MARKER_AT + 512] if log is CLOSED else ENDS
+    )  # a marker is two records: filling, and a mark
     whole = 0
-    for cut in range(len(OPEN)):
-        content = OPEN[:cut]
-        disk = disk_with(content + bytes(len(OPEN) - cut) if filled else content)
+    for cut in range(len(log)):
+        content = log[:cut]
+        disk = disk_with(content + bytes(len(log) - cut) if filled else content)
         if cut < 512:
-            if not filled or OPEN[cut:512].strip(b"\0"):
+            if not filled or log[cut:512].strip(b"\0"):
                 with pytest.raises(CorruptLogError, match="the file header is damaged"):
                     read_all(disk)
             continue
-        whole += cut == ENDS[whole]
+        whole += whole < len(ends_of_records) and cut == ends_of_records[whole]
         payloads, tail = read_all(disk)
         assert payloads == PAYLOADS[:whole], cut
-        end = ENDS[whole - 1] if whole else 512
+        end = ends_of_records[whole - 1] if whole else 512
         assert (tail.torn_offset, tail.end_lsn) == (end, end - 512)
-        assert tail.torn_bytes == len(OPEN[end:cut].rstrip(b"\0"))
+        assert tail.torn_bytes == len(log[end:cut].rstrip(b"\0"))
 
 
 def test_a_cut_below_what_was_proven_durable_is_refused() -> None:

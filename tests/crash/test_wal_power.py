@@ -86,8 +86,13 @@ def _next_life(disk: FaultyDisk, writer: type[LogWriter], rng: random.Random, se
     return life
 
 
-def outlived(seed: int, *, writer: type[LogWriter] = LogWriter, disk: type[FaultyDisk] = FaultyDisk) -> str:
-    """Writes groups of 1 to 64 records, stops within the last, recovers, writes ten more, stops and recovers again."""
+def outlived(
+    seed: int, *, writer: type[LogWriter] = LogWriter, disk: type[FaultyDisk] = FaultyDisk, pages_only: bool = False
+) -> str:
+    """Writes groups of 1 to 64 records, stops within the last, recovers, writes ten more, stops and recovers again.
+
+    `pages_only`: every stop is a power cut, and what is written or not are pages of 4 KiB, never single sectors.
+    """
     rng = random.Random(seed)
     try:
         first = disk(FOLDER, seed=seed)
@@ -98,15 +103,15 @@ def outlived(seed: int, *, writer: type[LogWriter] = LogWriter, disk: type[Fault
                 life.sync()
                 if rng.random() < 0.3:
                     life.mark()
-        killed = rng.random() < 0.2
+        killed = not pages_only and rng.random() < 0.2
         try:
             life.append(rng.randrange(1, 65), dies=killed)
         except Stopped:
             assert killed
-        piece_bytes = rng.choice((4096, 512))
+        piece_bytes = 4096 if pages_only else rng.choice((4096, 512))
         second = first.after_kill() if killed else first.after_power_cut(rng, piece_bytes=piece_bytes)
         again = _next_life(second, writer, rng, life.sent, life.acknowledged)
-        third = second.after_power_cut(rng) if rng.random() < 0.7 else second.after_kill()
+        third = second.after_power_cut(rng) if pages_only or rng.random() < 0.7 else second.after_kill()
         payloads, _tail = _recovered(third, again.sent, again.acknowledged)
         assert payloads[-10:] == again.sent[-10:]
     except (AssertionError, GibramError, OSError) as failure:
@@ -115,8 +120,9 @@ def outlived(seed: int, *, writer: type[LogWriter] = LogWriter, disk: type[Fault
 
 
 @pytest.mark.parametrize("seeds", [range(1000), pytest.param(range(1000, 50_000), marks=pytest.mark.sweep)])
-def test_a_thousand_power_cuts_lose_nothing_and_refuse_nothing(seeds: range) -> None:
-    assert [found for seed in seeds if (found := outlived(seed))] == []
+@pytest.mark.parametrize("pages_only", [True, False], ids=["pages", "pages, sectors and kills"])
+def test_a_thousand_power_cuts_lose_nothing_and_refuse_nothing(seeds: range, pages_only: bool) -> None:
+    assert [found for seed in seeds if (found := outlived(seed, pages_only=pages_only))] == []
 
 
 def test_stopped_at_any_call_that_changes_something() -> None:

@@ -9,6 +9,7 @@ WAL_ROTATE. PIPELINE, which holds others, is walked beside them.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from support.server import Server
 
 from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit, Session
+from gibramdb.errors import SessionExpiredError, SessionNotFoundError
 from gibramdb.model import mutations
 from gibramdb.storage import record, wal
 from gibramdb.storage.files import OsFileSystem
@@ -104,7 +106,7 @@ def test_the_change_is_there_after_a_kill(directory: Path, number: CommandNumber
         assert server.stop() < 5
 
 
-BY_TIME = (mutations.SessionExpired, mutations.SessionReadNoted)
+BY_TIME = (mutations.SessionExpired, mutations.SessionReadNoted, mutations.SessionEnded)
 """What no command asks for: the clock does."""
 
 
@@ -117,15 +119,18 @@ def logged(directory: Path) -> set[type]:
 
 def test_what_the_clock_changes_is_there_after_a_kill(tmp_path: Path) -> None:
     directory = tmp_path / "data"
-    with Server(directory, "--session-cleanup-interval", "200ms") as server, server.connect() as db:
-        for name in ("over", "read"):
+    with Server(directory, "--session-cleanup-interval", "1s") as server, server.connect() as db:
+        for name in ("over", "told", "read"):
             furnish(db.session(name))
         db.session("over").set_ttl(ttl_s=1)
+        db.session("told").set_ttl(ttl_s=1)
         db.session("read").set_ttl(idle_ttl_s=4)
         until = time.monotonic() + 10
         while set(BY_TIME) - logged(directory) and time.monotonic() < until:
-            time.sleep(0.3)
+            time.sleep(0.05)
             db.session("read").info()
+            with contextlib.suppress(SessionExpiredError, SessionNotFoundError):
+                db.session("told").info()
         assert set(BY_TIME) <= logged(directory)
         assert [each.session_id for each in db.sessions()] == ["read"]
         db.session("read").digest()  # may be noted as a read, just after it was computed; then the next is not

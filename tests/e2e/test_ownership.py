@@ -126,6 +126,38 @@ time.sleep(60)
         parent.stdout.close()
 
 
+def test_a_child_forked_during_recovery_does_not_outlive_its_parents_lock(tmp_path: Path) -> None:
+    program = f"""
+import os, time, gibramdb
+from gibramdb.database import opening
+recover = opening.recover
+def forking(*arguments):
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    print(child, flush=True)
+    return recover(*arguments)
+opening.recover = forking
+db = gibramdb.open({str(tmp_path / "data")!r}, vector_dim=8)
+db.session("s").add_entity("e", "kept")
+print("kept", flush=True)
+time.sleep(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    try:
+        assert parent.stdout.readline() == "kept\n"
+        parent.kill()
+        parent.wait(10)
+        with gibramdb.open(tmp_path / "data", vector_dim=8) as db:
+            assert [entity.title for entity in db.session("s").entities()] == ["KEPT"]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        parent.stdout.close()
+
+
 def test_a_closed_store_says_so(tmp_path: Path) -> None:
     db = gibramdb.open(tmp_path / "data", vector_dim=8)
     db.close()

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.server import RefusedError, Server
+from support.server import RefusedError, Server, command
 from support.strace import needs_strace, strace
 
 import gibramdb
@@ -109,17 +109,16 @@ class Writers:
 
 
 def assert_halted(store: gibramdb.Store) -> None:
-    """PING, INFO and HEALTH are answered, nothing else, and the log stays where it was."""
+    """PING and HEALTH are answered, nothing else, and the log stays where it was."""
     health = store.health()
     assert health.status == "error"
     assert health.components["durable_state"] == "unhealthy"
     assert "Input/output error" in health.components["durable_state_reason"]
     session = store.session("s")
-    for refused in (lambda: session.add_entity("x", "x"), lambda: session.info(), store.sessions):
+    for refused in (lambda: session.add_entity("x", "x"), lambda: session.info(), store.sessions, store.info):
         with pytest.raises(HaltedError, match="unhealthy"):
             refused()
     store.ping()
-    assert store.info().session_store_mode == "durable"
     assert figure(store, "wal_flushed_lsn") == int(health.components["wal_flushed_lsn"])
 
 
@@ -268,6 +267,37 @@ def test_a_client_that_does_not_read_holds_up_no_stop(tmp_path: Path) -> None:
             deaf.sendall(encode_command(GetTextUnits("s", (textunit,) * 30), 1))
             time.sleep(0.5)
             assert server.stop() < 5
+
+
+@needs_strace
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_asked_for_during_recovery_is_not_kept_waiting(tmp_path: Path, number: signal.Signals) -> None:
+    with Server(tmp_path / "data") as server, server.connect() as store:
+        session = store.session("s")
+        session.add_document("d")
+        for index in range(30):
+            session.add_textunit(f"t{index}", 1, "x" * 1_000_000)
+        server.stop()
+    log = next((tmp_path / "data" / "session_wal").glob("wal-*.log"))
+    before = log.read_bytes()
+    trace = tmp_path / "trace"
+    slow_disk = strace("inject=pread64:delay_enter=300000", trace="pread64", output=str(trace))
+    process = subprocess.Popen(
+        [*slow_disk, "-P", str(log), *command(tmp_path / "data")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        until = time.monotonic() + 20
+        while not trace.exists() or "pread64" not in trace.read_text():
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        os.kill(int(trace.read_text().split()[0]), number)
+        assert process.wait(3) != 0
+    finally:
+        process.kill()
+        process.wait(5)
+    assert log.read_bytes() == before
+    with Server(tmp_path / "data") as server, server.connect() as store:
+        assert store.session("s").info().textunit_count == 30
 
 
 @needs_strace

@@ -43,6 +43,7 @@ class ModelSession:
     read_ms: int = 0
     ttl_ms: int = 0
     idle_ttl_ms: int = 0
+    is_ended: bool = False
     documents: dict[int, str] = field(default_factory=dict)
     textunits: dict[int, tuple[str, int, bytes]] = field(default_factory=dict)
     entities: dict[int, tuple[str, str, bytes]] = field(default_factory=dict)
@@ -76,6 +77,8 @@ class StoreMachine(RuleBasedStateMachine):
         return self.store.clock.ms
 
     def over(self, session: ModelSession) -> bool:
+        if session.is_ended:
+            return True
         if session.ttl_ms and session.created_ms + session.ttl_ms < self.now:
             return True
         return (
@@ -98,7 +101,15 @@ class StoreMachine(RuleBasedStateMachine):
         session.used_ms = self.now
         self.sessions[name] = session
 
+    def tell_ends(self, name: str) -> None:
+        """From the first answer that shows it on, a session's end is kept, whatever happens to the clock or the store."""
+        session = self.sessions.get(name)
+        if session is not None and self.over(session) and not session.is_ended:
+            assert type(self.store.run(c.GetSession(name))) is SessionExpiredError
+            session.is_ended = True
+
     def run(self, command: c.Command, refusal: type[GibramError] | None) -> Any:
+        self.tell_ends(getattr(command, "session_id", ""))
         before = self.store.digest() if refusal else ""
         answer = self.store.run(command)
         if refusal is None:
@@ -253,6 +264,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(name=SESSIONS)
     def read(self, name: str) -> None:
+        self.tell_ends(name)
         refusal = self.dead(name)
         answer = self.store.run(c.GetSession(name))  # may note in the log that it was read, so the digest may change
         assert (type(answer) is refusal) if refusal else isinstance(answer, SessionInfo)
@@ -275,6 +287,8 @@ class StoreMachine(RuleBasedStateMachine):
         """The digest, when nothing is on its way to the log: a note that a session was read holds up no answer about
         that session, and may be lost, but a listing waits for it."""
         self.store.run(c.ListSessions())
+        for session in self.sessions.values():
+            session.is_ended |= self.over(session)
         return self.store.digest()
 
     def restarted(self, before: str) -> None:
@@ -384,7 +398,7 @@ def test_every_slot_of_a_session_is_canonical_derived_or_ephemeral() -> None:
     from gibramdb.core.state import SessionState
 
     canonical = {
-        "session_id", "incarnation", "created_at_ms", "touched_at_ms", "read_noted_at_ms", "ttl_ms", "idle_ttl_ms",
+        "session_id", "incarnation", "created_at_ms", "touched_at_ms", "read_noted_at_ms", "ttl_ms", "idle_ttl_ms", "is_ended",
         "documents", "textunits", "entities", "relationships", "communities", "links",
         "textunit_vectors", "entity_vectors", "community_vectors",
     }  # fmt: skip
@@ -403,7 +417,7 @@ def test_tables_of_the_engine_have_no_gaps() -> None:
         children: list[type] = base.__subclasses__()
         return {leaf for child in children for leaf in (leaves(child) or {child})}
 
-    in_place = {mutations.SessionDeleted, mutations.SessionExpired, mutations.SessionReadNoted}
+    in_place = {mutations.SessionDeleted, mutations.SessionExpired, mutations.SessionReadNoted, mutations.SessionEnded}
     assert set(_APPLY) | in_place == set(get_args(Mutation))
     assert set(_DECIDE) == leaves(c.WriteCommand) - {c.DetectCommunities, c.DetectHierarchy, c.RebuildIndexes}
     assert set(READS) == leaves(c.ReadCommand) - {c.Ping, c.GetHealth, c.GetInfo, c.Query, c.Explain}

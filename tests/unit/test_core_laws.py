@@ -21,11 +21,11 @@ from gibramdb.core.table import BLOCK_RECORDS, Table
 from gibramdb.errors import CallerError
 from gibramdb.model import commands as c
 from gibramdb.model.ids import Lsn
-from gibramdb.model.mutations import EntityDescribed, Mutation, SessionReadNoted
+from gibramdb.model.mutations import EntityDescribed, Mutation, SessionEnded, SessionReadNoted
 from gibramdb.storage import record
 
 CANONICAL_OR_EPHEMERAL = {
-    "session_id", "incarnation", "created_at_ms", "touched_at_ms", "read_noted_at_ms", "ttl_ms", "idle_ttl_ms",
+    "session_id", "incarnation", "created_at_ms", "touched_at_ms", "read_noted_at_ms", "ttl_ms", "idle_ttl_ms", "is_ended",
     "documents", "textunits", "entities", "relationships", "communities", "links", "textunit_vectors",
     "entity_vectors", "community_vectors", "last_lsn", "read_at_ms",
 }  # fmt: skip
@@ -164,7 +164,7 @@ def test_each_kind_of_change_shows_in_the_digest_and_comes_back_from_its_record(
 
 def test_no_kind_of_change_is_left_out_here() -> None:
     assert set(CHANGES) == set(WRITES) == set(_DECIDE)
-    made: set[type] = {SessionReadNoted}
+    made: set[type] = {SessionReadNoted, SessionEnded}
     for kind, command in CHANGES.items():
         run = filled()
         run.now_ms += 60_000 if kind is c.ExpireSession else 1
@@ -218,7 +218,7 @@ def test_the_digest_covers_every_canonical_field() -> None:
     def other_vector(index: Any) -> None:
         index.replace(1, bytes(12))
 
-    scalars = ("incarnation", "created_at_ms", "touched_at_ms", "read_noted_at_ms", "ttl_ms", "idle_ttl_ms")
+    scalars = ("incarnation", "created_at_ms", "touched_at_ms", "read_noted_at_ms", "ttl_ms", "idle_ttl_ms", "is_ended")
     tables = ("documents", "textunits", "entities", "relationships", "communities", "links")
     changes: dict[str, Any] = {
         "session_id": lambda session: setattr(session, "session_id", "b"),

@@ -82,6 +82,7 @@ FROZEN: list[tuple[m.Mutation, str]] = [
     (m.SessionTtlSet(*BASE, 60_000, 0), f"9603{HEAD}cdea6000"),
     (m.SessionTouched(*BASE), f"9404{HEAD}"),
     (m.SessionReadNoted(*BASE), f"9405{HEAD}"),
+    (m.SessionEnded(*BASE), f"9406{HEAD}"),
     (m.DocumentsAdded(*BASE, (DOCUMENT,)), f"950a{HEAD}91{D}"),
     (m.TextUnitsAdded(*BASE, (TEXTUNIT,), (2,), VECTOR), f"970b{HEAD}91{T}9102c4080000803f000000c0"),
     (m.EntitiesAdded(*BASE, (ENTITY,), (3,), VECTOR), f"970c{HEAD}91{E}9103c4080000803f000000c0"),

@@ -33,6 +33,9 @@ def apply(state: StoreState, mutation: Mutation, lsn: Lsn) -> None:
         session.read_noted_at_ms = mutation.at_ms
         return
     session.last_lsn = lsn
+    if isinstance(mutation, mutations.SessionEnded):
+        session.is_ended = True
+        return
     session.touched_at_ms = mutation.at_ms
     _APPLY[type(mutation)](session, mutation)
 

@@ -34,6 +34,7 @@ def state_digest(sessions: Iterable[SessionState]) -> tuple[str, int]:
             session.read_noted_at_ms,
             session.ttl_ms,
             session.idle_ttl_ms,
+            session.is_ended,
             [(table.next_id, len(table)) for table in tables],
         )
         digest.update(_encode(head))

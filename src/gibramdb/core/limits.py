@@ -11,6 +11,7 @@ import msgspec
 from gibramdb.model.knowledge import Community, Document, Entity, Relationship, TextUnit
 
 LINK_BYTES = 32
+ANSWERED_LINK_BYTES = 8
 SESSIONS_MAX_DEFAULT = 10_000
 CONTENT_BYTES_MAX_DEFAULT = 1_048_576
 
@@ -26,8 +27,12 @@ COMMUNITIES_MAX_DEFAULT = 5
 QUERY_ITEMS_MAX = 10_000
 """The most entities, text units or communities, each, that one answer can hold."""
 QUERY_RELATIONSHIPS_MAX = 10_000
-QUERY_LOG_ENTRIES_MAX = 10_000
+QUERY_LOG_STEPS_MAX = 500_000
+"""What EXPLAIN can look back on: seeds and steps of all remembered queries together."""
+DETECTIONS_WAITING_MAX = 64
 RESOLUTION_DEFAULT = 1.0
+RESOLUTION_MIN, RESOLUTION_MAX = 1e-6, 1e6
+"""Far beyond them everything is one cluster, or each entity its own; near the ends of a float the library panics."""
 ITERATIONS_DEFAULT = 10
 ITERATIONS_MAX = 1_000
 HIERARCHY_LEVELS_MAX = 5

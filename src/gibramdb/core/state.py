@@ -44,6 +44,7 @@ class SessionState:
         "idle_ttl_ms",
         "incarnation",
         "incoming",
+        "is_ended",
         "last_lsn",
         "links",
         "memory_bytes",
@@ -72,6 +73,7 @@ class SessionState:
         self.read_noted_at_ms = created_at_ms
         self.ttl_ms = 0
         self.idle_ttl_ms = 0
+        self.is_ended = False  # its time is over, and an answer has shown it
         self.documents: Table[Document] = Table()
         self.textunits: Table[TextUnit] = Table()
         self.entities: Table[Entity] = Table()
@@ -267,6 +269,8 @@ class StoreState:
 
     def is_expired(self, session: SessionState, now_ms: int) -> bool:
         """Whether a session's time is over. Idle time counts from when the store began to serve, at the earliest."""
+        if session.is_ended:
+            return True
         if self.expiry_paused:
             return False
         if session.ttl_ms and session.created_at_ms + session.ttl_ms < now_ms:

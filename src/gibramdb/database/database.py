@@ -27,7 +27,7 @@ from gibramdb.core.apply import apply
 from gibramdb.core.decide import decide
 from gibramdb.core.decide.admission import live_session
 from gibramdb.core.limits import Limits
-from gibramdb.core.state import SessionState, StoreState
+from gibramdb.core.state import StoreState
 from gibramdb.database import health
 from gibramdb.database.detector import Detector, Post
 from gibramdb.database.journal import Journal
@@ -45,7 +45,7 @@ from gibramdb.errors import (
 from gibramdb.model import commands
 from gibramdb.model.commands import Command, ReadCommand, WriteCommand
 from gibramdb.model.ids import NO_LSN, Lsn
-from gibramdb.model.mutations import SessionReadNoted
+from gibramdb.model.mutations import SessionEnded, SessionReadNoted
 from gibramdb.model.results import Done, Explanation, Health, Info, Pong, QueryResult, Result
 from gibramdb.retrieval import detection, query
 from gibramdb.storage import record
@@ -56,8 +56,8 @@ log = logging.getLogger(__name__)
 Answer = Result | GibramError
 Done_ = Callable[[Answer], None]
 
-BATCH_TURN_COMMANDS = 256
-"""So many commands of one pipeline run in one turn; then others get theirs."""
+BATCH_TURN_US = 5_000
+"""So long commands of one pipeline run in one turn; then others get theirs."""
 CLOCK_DISAGREEMENT_MAX_MS = 60_000
 """Beyond this, wall clock and steady clock contradict each other, and nothing expires."""
 READ_NOTES_PER_IDLE_TTL = 8
@@ -112,6 +112,7 @@ class Database:
         self._post = post
         self._waiting: list[_Waiting] = []
         self._explanations: OrderedDict[int, tuple[str, Lsn, Explanation]] = OrderedDict()
+        self._explained_steps = 0
         self._last_query_id = 0
         self._halted_because: GibramError | None = None
         self._is_closed = False
@@ -150,23 +151,24 @@ class Database:
         """Run it, or arrange that it runs later and then calls `finish`."""
         refusal = self._refusal()
         if refusal is not None:
-            if isinstance(command, commands.Ping | commands.GetHealth | commands.GetInfo) and not self._is_closed:
+            if isinstance(command, commands.Ping | commands.GetHealth) and not self._is_closed:
                 return _Executed(self._read_exempt(command), NO_LSN)
             return _Executed(refusal, NO_LSN)
         try:
-            if isinstance(command, commands.DetectCommunities | commands.DetectHierarchy):
-                self._detect(command, finish)
-                return None
-            if isinstance(command, commands.RebuildIndexes):
-                return self._rebuild(command)
-            if isinstance(command, WriteCommand):
-                return self._write(command)
-            return self._read(command)
+            try:
+                if isinstance(command, commands.DetectCommunities | commands.DetectHierarchy):
+                    self._detect(command, finish)
+                    return None
+                if isinstance(command, commands.RebuildIndexes):
+                    return self._rebuild(command)
+                if isinstance(command, WriteCommand):
+                    return self._write(command)
+                return self._read(command)
+            except CallerError as error:
+                return _Executed(error, self._lsn_seen(getattr(command, "session_id", "")))
         except _NoRoomError as need:
             self._wait_for_room(command, need.payload_bytes, finish)
             return None
-        except CallerError as error:
-            return _Executed(error, self._lsn_seen(getattr(command, "session_id", "")))
         except GibramError as error:
             return _Executed(error, NO_LSN)
         except Exception:  # the edge of one command: a defect met while nothing has changed costs only this command
@@ -185,6 +187,9 @@ class Database:
 
     def _write(self, command: WriteCommand) -> _Executed:
         now_ms = self._now_ms()
+        sessions = self.state.sessions
+        if len(sessions) >= self._limits.sessions_max and command.session_id not in sessions:
+            self.expire_sessions()  # those whose time is over need not keep a new one out until the next sweep
         mutation, result = decide(self.state, command, now_ms, self._limits)
         if mutation is None:
             return _Executed(result, self._lsn_seen(command.session_id))
@@ -212,7 +217,7 @@ class Database:
             self._post(lambda: retry(refusal))
 
         def retry(refusal: GibramError | None) -> None:
-            if refusal is not None:
+            if refusal is not None and isinstance(command, WriteCommand):
                 finish(refusal, NO_LSN)
                 return
             executed = self._start(command, finish)
@@ -223,7 +228,11 @@ class Database:
 
     def _rebuild(self, command: commands.RebuildIndexes) -> _Executed:
         session = live_session(self.state, command.session_id, self._now_ms())
-        session.rebuild()
+        try:
+            session.rebuild()
+        except BaseException as error:
+            self._halt(error)
+            raise
         return _Executed(Done(), session.last_lsn)
 
     # --- detecting communities: computed elsewhere, then decided here -------------------------------------------------
@@ -233,6 +242,10 @@ class Database:
         command: commands.DetectCommunities | commands.DetectHierarchy,
         finish: Callable[[Answer, Lsn], None],
     ) -> None:
+        if len(self._detecting) >= bounds.DETECTIONS_WAITING_MAX:
+            raise LimitExceededError(
+                f"{len(self._detecting)} computations of communities wait already; try again later"
+            )
         view = detection.view(self.state, command, self._now_ms())
         if self._detector is None:
             self._detector = Detector(self._post)
@@ -258,8 +271,6 @@ class Database:
             return _Executed(self._read_exempt(command), NO_LSN)
         now_ms = self._now_ms()
         session_id: str = getattr(command, "session_id", "")
-        # A digest covers even the notes of reads, which no other answer about the session waits for.
-        lsn = self._lsn_seen("" if isinstance(command, commands.GetDigest) else session_id)
         result: Result
         if isinstance(command, commands.GetInfo):
             result = self._info(command.session_id, now_ms)
@@ -270,6 +281,8 @@ class Database:
         else:
             assert isinstance(command, ReadCommand)
             result = READS[type(command)](self.state, command, now_ms)
+        # A digest covers even the notes of reads, which no other answer about the session waits for.
+        lsn = self._lsn_seen("" if isinstance(command, commands.GetDigest) else session_id)
         if session_id:
             self._note_read(session_id, now_ms)
         return _Executed(result, lsn)
@@ -278,8 +291,6 @@ class Database:
         """What is answered at once, whatever the log does."""
         if isinstance(command, commands.Ping):
             return Pong()
-        if isinstance(command, commands.GetInfo):
-            return self._info(command.session_id, self._now_ms())
         return self.health()
 
     def _note_read(self, session_id: str, now_ms: int) -> None:
@@ -288,13 +299,12 @@ class Database:
             return
         session.read_at_ms = now_ms
         if session.idle_ttl_ms and now_ms - session.last_noted_ms > session.idle_ttl_ms // READ_NOTES_PER_IDLE_TTL:
-            self._log_read(session, now_ms)
+            note = SessionReadNoted(session_id, now_ms, opens=False)
+            if self.journal.has_room(len(record.encode(note))):
+                self._log_note(note)  # otherwise the next read tries again: nobody waits for it
 
-    def _log_read(self, session: SessionState, now_ms: int) -> None:
-        mutation = SessionReadNoted(session.session_id, now_ms, opens=False)
+    def _log_note(self, mutation: SessionReadNoted | SessionEnded) -> None:
         payload = record.encode(mutation)
-        if not self.journal.has_room(len(payload)):
-            return  # a note that nobody waits for; the next read tries again
         try:
             apply(self.state, mutation, self.journal.lsn_after(len(payload)))
             self.journal.enqueue(payload)
@@ -309,8 +319,9 @@ class Database:
         began_us = self._clock.steady_us()
         result, explanation = query.run(session, command, self.state.vector_dim, query_id)
         self._explanations[query_id] = (session.session_id, session.incarnation, explanation)
-        if len(self._explanations) > bounds.QUERY_LOG_ENTRIES_MAX:
-            self._explanations.popitem(last=False)
+        self._explained_steps += _steps(explanation)
+        while self._explained_steps > bounds.QUERY_LOG_STEPS_MAX:
+            self._explained_steps -= _steps(self._explanations.popitem(last=False)[1][2])
         return query.timed(result, self._clock.steady_us() - began_us)
 
     def _explain(self, command: commands.Explain, now_ms: int) -> Explanation:
@@ -366,8 +377,21 @@ class Database:
     # --- answers that wait for the log --------------------------------------------------------------------------------
 
     def _lsn_seen(self, session_id: str) -> Lsn:
-        """What an answer about this session depends on; about all of them, or one that is not there: everything."""
+        """What an answer about this session depends on; about all of them, or one that is not there: everything.
+
+        That a session's time is over is logged with the first answer that shows it, so that no crash takes it back.
+        """
         session = self.state.sessions.get(session_id)
+        now_ms = self._now_ms()
+        shown = () if session is None else (session,)
+        for each in shown if session_id else self.state.sessions.values():
+            if not each.is_ended and self.state.is_expired(each, now_ms):
+                ended = SessionEnded(each.session_id, now_ms, opens=False)
+                payload_bytes = len(record.encode(ended))
+                if self.journal.has_room(payload_bytes):
+                    self._log_note(ended)
+                elif not self.journal.facts().disk_full:  # there, reads are answered all the same
+                    raise _NoRoomError(payload_bytes)
         return self.state.last_lsn if session is None else session.last_lsn
 
     def _answer(self, answer: Answer, lsn: Lsn, done: Done_, *, is_write: bool) -> None:
@@ -386,13 +410,14 @@ class Database:
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             if each.lsn <= released_lsn:
-                each.done(each.answer)
+                _give(each.done, each.answer)
             elif failure is None:
                 self._waiting.append(each)
             elif each.is_write and not isinstance(each.answer, GibramError):
-                each.done(OutcomeUnknownError(f"outcome unknown, this write may or may not be kept: {failure}"))
+                unknown = OutcomeUnknownError(f"outcome unknown, this write may or may not be kept: {failure}")
+                _give(each.done, unknown)
             else:
-                each.done(HaltedError(f"durable session store is unhealthy: {failure}; start it again"))
+                _give(each.done, HaltedError(f"durable session store is unhealthy: {failure}; start it again"))
 
     def rest(self) -> None:
         """The log has nothing to do: leave a witness for what it wrote last."""
@@ -404,16 +429,24 @@ class Database:
         if self._is_closed:
             return
         self._is_closed = True
+        if self._detector is not None:
+            self._detector.close()
         detecting, self._detecting = self._detecting, []
         for finish in detecting:
             finish(ClosedError("the store was closed while communities were computed; nothing was changed"), NO_LSN)
-        self.journal.close()
-        self.progress()
+        try:
+            self.journal.close()
+        finally:
+            self.progress()
 
     def abandon(self) -> None:
         """This process is a forked child of the owner: let go without touching anything."""
         self._is_closed = True
         self.journal.abandon()
+
+
+def _steps(explanation: Explanation) -> int:
+    return 1 + len(explanation.seeds) + len(explanation.steps)
 
 
 class _Batch:
@@ -431,11 +464,12 @@ class _Batch:
     def advance(self) -> None:
         """Run what can run in this turn."""
         database = self._database
-        for turn in range(BATCH_TURN_COMMANDS + 1):
+        ends_us = database._clock.steady_us() + BATCH_TURN_US  # noqa: SLF001 (as below)
+        while True:
             if len(self._answers) == len(self._items):
                 self._finish()
                 return
-            if turn == BATCH_TURN_COMMANDS:
+            if database._clock.steady_us() > ends_us:  # noqa: SLF001 (as below)
                 break
             item = self._items[len(self._answers)]
             if isinstance(item, GibramError):
@@ -473,6 +507,13 @@ class _Batch:
 
         last = answers[-1] if answers else Done()
         self._database._answer(last, self._lsn, release, is_write=True)  # noqa: SLF001 (as above)
+
+
+def _give(done: Done_, answer: Answer) -> None:
+    try:
+        done(answer)
+    except Exception:  # one caller's trouble in taking its answer costs the others nothing
+        log.exception("an answer could not be given")
 
 
 def _log_refusal(answer: Answer) -> None:

@@ -26,16 +26,20 @@ class Detector:
 
     def __init__(self, post: Post) -> None:
         self._post = post
-        self._queue: queue.SimpleQueue[tuple[DetectionView, Found]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[DetectionView, Found] | None] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="gibramdb-detect", daemon=True).start()
 
     def submit(self, view: DetectionView, found: Found) -> None:
         """Compute after those submitted before; then `found` is called."""
         self._queue.put((view, found))
 
+    def close(self) -> None:
+        """End after the computation that runs now, if any; nobody waits for it."""
+        self._queue.put(None)
+
     def _run(self) -> None:
-        while True:
-            self._compute(*self._queue.get())
+        while (job := self._queue.get()) is not None:
+            self._compute(*job)
 
     def _compute(self, view: DetectionView, found: Found) -> None:
         outcome: ReplaceCommunities | GibramError

@@ -199,6 +199,7 @@ class WalJournal:
         self._is_witnessed = True  # the log thread's: nothing but a marker has been written since the last one
         self._reserved_lsn = int(writer.reserved_lsn)
         self._growing = True
+        self._in_hand: _RoomRequest | None = None  # the log thread's: taken from the queue, not answered yet
         self._disk_full = False
         self._unsynced_since_ms = 0
         self._last_sync_ms = clock.steady_ms()
@@ -298,6 +299,8 @@ class WalJournal:
         except BaseException as error:
             log.critical("the log failed, the store is halted: %s", error)
             self._failure = error if isinstance(error, StorageError) else StorageError(f"the log failed: {error!r}")
+            if self._in_hand is not None and self._in_hand.answer is not None:
+                self._in_hand.answer(self._failure)
             self._refuse_waiting()
         self._on_progress()
 
@@ -316,6 +319,7 @@ class WalJournal:
                 item = self._queue.get_nowait()
             else:
                 last = item
+                self._in_hand = item if isinstance(item, _RoomRequest) else None
         except queue.Empty:
             if not payloads and not self._is_sync_due(stopping=False):
                 self._on_rest()
@@ -378,6 +382,7 @@ class WalJournal:
                 f"the log can not grow: {error.strerror} ({self._writer.path}); "
                 "free space on its disk, writes are then accepted again by themselves"
             )
+        self._in_hand = None
         self._disk_full = refusal is not None
         self._reserved_lsn = int(self._writer.reserved_lsn)
         if request.answer is not None:

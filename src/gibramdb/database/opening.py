@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from gibramdb.clock import Clock
+from gibramdb.clock import Clock, SystemClock
 from gibramdb.config import Config
 from gibramdb.core.digest import state_digest
 from gibramdb.core.limits import Limits
@@ -51,16 +51,18 @@ class OpenStore:
             self._locks.release()
 
     def abandon(self) -> None:
-        """In a forked child: close the inherited descriptors, so that a dead parent's locks do not live on in it."""
+        """In a forked child: close the inherited descriptors, for they belong to the parent."""
         self.database.abandon()
-        if self._locks is not None:
-            self._locks.release()
 
 
 _OPEN: weakref.WeakSet[OpenStore] = weakref.WeakSet()
+_LOCKS: weakref.WeakSet[Locks] = weakref.WeakSet()  # of stores that are open, and of those that recover just now
 
 
 def _abandon_all() -> None:
+    for locks in list(_LOCKS):
+        locks.release()  # otherwise a dead parent's locks would live on in its child
+    _LOCKS.clear()
     for store in list(_OPEN):
         store.abandon()
     _OPEN.clear()
@@ -114,6 +116,7 @@ def _open_durable(config: Config, limits: Limits, clock: Clock, post: Post, fs: 
     began_ms = clock.steady_ms()
     directories = directories_of(config)
     locks = Locks(fs)
+    _LOCKS.add(locks)
     try:
         store_id = identity.established_id(fs, directories)
         if store_id is None:
@@ -285,7 +288,7 @@ def adopt(config: Config, fs: FileSystem | None = None, *, accept: bool) -> list
     """What is missing of a store, and what accepting that means; with `accept`, it is done.
 
     A missing marker or snapshot directory is made again. A missing log can not be: then the store begins anew, empty,
-    with a new identity.
+    with a new identity. The log says whose store it is, so a run that was cut short is finished by the next.
 
     Raises:
         ConfigError: the store is not durable, or nothing is missing.
@@ -297,16 +300,19 @@ def adopt(config: Config, fs: FileSystem | None = None, *, accept: bool) -> list
     directories = directories_of(config)
     markers = {role: identity.read_marker(fs, path, role) for role, path in directories.by_role()}
     logs = wal.list_logs(fs, directories.wal) if fs.exists(directories.wal) else []
-    if all(markers.values()) and logs:
+    store_id = wal.read_header(fs, logs[-1][1]).store_id if logs else os.urandom(16)
+    said = []
+    for role, path in directories.by_role():
+        marker = markers[role]
+        if marker is None:
+            said.append(f"{path}: its marker is missing and is made anew")
+        elif logs and marker.store_id != store_id.hex():
+            said.append(f"{path}: its marker names another store than the log ({marker.store_id}) and is made anew")
+    if logs and not said:
         raise ConfigError(f"{directories.data}: nothing is missing of this store; `gibramdb serve` says what is wrong")
-    said = [
-        f"{path}: its marker is missing and is made anew" for role, path in directories.by_role() if not markers[role]
-    ]
     if logs:
-        store_id = wal.read_header(fs, logs[-1][1]).store_id
         said.append(f"{directories.wal}: the log is there ({len(logs)} files); all that it holds is kept")
     else:
-        store_id = os.urandom(16)
         said.append(
             f"{directories.wal}: the log is lost, and with it ALL data; an empty store begins, with a new identity"
         )
@@ -316,7 +322,7 @@ def adopt(config: Config, fs: FileSystem | None = None, *, accept: bool) -> list
         locks.take(directories)
         try:
             if not logs:
-                header = LogHeader(store_id, Generation(1), NO_LSN, os.urandom(16), 0, FirstLog())
+                header = LogHeader(store_id, Generation(1), NO_LSN, os.urandom(16), SystemClock().now_ms(), FirstLog())
                 LogWriter.create(fs, directories.wal, header).close()
             for role, directory in reversed(directories.by_role()):
                 identity.write_marker(fs, directory, role, store_id)

@@ -81,6 +81,16 @@ def _session_or_none(state: StoreState, session_id: str, now_ms: int) -> Session
     return None if session is None or state.is_expired(session, now_ms) else session
 
 
+def _textunit_weight(session: SessionState) -> Callable[[TextUnit], int]:
+    linked = session.entities_by_textunit
+    return lambda each: limits.textunit_bytes(each, 0) + limits.ANSWERED_LINK_BYTES * len(linked.get(each.id, ()))
+
+
+def _entity_weight(session: SessionState) -> Callable[[Entity], int]:
+    linked = session.textunits_by_entity
+    return lambda each: limits.entity_bytes(each, 0) + limits.ANSWERED_LINK_BYTES * len(linked.get(each.id, ()))
+
+
 def _found(table: Table[T], ids: Iterable[int], weigh: Callable[[T], int]) -> list[T]:
     found: list[T] = []
     total_bytes = 0
@@ -98,14 +108,16 @@ def _found(table: Table[T], ids: Iterable[int], weigh: Callable[[T], int]) -> li
 
 def _get_documents(state: StoreState, command: commands.GetDocuments, now_ms: int) -> Objects[Document]:
     session = _session_or_none(state, command.session_id, now_ms)
-    return Objects(() if session is None else tuple(_found(session.documents, command.ids, limits.document_bytes)))
+    if session is None:
+        return Objects(())
+    return Objects(tuple(_found(session.documents, command.ids, limits.document_bytes)))
 
 
 def _get_textunits(state: StoreState, command: commands.GetTextUnits, now_ms: int) -> Objects[TextUnit]:
     session = _session_or_none(state, command.session_id, now_ms)
     if session is None:
         return Objects(())
-    found = _found(session.textunits, command.ids, lambda textunit: limits.textunit_bytes(textunit, 0))
+    found = _found(session.textunits, command.ids, _textunit_weight(session))
     return Objects(tuple(textunit_with_links(session, textunit) for textunit in found))
 
 
@@ -113,7 +125,7 @@ def _get_entities(state: StoreState, command: commands.GetEntities, now_ms: int)
     session = _session_or_none(state, command.session_id, now_ms)
     if session is None:
         return Objects(())
-    found = _found(session.entities, command.ids, lambda entity: limits.entity_bytes(entity, 0))
+    found = _found(session.entities, command.ids, _entity_weight(session))
     return Objects(tuple(entity_with_links(session, entity) for entity in found))
 
 
@@ -148,9 +160,7 @@ def _list_textunits(state: StoreState, command: commands.ListTextUnits, now_ms: 
     session = _session_or_none(state, command.session_id, now_ms)
     if session is None:
         return Page(())
-    records, has_more = _page(
-        session.textunits, command.cursor, command.limit, lambda textunit: limits.textunit_bytes(textunit, 0)
-    )
+    records, has_more = _page(session.textunits, command.cursor, command.limit, _textunit_weight(session))
     answered = tuple(textunit_with_links(session, record) for record in records)
     return Page(answered, records[-1].id if has_more else 0)
 
@@ -159,9 +169,7 @@ def _list_entities(state: StoreState, command: commands.ListEntities, now_ms: in
     session = _session_or_none(state, command.session_id, now_ms)
     if session is None:
         return Page(())
-    records, has_more = _page(
-        session.entities, command.cursor, command.limit, lambda entity: limits.entity_bytes(entity, 0)
-    )
+    records, has_more = _page(session.entities, command.cursor, command.limit, _entity_weight(session))
     answered = tuple(entity_with_links(session, record) for record in records)
     return Page(answered, records[-1].id if has_more else 0)
 

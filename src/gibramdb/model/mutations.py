@@ -46,6 +46,10 @@ class SessionReadNoted(MutationBase, frozen=True, tag=5):
     """Reads have happened; written at most eight times per idle TTL."""
 
 
+class SessionEnded(MutationBase, frozen=True, tag=6):
+    """Its time is over and somebody has been told so; it lies there until the sweep, and nothing brings it back."""
+
+
 class DocumentsAdded(MutationBase, frozen=True, tag=10):
     """New documents with their ids."""
 
@@ -139,6 +143,7 @@ Mutation = (
     | SessionTtlSet
     | SessionTouched
     | SessionReadNoted
+    | SessionEnded
     | DocumentsAdded
     | TextUnitsAdded
     | EntitiesAdded

@@ -92,8 +92,11 @@ def view(state: StoreState, command: DetectCommunities | DetectHierarchy, now_ms
         SessionNotFoundError, SessionExpiredError: as their names say.
         InvalidArgumentError: the resolution or the number of iterations can not be meant.
     """
-    if not 0 <= command.resolution < float("inf"):
-        raise InvalidArgumentError(f"resolution must be positive and finite, or 0 for 1.0, got {command.resolution}")
+    if command.resolution and not limits.RESOLUTION_MIN <= command.resolution <= limits.RESOLUTION_MAX:
+        raise InvalidArgumentError(
+            f"resolution must be from {limits.RESOLUTION_MIN:g} to {limits.RESOLUTION_MAX:g}, or 0 for "
+            f"{limits.RESOLUTION_DEFAULT}, got {command.resolution}"
+        )
     if isinstance(command, DetectCommunities) and command.iterations < 0:
         raise InvalidArgumentError(f"iterations must not be negative, got {command.iterations}")
     session = live_session(state, command.session_id, now_ms)

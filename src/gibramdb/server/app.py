@@ -45,10 +45,13 @@ class Server:
         self._connections: set[Connection] = set()
         self._per_peer: Counter[str] = Counter()
         self._last_request_id = 0
+        self._is_stopping = False
         self._all_gone: asyncio.Event | None = None  # while stopping
 
     def admit(self, connection: Connection) -> bool:
-        """Count a new connection, unless its address has too many."""
+        """Count a new connection, unless its address has too many or the server stops."""
+        if self._is_stopping:
+            return False
         if self._per_peer[connection.peer] >= self._connections_per_ip_max:
             log.warning("too many connections from one address", extra={"peer": connection.peer})
             return False
@@ -73,6 +76,7 @@ class Server:
 
     async def stop(self) -> None:
         """Answer what was accepted, then close. Bounded in time, whatever clients do."""
+        self._is_stopping = True
         for connection in list(self._connections):
             connection.leave()
         self._store.close()
@@ -107,6 +111,10 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 async def _serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
+    # A stop asked for during recovery ends the process at once: there is nothing to answer, and nothing half done.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    store = open_store(config, SystemClock(), lambda call: _post(loop, call))
     stop_asked = asyncio.Event()
 
     def on_signal() -> None:
@@ -117,10 +125,8 @@ async def _serve(config: Config) -> None:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
 
-    # Before recovery, so that a stop asked for meanwhile is heard as soon as it is over.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    store = open_store(config, SystemClock(), lambda call: _post(loop, call))
     for warning in config.warnings:
         log.warning(warning)
     # What was recovered stays: the collector need not walk millions of records again and again.

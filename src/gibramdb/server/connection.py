@@ -6,7 +6,10 @@ Never: decides anything; touches the state.
 Invariants:
 - Answers leave in the order in which their requests came, each when the store lets go of it.
 - A command that has to wait (for room in the log, for a computation) holds up those behind it on this connection only.
-- Reading stops while too many answers are outstanding or the client does not take them: no queue grows without bound.
+- Reading stops while too much is outstanding or the client does not take its answers: no queue grows without bound.
+- An answer becomes bytes when it is the next to leave and the client takes it. Until then it is a value, which shares
+  what it tells with the state.
+- A turn ends when its time is over, whatever this client still wants; then the others have theirs.
 """
 
 from __future__ import annotations
@@ -14,9 +17,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
+from gibramdb.clock import SystemClock
+from gibramdb.core import limits
 from gibramdb.database.database import Answer
 from gibramdb.errors import (
     CallerError,
@@ -26,6 +32,7 @@ from gibramdb.errors import (
     ProtocolError,
     UnknownCommandError,
 )
+from gibramdb.model import commands
 from gibramdb.model.commands import Command
 from gibramdb.wire.codec import (
     REPLY_PAYLOAD_BYTES_MAX,
@@ -48,19 +55,32 @@ log = logging.getLogger(__name__)
 
 OUTSTANDING_ANSWERS_MAX = 1024
 """On one connection; beyond it the server stops reading until some have left."""
+OUTSTANDING_OBJECTS_MAX = 250_000
+"""What those answers may tell of, all together, before the server stops reading: some 25 MB beside the state."""
 PIPELINE_REPLY_BYTES = 64
 """What stands around each reply in a pipeline's answer, at most; one error fits in beside it."""
 HELD_BYTES_MAX = 256 * 1024
 """Answers are sent together, up to this size; then the client has to take them before more are made."""
+TURN_US_MAX = 5_000
+"""So long one connection may keep the loop; what it still wants is done after the others had their turn."""
+
+_steady_us = SystemClock().steady_us
 
 
 class _Slot:
-    """The place of one answer; `frame` is None until it is there."""
+    """The place of one answer, which is None until it is there; bytes are a frame made already.
 
-    __slots__ = ("frame",)
+    Of the request it keeps what the answer needs: a payload may be large.
+    """
 
-    def __init__(self) -> None:
-        self.frame: bytes | None = None
+    __slots__ = ("answer", "inner", "number", "objects", "request_id")
+
+    def __init__(self, request_id: int, number: int) -> None:
+        self.request_id = request_id
+        self.number = number
+        self.objects = 0
+        self.inner: Sequence[tuple[int, int]] = ()  # a pipeline's: request id and number of each command
+        self.answer: Answer | list[Answer] | bytes | None = None
 
 
 class Connection(asyncio.Protocol):
@@ -72,10 +92,14 @@ class Connection(asyncio.Protocol):
         self._slots: deque[_Slot] = deque()
         self._transport: asyncio.Transport | None = None
         self._waits_for: _Slot | None = None  # its command has not run yet
+        self._outstanding_objects = 0
+        self._frames: list[bytes] = []  # encoded in this turn
+        self._held_bytes = 0
         self._is_pumping = False
+        self._is_turn_due = False
+        self._ran_out_of_time = False
         self._is_peer_slow = False
         self._is_reading = True
-        self._held_bytes = 0
         self._is_leaving = False
         self.peer = ""
 
@@ -96,6 +120,7 @@ class Connection(asyncio.Protocol):
         self._is_leaving = True
         self._transport = None
         self._slots.clear()
+        self._frames.clear()
         self._server.forget(self)
 
     def data_received(self, data: bytes) -> None:
@@ -116,18 +141,17 @@ class Connection(asyncio.Protocol):
     # --- requests -----------------------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Run every command that has arrived and may run, then send what may leave."""
+        """One turn: run every command that has arrived and may run, send every answer that may leave."""
         if self._is_pumping:
             return
         self._is_pumping = True
+        is_unfinished = False
         try:
-            while self._may_take_more():
-                body = self._reader.next_frame()
-                if body is None:
+            until_us = _steady_us() + TURN_US_MAX
+            while self._step():
+                if _steady_us() > until_us:
+                    is_unfinished = True
                     break
-                self._serve(decode_request(body))
-                if self._held_bytes > HELD_BYTES_MAX:
-                    self._flush()
         except ProtocolError as error:
             log.info(
                 "closing a connection that does not speak the protocol", extra={"peer": self.peer, "why": str(error)}
@@ -136,8 +160,38 @@ class Connection(asyncio.Protocol):
             self._reader = FrameReader(0)
         finally:
             self._is_pumping = False
-        self._flush()
+        self._send()
+        self._ran_out_of_time = is_unfinished
+        if is_unfinished:
+            self._take_turn_soon()
         self._regulate()
+
+    def _step(self) -> bool:
+        """Run the next command, unless an answer may leave; whether there was either."""
+        slots = self._slots
+        if not slots or slots[0].answer is None:
+            if not self._may_take_more():
+                return False
+            body = self._reader.next_frame()
+            if body is None:
+                return False
+            self._serve(decode_request(body))
+            if slots[0].answer is None:
+                return True
+        if self._is_peer_slow:
+            return False
+        self._encode_next()
+        return True
+
+    def _take_turn_soon(self) -> None:
+        if not self._is_turn_due:
+            self._is_turn_due = True
+            asyncio.get_running_loop().call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._is_turn_due = False
+        self._ran_out_of_time = False
+        self._pump()
 
     def _may_take_more(self) -> bool:
         return (
@@ -145,6 +199,7 @@ class Connection(asyncio.Protocol):
             and not self._is_leaving
             and not self._is_peer_slow
             and len(self._slots) < OUTSTANDING_ANSWERS_MAX
+            and self._outstanding_objects < OUTSTANDING_OBJECTS_MAX
         )
 
     def _regulate(self) -> None:
@@ -152,7 +207,7 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        may_read = self._may_take_more()
+        may_read = not self._ran_out_of_time and self._may_take_more()
         if may_read and not self._is_reading:
             transport.resume_reading()
         elif not may_read and self._is_reading:
@@ -160,44 +215,42 @@ class Connection(asyncio.Protocol):
         self._is_reading = may_read
 
     def _serve(self, request: Request) -> None:
-        slot = _Slot()
+        slot = _Slot(request.request_id or self._server.next_request_id(), request.number)
         self._slots.append(slot)
-        if not request.request_id:
-            request = request._replace(request_id=self._server.next_request_id())
         if request.number == CommandNumber.PIPELINE:
             self._serve_pipeline(request, slot)
             return
         if request.number == CommandNumber.AUTH:
-            slot.frame = encode_reply(request.request_id, *encode_auth_accepted())
+            slot.answer = encode_reply(slot.request_id, *encode_auth_accepted())
             return
         try:
             command = decode_command(request)
         except GibramError as error:
-            slot.frame = encode_reply(request.request_id, *_reply(request, error))
+            slot.answer = error
             return
-
-        def done(answer: Answer) -> None:
-            self._fill(slot, encode_reply(request.request_id, *_reply(request, answer)))
-
-        if not self._server.database.submit(command, done) and slot.frame is None:
+        self._weigh(slot, command)
+        if not self._server.database.submit(command, partial(self._fill, slot)) and slot.answer is None:
             self._waits_for = slot
 
     def _serve_pipeline(self, request: Request, slot: _Slot) -> None:
         try:
-            inner = [
-                each if each.request_id else each._replace(request_id=self._server.next_request_id())
-                for each in decode_pipeline(request.payload, request.session_id)
-            ]
+            inner = decode_pipeline(request.payload, request.session_id)
         except GibramError as error:
-            slot.frame = encode_reply(request.request_id, *_reply(request, error))
+            slot.answer = error
             return
-
-        def done(answers: list[Answer]) -> None:
-            payload = encode_pipeline_response(_pipeline_replies(inner, answers))
-            self._fill(slot, encode_reply(request.request_id, CommandNumber.PIPELINE_RESPONSE, payload))
-
+        slot.inner = [(each.request_id or self._server.next_request_id(), each.number) for each in inner]
+        items = [self._decoded(each) for each in inner]
+        for item in items:
+            self._weigh(slot, item)
         self._waits_for = slot
-        self._server.database.submit_batch([self._decoded(each) for each in inner], done)
+        self._server.database.submit_batch(items, partial(self._fill, slot))
+
+    def _weigh(self, slot: _Slot, command: Command | CallerError) -> None:
+        count = _OBJECTS_ASKED.get(type(command))
+        if count is not None:
+            objects = count(command)
+            slot.objects += objects
+            self._outstanding_objects += objects
 
     def _decoded(self, request: Request) -> Command | CallerError:
         if request.number == CommandNumber.AUTH:
@@ -209,38 +262,50 @@ class Connection(asyncio.Protocol):
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
-    def _fill(self, slot: _Slot, frame: bytes) -> None:
-        slot.frame = frame
-        self._held_bytes += len(frame)
-        if self._waits_for is slot:
+    def _fill(self, slot: _Slot, answer: Answer | list[Answer]) -> None:
+        slot.answer = answer
+        was_waited_for = self._waits_for is slot
+        if was_waited_for:
             self._waits_for = None
-            self._pump()
-        elif not self._is_pumping:
-            self._flush()
-            if not self._is_reading:
-                self._pump()
-
-    def _flush(self) -> None:
-        """Send every answer that is next in order and there."""
         slots = self._slots
-        frames: list[bytes] = []
-        self._held_bytes = 0
-        while slots and (frame := slots[0].frame) is not None:
-            frames.append(frame)
-            slots.popleft()
+        if self._is_pumping or not slots:
+            return  # the turn under way comes to it; or the client is gone
+        if len(slots) > 1:
+            # The store lets go of many answers at once: they leave together, within the time of a turn.
+            if was_waited_for or slots[0] is slot:
+                self._take_turn_soon()
+        elif self._is_reading:
+            self._encode_next()
+            self._send()
+        else:
+            self._pump()
+
+    def _encode_next(self) -> None:
+        """Turn the first answer, which is there, into bytes."""
+        slot = self._slots.popleft()
+        self._outstanding_objects -= slot.objects
+        frame = _frame(slot)
+        self._frames.append(frame)
+        self._held_bytes += len(frame)
+        if self._held_bytes > HELD_BYTES_MAX:
+            self._send()
+
+    def _send(self) -> None:
+        """Hand over what is encoded; the transport may say at once that the client is slow."""
         transport = self._transport
-        if transport is None:
-            return
+        frames = self._frames
         if frames:
-            transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
-        if self._is_leaving and not slots:
+            self._frames = []
+            self._held_bytes = 0
+            if transport is not None:
+                transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        if self._is_leaving and not self._slots and transport is not None:
             transport.close()
 
     def leave(self) -> None:
         """Take no more requests; close when the last answer has left."""
         self._is_leaving = True
-        self._regulate()
-        self._flush()
+        self._pump()
 
     def abort(self) -> None:
         """Close at once."""
@@ -248,30 +313,72 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
 
-def _pipeline_replies(requests: list[Request], answers: list[Answer]) -> Iterator[tuple[int, int, bytes]]:
+def _pages(command: commands.ListDocuments) -> int:
+    return limits.LIST_LIMIT_DEFAULT if command.limit <= 0 else min(command.limit, limits.LIST_LIMIT_MAX)
+
+
+def _hits(command: commands.Query) -> int:
+    entities = _at_most(command.entities_max, limits.ENTITIES_MAX_DEFAULT)
+    textunits = _at_most(command.textunits_max, limits.TEXTUNITS_MAX_DEFAULT)
+    communities = _at_most(command.communities_max, limits.COMMUNITIES_MAX_DEFAULT)
+    return entities + textunits + communities + min(entities * entities, limits.QUERY_RELATIONSHIPS_MAX)
+
+
+def _at_most(asked: int, default: int) -> int:
+    return min(max(0, asked) or default, limits.QUERY_ITEMS_MAX)
+
+
+# How many objects an answer may tell of, as far as a request says; for those that tell of a few, nobody counts.
+# By the request, because the answer is with the store until the log lets go of it. Any: each takes its own command.
+_OBJECTS_ASKED: dict[type, Callable[[Any], int]] = {
+    commands.GetDocuments: lambda command: len(command.ids),
+    commands.GetTextUnits: lambda command: len(command.ids),
+    commands.GetEntities: lambda command: len(command.ids),
+    commands.GetRelationships: lambda command: len(command.ids),
+    commands.ListDocuments: _pages,
+    commands.ListTextUnits: _pages,
+    commands.ListEntities: _pages,
+    commands.ListRelationships: _pages,
+    commands.ListSessions: lambda _command: limits.SESSIONS_MAX_DEFAULT,
+    commands.Query: _hits,
+}
+
+
+def _frame(slot: _Slot) -> bytes:
+    answer = slot.answer
+    if isinstance(answer, list):
+        payload = encode_pipeline_response(_pipeline_replies(slot.inner, answer))
+        return encode_reply(slot.request_id, CommandNumber.PIPELINE_RESPONSE, payload)
+    if isinstance(answer, bytes):
+        return answer
+    assert answer is not None
+    return encode_reply(slot.request_id, *_reply(slot.number, answer))
+
+
+def _pipeline_replies(requests: Sequence[tuple[int, int]], answers: list[Answer]) -> Iterator[tuple[int, int, bytes]]:
     """Replies to the commands that ran, in order, as far as one answer can hold them."""
     total_bytes = 0
-    for request, answer in zip(requests, answers, strict=False):
-        number, payload = _reply(request, answer)
+    for (request_id, command_number), answer in zip(requests, answers, strict=False):
+        number, payload = _reply(command_number, answer)
         total_bytes += len(payload) + PIPELINE_REPLY_BYTES
         if total_bytes > REPLY_PAYLOAD_BYTES_MAX:
             refusal = LimitExceededError(
                 f"answer too large: the replies of this pipeline exceed {REPLY_PAYLOAD_BYTES_MAX} bytes from here on; "
                 "its commands have been carried out"
             )
-            yield request.request_id, *_reply(request, refusal)
+            yield request_id, *_reply(command_number, refusal)
             return
-        yield request.request_id, number, payload
+        yield request_id, number, payload
 
 
-def _reply(request: Request, answer: Answer) -> tuple[int, bytes]:
+def _reply(command_number: int, answer: Answer) -> tuple[int, bytes]:
     """Number and payload of the answer."""
     if not isinstance(answer, GibramError):
         try:
-            return encode_result(answer, request)
+            return encode_result(answer, Request(1, 0, command_number, "", b""))
         except GibramError as error:
             answer = error
         except Exception:  # the edge of one answer: a defect in it must not cost the connection's other answers
-            log.exception("an answer could not be encoded", extra={"command": request.number})
+            log.exception("an answer could not be encoded", extra={"command": command_number})
             answer = InternalError("internal error while encoding the answer; the command itself was carried out")
     return CommandNumber.ERROR, encode_error(answer)

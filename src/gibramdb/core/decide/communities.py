@@ -74,7 +74,7 @@ def replace(moment: Moment, command: ReplaceCommunities) -> Decision:
     session = moment.session(command.session_id)
     if session.incarnation != command.incarnation:
         raise SessionNotFoundError(f"session not found: {command.session_id} was replaced by another meanwhile")
-    removed_ids = tuple(community.id for community in session.communities if community.origin == DETECTED)
+    removed = [community for community in session.communities if community.origin == DETECTED]
     ids: list[int] = []  # of each cluster; 0 where nothing is left of it
     communities: list[Community] = []
     next_id = session.communities.next_id
@@ -100,7 +100,9 @@ def replace(moment: Moment, command: ReplaceCommunities) -> Decision:
             )
         )
     added = sum(weights.community_bytes(community, 0) for community in communities)
-    check_quota(session.memory_bytes, added, moment.limits.session_memory_bytes_max, "memory")
+    freed = sum(weights.community_bytes(community, 0) for community in removed)
+    check_quota(session.memory_bytes - freed, added, moment.limits.session_memory_bytes_max, "memory")
+    removed_ids = tuple(community.id for community in removed)
     mutation = CommunitiesReplaced(
         command.session_id, moment.now_ms, opens=False, removed_ids=removed_ids, communities=tuple(communities)
     )

@@ -1,0 +1,39 @@
+"""A caller who waits for room in the log is answered, whatever happens to the log meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import queue
+
+import pytest
+from support.faulty_disk import FaultyDisk
+from support.logs import FOLDER, HEADER
+from support.owned_store import FakeClock
+
+from gibramdb.database.journal import WalJournal
+from gibramdb.errors import GibramError, StorageError
+from gibramdb.model.ids import NO_LSN
+from gibramdb.storage.wal import LogWriter
+
+
+def journal_on(disk: FaultyDisk) -> WalJournal:
+    writer = LogWriter.create(disk, FOLDER, HEADER)
+    return WalJournal(writer, NO_LSN, 0, "every_write", 1000, FakeClock(), lambda: None, lambda: None)
+
+
+@pytest.mark.parametrize("operation", ["pwrite", "fdatasync", "allocate"])
+def test_who_waits_for_room_hears_of_a_log_that_fails_in_the_same_turn(operation: str) -> None:
+    for _ in range(20):
+        disk = FaultyDisk(FOLDER)
+        journal = journal_on(disk)
+        while not journal.has_room(100):
+            pass
+        disk.fail(operation, errno.EIO)
+        answers: queue.SimpleQueue[GibramError | None] = queue.SimpleQueue()
+        journal.enqueue(b"x" * 100)
+        journal.request_room(64 * 1024 * 1024, answers.put)
+        answer = answers.get(timeout=10)
+        assert isinstance(answer, StorageError), answer
+        journal.request_room(100, answers.put)
+        assert isinstance(answers.get(timeout=10), StorageError)
+        journal.close()
