@@ -46,6 +46,9 @@ DATA_DIR_FORBIDDEN = frozenset({"/", "/etc", "/usr", "/bin", "/sbin", "/var", "/
 DURABLE_PLATFORMS = ("linux", "darwin")
 
 VARIABLE_PREFIX = "GIBRAMDB_"
+SERVER_VARIABLE = "GIBRAMDB_SERVER"
+OTHER_VARIABLES = {SERVER_VARIABLE}
+"""Read by commands that talk to a server; no settings of one."""
 # A cluster that has a service named gibramdb puts these into every container beside it; nobody set them.
 _SERVICE_LINK = re.compile(r"GIBRAMDB_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)")
 _UNIT_MS = {"h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
@@ -458,7 +461,7 @@ def _read_file(path: str) -> Iterator[_Given]:
 def _read_environment(environment: Mapping[str, str]) -> Iterator[_Given]:
     by_variable = {setting.variable: setting.name for setting in SETTINGS}
     for variable, text in environment.items():
-        if not variable.startswith(VARIABLE_PREFIX) or _SERVICE_LINK.fullmatch(variable):
+        if not variable.startswith(VARIABLE_PREFIX) or variable in OTHER_VARIABLES or _SERVICE_LINK.fullmatch(variable):
             continue
         if variable not in by_variable:
             allowed = f"{VARIABLE_PREFIX}SECTION__KEY, with two underscores between a section and its key"

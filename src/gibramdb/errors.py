@@ -188,6 +188,13 @@ class StoreLockedError(FatalError):
     exit_code = 73
 
 
+class CorruptSnapshotError(FatalError):
+    """A snapshot, or an operator's copy of one, is damaged or incomplete."""
+
+    code = 3008
+    exit_code = 65
+
+
 class StorageError(FatalError):
     """The operating system refused an operation on a file of the store."""
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, cast
 
+from gibramdb.errors import CallerError
 from gibramdb.model import commands
 from gibramdb.model.commands import Command
 from gibramdb.model.knowledge import (
@@ -144,7 +145,7 @@ class Session:
         return cast("Created", self._executor.execute(commands.AddDocuments(self.id, new, bulk=False))).ids[0]
 
     def add_documents(self, documents: Iterable[NewDocument], progress: Progress | None = None) -> list[int]:
-        """Add many; returns their ids in order."""
+        """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks."""
         return self._add(documents, commands.AddDocuments, _document_bytes, progress)
 
     def get_document(self, id: int) -> Document:
@@ -180,7 +181,7 @@ class Session:
         return cast("Created", self._executor.execute(commands.AddTextUnits(self.id, new, bulk=False))).ids[0]
 
     def add_textunits(self, textunits: Iterable[NewTextUnit], progress: Progress | None = None) -> list[int]:
-        """Add many; returns their ids in order."""
+        """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks."""
         return self._add(textunits, commands.AddTextUnits, _textunit_bytes, progress)
 
     def get_textunit(self, id: int) -> TextUnit:
@@ -236,7 +237,7 @@ class Session:
         return cast("Created", self._executor.execute(commands.AddEntities(self.id, new, bulk=False))).ids[0]
 
     def add_entities(self, entities: Iterable[NewEntity], progress: Progress | None = None) -> list[int]:
-        """Add many; returns their ids in order."""
+        """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks."""
         return self._add(entities, commands.AddEntities, _entity_bytes, progress)
 
     def get_entity(self, id: int) -> Entity:
@@ -288,7 +289,7 @@ class Session:
     def add_relationships(
         self, relationships: Iterable[NewRelationship], progress: Progress | None = None
     ) -> list[int]:
-        """Add many; returns their ids in order."""
+        """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks."""
         return self._add(relationships, commands.AddRelationships, _relationship_bytes, progress)
 
     def get_relationship(self, id: int) -> Relationship:
@@ -404,7 +405,12 @@ class Session:
     ) -> list[int]:
         ids: list[int] = []
         for chunk in _chunks(items, weigh):
-            ids += cast("Created", self._executor.execute(make(self.id, chunk))).ids
+            try:
+                ids += cast("Created", self._executor.execute(make(self.id, chunk))).ids
+            except CallerError as error:
+                if not ids:
+                    raise
+                raise type(error)(f"{error}; counted from object {len(ids)}: those before it are stored") from error
             if progress is not None:
                 progress(len(chunk))
         return ids

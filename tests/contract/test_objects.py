@@ -265,3 +265,10 @@ def test_lists_walk_all_pages(session: Session) -> None:
     session.add_entities(NewEntity(f"e{number}", f"e{number}") for number in range(2_500))
     assert [entity.id for entity in session.entities()] == list(range(1, 2_501))
     assert [document.id for document in session.documents()] == []
+
+
+def test_a_bulk_add_in_several_chunks_says_which_object_failed_and_what_is_stored(session: Session) -> None:
+    new = [NewDocument(f"chunk {index}") for index in range(5_003)]
+    with pytest.raises(AlreadyExistsError, match=r"index 3: .*counted from object 5000: those before it are stored"):
+        session.add_documents([*new, new[0]])
+    assert session.info().document_count >= 5_000

@@ -1,8 +1,9 @@
-"""`store adopt`, ended at every change it makes: the next run finishes it, and then the store starts."""
+"""Stores that are not all there: what may not be read, and `store adopt`, ended at every change it makes."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 
 import pytest
 from support.faulty_disk import FaultyDisk, Stopped
@@ -57,3 +58,19 @@ def test_a_store_whose_markers_and_log_disagree_says_so_and_can_be_accepted() ->
     assert any("names another store than the log" in sentence for sentence in said)
     adopt(CONFIG, disk, accept=True)
     open_store(CONFIG, FakeClock(), lambda call: None, disk).close()
+
+
+@pytest.mark.parametrize("operation", ["open_read", "list_dir", "sync_dir", "open_write", "lock_exclusive"])
+def test_what_may_not_be_read_or_written_is_no_first_start(operation: str) -> None:
+    disk = FaultyDisk(ROOT)
+    open_store(CONFIG, FakeClock(), lambda call: None, disk).close()
+    before = {
+        name: disk.read(ROOT / "data" / "session_wal" / name) for name in disk.list_dir(ROOT / "data/session_wal")
+    }
+    after = disk.after_kill()
+    after.fail(operation, errno.EACCES, times=None)
+    with pytest.raises(FatalError, match="Permission denied") as refusal:
+        open_store(CONFIG, FakeClock(), lambda call: None, after)
+    assert str(ROOT) in str(refusal.value)
+    assert {name: after.read(ROOT / "data" / "session_wal" / name) for name in before} == before
+    open_store(CONFIG, FakeClock(), lambda call: None, after.after_kill()).close()

@@ -12,13 +12,12 @@ from support.owned_store import FakeClock
 
 from gibramdb.database.journal import WalJournal
 from gibramdb.errors import GibramError, StorageError
-from gibramdb.model.ids import NO_LSN
 from gibramdb.storage.wal import LogWriter
 
 
 def journal_on(disk: FaultyDisk) -> WalJournal:
     writer = LogWriter.create(disk, FOLDER, HEADER)
-    return WalJournal(writer, NO_LSN, 0, "every_write", 1000, FakeClock(), lambda: None, lambda: None)
+    return WalJournal(writer, 0, "every_write", 1000, FakeClock(), lambda: None, lambda: None)
 
 
 @pytest.mark.parametrize("operation", ["pwrite", "fdatasync", "allocate"])

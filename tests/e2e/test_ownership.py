@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -343,3 +344,11 @@ def test_a_later_start_cut_short_anywhere_loses_nothing(tmp_path: Path, call: st
             assert number > 1, "no call was killed"
             return
     pytest.fail("it never came up")
+
+
+def test_a_start_whose_address_is_taken_has_touched_nothing(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(RefusedError, match="can not listen there") as refusal:
+            Server(tmp_path / "data", "--addr", f"127.0.0.1:{taken.getsockname()[1]}").kill()
+        assert refusal.value.status == 74
+    assert not (tmp_path / "data").exists()

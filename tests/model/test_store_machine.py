@@ -402,7 +402,7 @@ def test_every_slot_of_a_session_is_canonical_derived_or_ephemeral() -> None:
         "documents", "textunits", "entities", "relationships", "communities", "links",
         "textunit_vectors", "entity_vectors", "community_vectors",
     }  # fmt: skip
-    assert set(SessionState.__slots__) == canonical | set(DERIVED) | {"last_lsn", "read_at_ms"}
+    assert set(SessionState.__slots__) == canonical | set(DERIVED) | {"last_lsn", "changed_lsn", "read_at_ms"}
 
 
 def test_tables_of_the_engine_have_no_gaps() -> None:

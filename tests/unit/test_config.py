@@ -757,3 +757,7 @@ def test_text_lines_show_the_fields_and_can_not_be_forged(capsys: pytest.Capture
 def test_a_log_file_that_can_not_be_written_is_refused(file: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^logging\.file: found .*allowed: "):
         set_up_logging(LoggingSettings(level="info", format="text", output="file", file=str(tmp_path / file)))
+
+
+def test_what_clients_read_is_no_setting_of_a_server() -> None:
+    load_config(None, environment={"GIBRAMDB_SERVER": "gibram://elsewhere:6161"})

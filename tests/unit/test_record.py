@@ -42,9 +42,10 @@ def _values(type_: object) -> st.SearchStrategy[object]:
         return simple[type_]
     if type_ in OBJECTS:
         return OBJECTS[type_]
-    item, ellipsis = get_args(type_)
-    assert ellipsis is ...
-    return st.lists(OBJECTS[item], max_size=3).map(tuple)
+    items = get_args(type_)
+    if items[-1] is ...:
+        return st.lists(_values(items[0]), max_size=3).map(tuple)
+    return st.tuples(*map(_values, items))
 
 
 def _mutations(kind: type[m.MutationBase]) -> st.SearchStrategy[m.Mutation]:
@@ -83,13 +84,19 @@ FROZEN: list[tuple[m.Mutation, str]] = [
     (m.SessionTouched(*BASE), f"9404{HEAD}"),
     (m.SessionReadNoted(*BASE), f"9405{HEAD}"),
     (m.SessionEnded(*BASE), f"9406{HEAD}"),
+    (
+        m.SessionRestored(*BASE, 7, 1, 2, 60_000, 0, True, (2, 3, 4, 5, 6, 7)),
+        f"9b07{HEAD}070102cdea6000c396020304050607",
+    ),
     (m.DocumentsAdded(*BASE, (DOCUMENT,)), f"950a{HEAD}91{D}"),
     (m.TextUnitsAdded(*BASE, (TEXTUNIT,), (2,), VECTOR), f"970b{HEAD}91{T}9102c4080000803f000000c0"),
     (m.EntitiesAdded(*BASE, (ENTITY,), (3,), VECTOR), f"970c{HEAD}91{E}9103c4080000803f000000c0"),
     (m.RelationshipsAdded(*BASE, (RELATIONSHIP,)), f"950d{HEAD}91{R}"),
     (m.CommunityAdded(*BASE, COMMUNITY, VECTOR), f"960e{HEAD}{C}c4080000803f000000c0"),
     (m.CommunitiesReplaced(*BASE, (1, 2), (COMMUNITY,)), f"960f{HEAD}92010291{C}"),
+    (m.CommunitiesAdded(*BASE, (COMMUNITY,), (5,), VECTOR), f"9710{HEAD}91{C}9105c4080000803f000000c0"),
     (m.TextUnitLinked(*BASE, 2, 3), f"9614{HEAD}0203"),
+    (m.TextUnitsLinked(*BASE, 1, ((2, 3), (2, 4))), f"9616{HEAD}0192920203920204"),
     (m.EntityDescribed(*BASE, 3, "anew", b""), f"9715{HEAD}03a4616e6577c400"),
     (m.DocumentDeleted(*BASE, 1), f"951e{HEAD}01"),
     (m.TextUnitDeleted(*BASE, 2), f"951f{HEAD}02"),

@@ -20,14 +20,15 @@ def verify(config: flags.ConfigFile = None, data: flags.Data = None, dim: flags.
     from gibramdb.database.opening import verify as verify_store
 
     recovered, digest = verify_store(settings)
-    torn = recovered.tail.torn_bytes
+    torn = recovered.torn_bytes
     table = Table(show_header=False, box=None)
     for name, value in (
-        ("log", str(recovered.path)),
+        ("snapshot", "none" if recovered.snapshot is None else str(recovered.snapshot.number)),
+        ("log", "none" if recovered.last is None else str(recovered.last[0])),
         ("generations", str(recovered.generations)),
         ("records", f"{recovered.records:,}"),
         ("log bytes", f"{recovered.log_bytes:,}"),
-        ("end LSN", f"{recovered.tail.end_lsn:,}"),
+        ("end LSN", f"{recovered.end_lsn:,}"),
         ("torn bytes", f"{torn:,}" + (", never acknowledged; the next start puts them aside" if torn else "")),
         ("sessions", f"{len(recovered.state.sessions):,}"),
         ("objects", f"{sum(each.object_count() for each in recovered.state.sessions.values()):,}"),

@@ -9,13 +9,14 @@ from typing import Annotated
 
 import typer
 
+from gibramdb.config import SERVER_VARIABLE
 from gibramdb.errors import DimensionMismatchError, InvalidArgumentError
 from gibramdb.session import Session
 
 DEFAULT_SERVER = "gibram://127.0.0.1:6161"
 
 SessionName = Annotated[str, typer.Option("--session", "-s", help="The session to work in.")]
-Server = Annotated[str, typer.Option("--server", help="The server to talk to.", envvar="GIBRAMDB_SERVER")]
+Server = Annotated[str, typer.Option("--server", help="The server to talk to.", envvar=SERVER_VARIABLE)]
 DataDirectory = Annotated[
     Path | None,
     typer.Option("--data", help="A durable store to open in this process instead of talking to a server."),

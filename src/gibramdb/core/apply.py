@@ -28,6 +28,7 @@ def apply(state: StoreState, mutation: Mutation, lsn: Lsn) -> None:
         state.sessions[mutation.session_id] = session
     else:
         session = state.sessions[mutation.session_id]
+    session.changed_lsn = lsn
     if isinstance(mutation, mutations.SessionReadNoted):
         # Leaves `last_lsn` alone: no reply ever waits for the note that somebody has read.
         session.read_noted_at_ms = mutation.at_ms
@@ -38,6 +39,17 @@ def apply(state: StoreState, mutation: Mutation, lsn: Lsn) -> None:
         return
     session.touched_at_ms = mutation.at_ms
     _APPLY[type(mutation)](session, mutation)
+
+
+def _restored(session: SessionState, mutation: mutations.SessionRestored) -> None:
+    session.incarnation = Lsn(mutation.incarnation)
+    session.created_at_ms = session.read_at_ms = mutation.created_at_ms
+    session.read_noted_at_ms = mutation.read_noted_at_ms
+    session.ttl_ms = mutation.ttl_ms
+    session.idle_ttl_ms = mutation.idle_ttl_ms
+    session.is_ended = mutation.is_ended
+    for table, next_id in zip(session.tables(), mutation.next_ids, strict=True):
+        table.next_id = next_id
 
 
 def _ttl_set(session: SessionState, mutation: mutations.SessionTtlSet) -> None:
@@ -89,6 +101,19 @@ def _communities_replaced(session: SessionState, mutation: mutations.Communities
     for community in mutation.communities:
         session.communities.put(community.id, community)
         session.index_community(community, 0)
+
+
+def _communities_added(session: SessionState, mutation: mutations.CommunitiesAdded) -> None:
+    session.community_vectors.add(mutation.vector_ids, mutation.vectors)
+    for community in mutation.communities:
+        session.communities.put(community.id, community)
+        session.index_community(community, session.community_vectors.stored_bytes(community.id))
+
+
+def _textunits_linked(session: SessionState, mutation: mutations.TextUnitsLinked) -> None:
+    for index, (textunit_id, entity_id) in enumerate(mutation.links, mutation.first_id):
+        session.links.put(index, (textunit_id, entity_id))
+        session.index_link(textunit_id, entity_id)
 
 
 def _textunit_linked(session: SessionState, mutation: mutations.TextUnitLinked) -> None:
@@ -152,6 +177,7 @@ def _remove_community(session: SessionState, id: int) -> None:
 # Keyed by class, because a chain of `case` tests costs more than the change itself; a test holds that none is missing.
 # Any: each function takes its own mutation.
 _APPLY: dict[type, Callable[[SessionState, Any], None]] = {
+    mutations.SessionRestored: _restored,
     mutations.SessionTtlSet: _ttl_set,
     mutations.SessionTouched: _touched,
     mutations.DocumentsAdded: _documents_added,
@@ -160,7 +186,9 @@ _APPLY: dict[type, Callable[[SessionState, Any], None]] = {
     mutations.RelationshipsAdded: _relationships_added,
     mutations.CommunityAdded: _community_added,
     mutations.CommunitiesReplaced: _communities_replaced,
+    mutations.CommunitiesAdded: _communities_added,
     mutations.TextUnitLinked: _textunit_linked,
+    mutations.TextUnitsLinked: _textunits_linked,
     mutations.EntityDescribed: _entity_described,
     mutations.DocumentDeleted: _document_deleted,
     mutations.TextUnitDeleted: _textunit_deleted,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from typing import Any
 
 from gibramdb.core import limits
 from gibramdb.core.table import Table
@@ -28,6 +29,7 @@ class SessionState:
     """One session. Maps keyed by object id hold other ids in the order in which they came."""
 
     __slots__ = (
+        "changed_lsn",
         "communities",
         "communities_by_entity",
         "communities_by_external_id",
@@ -85,6 +87,7 @@ class SessionState:
         self.community_vectors = VectorIndex(vector_dim)
         # ephemeral
         self.last_lsn = NO_LSN
+        self.changed_lsn = NO_LSN  # of the last record about it, of whatever kind
         self.read_at_ms = created_at_ms
         # derived
         self._clear_derived()
@@ -117,6 +120,10 @@ class SessionState:
     def last_noted_ms(self) -> int:
         """The last use that the log knows of."""
         return max(self.touched_at_ms, self.read_noted_at_ms)
+
+    def tables(self) -> tuple[Table[Any], ...]:
+        """The tables, in the order in which their next ids are written down."""
+        return (self.documents, self.textunits, self.entities, self.relationships, self.communities, self.links)
 
     def object_count(self) -> int:
         """Documents, text units, entities, relationships and communities together."""

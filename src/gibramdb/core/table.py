@@ -1,7 +1,8 @@
 """Records by id, in blocks.
 
 Ids are given out in rising order and never reused, so a record's place follows from its id: iterating by id and paging
-cost nothing extra. A block is the unit that a snapshot in progress can share and a writer can copy.
+cost nothing extra. A block is the unit that a snapshot shares with the table: whoever writes to a shared block first
+copies it, so that freezing costs a list of blocks and no record.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ BLOCK_RECORDS = 1024
 class Table(Generic[T]):
     """Records of one kind. Ids begin at 1; `next_id` is the one to give out next."""
 
-    __slots__ = ("_blocks", "_count", "next_id")
+    __slots__ = ("_blocks", "_count", "_shared", "next_id")
 
     def __init__(self) -> None:
         self._blocks: list[list[T | None] | None] = []
         self._count = 0
+        self._shared: set[int] = set()  # numbers of the blocks that somebody else reads
         self.next_id = 1
 
     def __len__(self) -> int:
@@ -29,11 +31,12 @@ class Table(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         """All records by rising id."""
-        for block in self._blocks:
-            if block is not None:
-                for record in block:
-                    if record is not None:
-                        yield record
+        return _records(self._blocks)
+
+    def freeze(self) -> Iterator[T]:
+        """All records by rising id as they are now, whatever happens later; may be read in any thread."""
+        self._shared.update(range(len(self._blocks)))
+        return _records(self._blocks.copy())
 
     def get(self, id: int) -> T | None:
         """The record, or None."""
@@ -55,6 +58,8 @@ class Table(Generic[T]):
         block = self._blocks[number]
         if block is None:
             block = self._blocks[number] = []
+        elif number in self._shared:
+            block = self._own(number, block)
         place = id % BLOCK_RECORDS
         # A block grows with what is in it: there may be ten thousand sessions with a handful of records each.
         while place >= len(block):
@@ -66,13 +71,21 @@ class Table(Generic[T]):
 
     def remove(self, id: int) -> None:
         """Forget a record that is there; a block without records is dropped."""
-        block = self._blocks[id // BLOCK_RECORDS]
+        number = id // BLOCK_RECORDS
+        block = self._blocks[number]
         assert block is not None
         assert block[id % BLOCK_RECORDS] is not None
+        if number in self._shared:
+            block = self._own(number, block)
         block[id % BLOCK_RECORDS] = None
         self._count -= 1
         if all(record is None for record in block):
-            self._blocks[id // BLOCK_RECORDS] = None
+            self._blocks[number] = None
+
+    def _own(self, number: int, block: list[T | None]) -> list[T | None]:
+        self._shared.remove(number)
+        copy = self._blocks[number] = block.copy()
+        return copy
 
     def after(self, cursor: int, limit: int) -> tuple[list[T], bool]:
         """Up to `limit` records with ids above `cursor`, by rising id, and whether more remain."""
@@ -89,3 +102,11 @@ class Table(Generic[T]):
                         return found, True
                     found.append(record)
         return found, False
+
+
+def _records(blocks: list[list[T | None] | None]) -> Iterator[T]:
+    for block in blocks:
+        if block is not None:
+            for record in block:
+                if record is not None:
+                    yield record

@@ -76,6 +76,11 @@ class VectorIndex:
     def __contains__(self, id: int) -> bool:
         return id in self._slots
 
+    @property
+    def row_bytes(self) -> int:
+        """The length of one embedding in bytes."""
+        return self._row_bytes
+
     def ids(self) -> list[int]:
         """All ids, ascending."""
         return sorted(self._slots)
@@ -98,7 +103,12 @@ class VectorIndex:
 
         The call itself copies 16 bytes a row; sorting and reading happen as the iterator is used, in any thread.
         """
-        return _ascending([(block.rows, *block.living()) for block in self._blocks if block.live_count])
+        return self.freeze().items()
+
+    def freeze(self) -> FrozenVectors:
+        """What it holds now, whatever happens later. Copies 16 bytes a row, and no embedding."""
+        views = [(block.rows, *block.living()) for block in self._blocks if block.live_count]
+        return FrozenVectors(views, self._vector_dim)
 
     def add(self, ids: Sequence[int], rows: bytes) -> None:
         """Adds embeddings under ids that are new.
@@ -275,6 +285,48 @@ class VectorIndex:
         return self._blocks[self._tail]
 
 
+class FrozenVectors:
+    """Embeddings as they were at one moment. Sorted when first read; may be read in any thread, by one at a time."""
+
+    def __init__(
+        self, views: Sequence[tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]], vector_dim: int
+    ) -> None:
+        """views: of each block its rows, the living ids, and in which rows they lie."""
+        self._views = views
+        self._vector_dim = vector_dim
+        self._sorted: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None = None
+
+    def __len__(self) -> int:
+        return sum(len(ids) for _, ids, _ in self._views)
+
+    def between(self, first: int, last: int) -> tuple[tuple[int, ...], bytes]:
+        """Ids from `first` to `last`, both included, ascending, and their rows, one after the other."""
+        ids, numbers, places = self._order()
+        begin, end = np.searchsorted(ids, first), np.searchsorted(ids, last, "right")
+        rows = np.empty((end - begin, self._vector_dim), np.float32)
+        numbers, places = numbers[begin:end], places[begin:end]
+        for number in np.unique(numbers):
+            here = numbers == number
+            rows[here] = self._views[number][0][places[here]]
+        return tuple(ids[begin:end].tolist()), rows.tobytes()
+
+    def items(self) -> Iterator[tuple[int, bytes]]:
+        """Ids with their embeddings, by ascending id."""
+        for id, number, place in zip(*self._order(), strict=True):
+            yield int(id), self._views[number][0][place].tobytes()
+
+    def _order(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Ids ascending, and of each its block's number and its row."""
+        if self._sorted is None:
+            none = np.empty(0, np.int64)
+            ids = np.concatenate([none, *(ids for _, ids, _ in self._views)])
+            places = np.concatenate([none, *(places for _, _, places in self._views)])
+            numbers = np.repeat(np.arange(len(self._views)), [len(ids) for _, ids, _ in self._views])
+            order = np.argsort(ids)
+            self._sorted = ids[order], numbers[order], places[order]
+        return self._sorted
+
+
 class _Block:
     """Rows, shape (capacity, vector_dim), of which the first `row_count` are written and `live_count` alive."""
 
@@ -338,17 +390,3 @@ def _cosines(rows: NDArray[np.float32], wide_query: NDArray[np.float64], query_n
     # In float64 a cosine may step over 1 by far less than half of float32's last place, so this rounds it back. Adding
     # zero makes a negative zero a plain one.
     return cosines.astype(np.float32) + np.float32(0.0)
-
-
-def _ascending(
-    views: Sequence[tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]],
-) -> Iterator[tuple[int, bytes]]:
-    """What blocks held, each given as its rows, the living ids and where they lie."""
-    if not views:
-        return
-    ids = np.concatenate([ids for _, ids, _ in views])
-    places = np.concatenate([places for _, _, places in views])
-    numbers = np.repeat(np.arange(len(views)), [len(ids) for _, ids, _ in views])
-    order = np.argsort(ids)
-    for id, number, place in zip(ids[order], numbers[order], places[order], strict=True):
-        yield int(id), views[number][0][place].tobytes()

@@ -7,6 +7,7 @@ to what the kernel holds under `periodic` and `never`, to everything in a store 
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -17,7 +18,8 @@ import msgspec
 from gibramdb.clock import Clock
 from gibramdb.errors import ClosedError, DiskFullError, GibramError, StorageError
 from gibramdb.model.ids import Lsn
-from gibramdb.storage.wal import MARKER_BYTES, LogWriter, framed_size
+from gibramdb.storage.snapshot import Cut
+from gibramdb.storage.wal import MARKER_BYTES, BasedOnSnapshot, LogWriter, Origin, Successor, framed_size
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,23 @@ QUEUED_BYTES_MAX = 64 * 1024 * 1024
 GROUP_BYTES_MAX = 16 * 1024 * 1024
 
 RoomAnswer = Callable[[GibramError | None], None]
+CutAnswer = Callable[[Cut | GibramError], None]
+
+
+class Base(Protocol):
+    """A snapshot that is ready but for the place in the log where it begins."""
+
+    def at(self, cut: Cut) -> BasedOnSnapshot:
+        """What the log's header says of it, once it is known where it lies."""
+        ...
+
+    def publish(self) -> None:
+        """Make it discoverable. Raises OSError."""
+        ...
+
+    def is_published(self) -> bool:
+        """Whether it can be found."""
+        ...
 
 
 class JournalFacts(msgspec.Struct, frozen=True):
@@ -81,6 +100,21 @@ class Journal(Protocol):
         """Hand over a record for which there is room; returns the LSN at its end."""
         ...
 
+    def cut(self, answer: CutAnswer) -> None:
+        """Sync all that was enqueued before; `answer` is called from another thread, with where that ends, or why not.
+
+        May be called from any thread, as may the two below.
+        """
+        ...
+
+    def rotate(self, answer: RoomAnswer) -> None:
+        """Begin the next generation, unless this one is empty."""
+        ...
+
+    def rebase(self, base: Base, answer: CutAnswer) -> None:
+        """Begin the next generation on a snapshot instead of on what was logged so far."""
+        ...
+
     def facts(self) -> JournalFacts:
         """Figures for health."""
         ...
@@ -129,6 +163,19 @@ class NullJournal:
         self._lsn += framed_size(len(payload))
         return Lsn(self._lsn)
 
+    def cut(self, answer: CutAnswer) -> None:
+        """There is no log: only the LSN means something."""
+        answer(Cut(0, 0, self._lsn, 0))
+
+    def rotate(self, answer: RoomAnswer) -> None:
+        """Nothing to rotate."""
+        answer(None)
+
+    def rebase(self, base: Base, answer: CutAnswer) -> None:
+        """Nothing is kept, so nothing has to agree with it."""
+        del base
+        self.cut(answer)
+
     def enqueue_marker(self) -> None:
         """Nothing to witness."""
 
@@ -152,8 +199,24 @@ class _Marker(msgspec.Struct, frozen=True):
     pass
 
 
+class _CutRequest(msgspec.Struct, frozen=True):
+    answer: CutAnswer
+
+
+class _RotateRequest(msgspec.Struct, frozen=True):
+    answer: RoomAnswer
+
+
+class _RebaseRequest(msgspec.Struct, frozen=True):
+    base: Base
+    answer: CutAnswer
+
+
 class _Stop(msgspec.Struct, frozen=True):
     pass
+
+
+_Request = _RoomRequest | _Marker | _CutRequest | _RotateRequest | _RebaseRequest | _Stop
 
 
 class WalJournal:
@@ -174,7 +237,6 @@ class WalJournal:
     def __init__(
         self,
         writer: LogWriter,
-        base_lsn: Lsn,
         torn_offset: int,
         sync_policy: str,
         sync_interval_ms: int,
@@ -183,7 +245,6 @@ class WalJournal:
         on_rest: Callable[[], None],
     ) -> None:
         self._writer = writer
-        self._base_lsn = base_lsn
         self._torn_offset = torn_offset
         self._sync_policy = sync_policy
         # Half the promised interval: what is written just after a sync began must be durable before it is too old.
@@ -191,7 +252,7 @@ class WalJournal:
         self._clock = clock
         self._on_progress = on_progress
         self._on_rest = on_rest
-        self._queue: queue.SimpleQueue[bytes | _RoomRequest | _Marker | _Stop] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[bytes | _Request] = queue.SimpleQueue()
         self._enqueued_lsn = int(writer.end_lsn)
         self._written_lsn = int(writer.end_lsn)
         self._flushed_lsn = int(writer.end_lsn)  # recovery has synced all that it found
@@ -199,7 +260,7 @@ class WalJournal:
         self._is_witnessed = True  # the log thread's: nothing but a marker has been written since the last one
         self._reserved_lsn = int(writer.reserved_lsn)
         self._growing = True
-        self._in_hand: _RoomRequest | None = None  # the log thread's: taken from the queue, not answered yet
+        self._in_hand: _Request | None = None  # the log thread's: taken from the queue, not answered yet
         self._disk_full = False
         self._unsynced_since_ms = 0
         self._last_sync_ms = clock.steady_ms()
@@ -237,12 +298,24 @@ class WalJournal:
 
     def request_room(self, payload_bytes: int, answer: RoomAnswer) -> None:
         """The log thread reserves space on the disk, after what it has to write first."""
+        self._request(_RoomRequest(payload_bytes, answer))
+
+    def cut(self, answer: CutAnswer) -> None:
+        """The log thread writes and syncs what is before it in the queue."""
+        self._request(_CutRequest(answer))
+
+    def rotate(self, answer: RoomAnswer) -> None:
+        """The log thread syncs this generation, makes the next one, and goes on in it."""
+        self._request(_RotateRequest(answer))
+
+    def rebase(self, base: Base, answer: CutAnswer) -> None:
+        """As rotate; the snapshot is published between making the next generation and going on in it."""
+        self._request(_RebaseRequest(base, answer))
+
+    def _request(self, request: _Request) -> None:
+        self._queue.put(request)
         if self._failure is not None:
-            answer(self._failure)
-            return
-        self._queue.put(_RoomRequest(payload_bytes, answer))
-        if self._failure is not None:
-            # The log thread may have ended between the question and the request: then nobody else takes it.
+            # The log thread has ended, perhaps just now: then nobody else takes it.
             self._refuse_waiting()
 
     def enqueue(self, payload: bytes) -> Lsn:
@@ -268,8 +341,8 @@ class WalJournal:
             released_lsn=released,
             flushed_lsn=min(flushed, released),
             pending_bytes=max(0, self._enqueued_lsn - self._written_lsn),
-            wal_size_bytes=released - self._base_lsn,
-            generation=int(self._writer.generation),
+            wal_size_bytes=max(0, released - self._writer.header.base_lsn),
+            generation=int(self._writer.header.generation),
             reserved_bytes=max(0, self._reserved_lsn - self._enqueued_lsn),
             last_sync_age_ms=self._clock.steady_ms() - self._last_sync_ms,
             last_sync_duration_ms=self._last_sync_duration_ms,
@@ -299,8 +372,7 @@ class WalJournal:
         except BaseException as error:
             log.critical("the log failed, the store is halted: %s", error)
             self._failure = error if isinstance(error, StorageError) else StorageError(f"the log failed: {error!r}")
-            if self._in_hand is not None and self._in_hand.answer is not None:
-                self._in_hand.answer(self._failure)
+            _refuse(self._in_hand, self._failure)
             self._refuse_waiting()
         self._on_progress()
 
@@ -308,7 +380,7 @@ class WalJournal:
         """Wait for work and do all that has gathered. False after a stop."""
         payloads: list[bytes] = []
         group_bytes = 0
-        last: _RoomRequest | _Marker | _Stop | None = None
+        last: _Request | None = None
         try:
             item = self._queue.get(timeout=self._rest_s())
             while isinstance(item, bytes):
@@ -318,8 +390,7 @@ class WalJournal:
                     break
                 item = self._queue.get_nowait()
             else:
-                last = item
-                self._in_hand = item if isinstance(item, _RoomRequest) else None
+                last = self._in_hand = item
         except queue.Empty:
             if not payloads and not self._is_sync_due(stopping=False):
                 self._on_rest()
@@ -327,7 +398,7 @@ class WalJournal:
         if payloads:
             self._write(payloads)
             self._is_witnessed = False
-        if self._is_sync_due(stopping=isinstance(last, _Stop | _Marker)):
+        if self._is_sync_due(stopping=last is not None and not isinstance(last, _RoomRequest)):
             self._sync()
         if payloads:
             self._on_progress()
@@ -337,7 +408,62 @@ class WalJournal:
             self._written_lsn = int(self._writer.append_marker(Lsn(self._flushed_lsn), self._clock.now_ms()))
             self._sync()
             self._on_progress()
+        elif isinstance(last, _CutRequest):
+            self._on_progress()
+            last.answer(self._here())
+        elif isinstance(last, _RotateRequest):
+            last.answer(self._begin_next())
+        elif isinstance(last, _RebaseRequest):
+            last.answer(self._begin_on(last.base))
+        self._in_hand = None
         return not isinstance(last, _Stop)
+
+    def _here(self) -> Cut:
+        header = self._writer.header
+        offset = self._written_lsn - header.base_lsn
+        return Cut(header.generation, offset, self._written_lsn, self._writer.last_checksum if offset else 0)
+
+    def _begin_next(self) -> GibramError | None:
+        """Everything is synced. What was admitted into this generation's reserve must find room in the next."""
+        header = self._writer.header
+        if self._written_lsn == header.base_lsn:
+            return None
+        origin = Successor(header.generation, Lsn(self._written_lsn), self._writer.last_checksum)
+        try:
+            self._switch_to(self._successor(origin))
+        except OSError as error:
+            return self._no_room(error)
+        return None
+
+    def _begin_on(self, base: Base) -> Cut | GibramError:
+        cut = Cut(self._writer.header.generation + 1, 0, self._written_lsn, 0)
+        try:
+            successor = self._successor(base.at(cut))
+        except OSError as error:
+            return self._no_room(error)
+        try:
+            base.publish()
+        except OSError as error:
+            if base.is_published():
+                raise  # perhaps not durably: what a start would find is not known, so the log ends here
+            self._writer.take_back(successor)
+            return StorageError(f"the snapshot can not be published: {error.strerror}; nothing was changed")
+        self._switch_to(successor)
+        return cut
+
+    def _successor(self, origin: Origin) -> LogWriter:
+        self._writer.discard_tail(self._torn_offset)
+        admitted = max(0, self._reserved_lsn - self._written_lsn)
+        return self._writer.begin_successor(origin, os.urandom(16), self._clock.now_ms(), admitted)
+
+    def _switch_to(self, successor: LogWriter) -> None:
+        old, self._writer = self._writer, successor
+        self._reserved_lsn = int(successor.reserved_lsn)
+        old.give_back_reserve()
+        old.close()
+
+    def _no_room(self, error: OSError) -> DiskFullError:
+        return DiskFullError(f"the next generation of the log has no room: {error.strerror} ({self._writer.path})")
 
     def _rest_s(self) -> float | None:
         """How long to wait for work before something else is due."""
@@ -373,16 +499,14 @@ class WalJournal:
         needed = framed_size(request.payload_bytes) + MARKER_BYTES
         refusal: GibramError | None = None
         try:
-            if self._writer.torn_bytes:
-                # The first thing this process changes in the log: what was never acknowledged is put aside.
-                self._writer.discard_tail(self._torn_offset)
+            # The first thing this process changes in the log: what was never acknowledged is put aside.
+            self._writer.discard_tail(self._torn_offset)
             self._reserve(needed)
         except OSError as error:
             refusal = DiskFullError(
                 f"the log can not grow: {error.strerror} ({self._writer.path}); "
                 "free space on its disk, writes are then accepted again by themselves"
             )
-        self._in_hand = None
         self._disk_full = refusal is not None
         self._reserved_lsn = int(self._writer.reserved_lsn)
         if request.answer is not None:
@@ -404,5 +528,13 @@ class WalJournal:
                 item = self._queue.get_nowait()
             except queue.Empty:
                 return
-            if isinstance(item, _RoomRequest) and item.answer is not None:
-                item.answer(self._failure)
+            assert self._failure is not None
+            _refuse(item, self._failure)
+
+
+def _refuse(item: bytes | _Request | None, failure: GibramError) -> None:
+    """Answer what nobody will do any more."""
+    if isinstance(item, _RoomRequest | _CutRequest | _RotateRequest | _RebaseRequest):
+        answer: Callable[[GibramError], None] | None = item.answer
+        if answer is not None:
+            answer(failure)

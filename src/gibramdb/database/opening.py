@@ -28,7 +28,7 @@ from gibramdb.model.ids import NO_LSN, Generation
 from gibramdb.storage import identity, wal
 from gibramdb.storage.files import FileSystem, OsFileSystem, publish
 from gibramdb.storage.identity import Directories, Locks
-from gibramdb.storage.wal import FirstLog, LogHeader, LogWriter
+from gibramdb.storage.wal import BasedOnSnapshot, FirstLog, LogHeader, LogWriter
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def _facts(config: Config, recovered: Recovered | None, duration_ms: int) -> Fac
         config.session_store.wal_sync_interval_ms,
         duration_ms,
         0 if recovered is None else recovered.records,
-        0 if recovered is None else recovered.tail.torn_bytes,
+        0 if recovered is None else recovered.torn_bytes,
         config.warnings,
     )
 
@@ -127,14 +127,12 @@ def _open_durable(config: Config, limits: Limits, clock: Clock, post: Post, fs: 
         collects = gc.isenabled()
         gc.disable()
         try:
-            recovered = recover(fs, directories.wal, store_id, config.server.vector_dim)
+            recovered = recover(fs, directories, store_id, config.server.vector_dim)
         finally:
             if collects:
                 gc.enable()
         duration_ms = clock.steady_ms() - began_ms
-        writer = LogWriter.reopen(
-            fs, recovered.path, recovered.header, recovered.tail.end_lsn, recovered.tail.last_checksum
-        )
+        writer = _writer(fs, directories, recovered, store_id, clock)
     except OSError as error:
         locks.release()
         raise StorageError(f"{error.filename or directories.data}: {error.strerror or error}") from error
@@ -154,8 +152,7 @@ def _open_durable(config: Config, limits: Limits, clock: Clock, post: Post, fs: 
 
     journal: Journal = WalJournal(
         writer,
-        recovered.header.base_lsn,
-        recovered.tail.torn_offset,
+        0 if recovered.last is None else recovered.last[2].torn_offset,
         config.session_store.wal_sync_policy,
         config.session_store.wal_sync_interval_ms,
         clock,
@@ -164,6 +161,17 @@ def _open_durable(config: Config, limits: Limits, clock: Clock, post: Post, fs: 
     )
     database = Database(recovered.state, journal, limits, clock, _facts(config, recovered, duration_ms), post)
     return OpenStore(database, locks)
+
+
+def _writer(fs: FileSystem, directories: Directories, recovered: Recovered, store_id: bytes, clock: Clock) -> LogWriter:
+    """The end of the log; where there is no log, a new generation on the snapshot."""
+    if recovered.last is not None:
+        path, header, tail = recovered.last
+        return LogWriter.reopen(fs, path, header, tail.end_lsn, tail.last_checksum, recovered.unfinished)
+    assert recovered.snapshot is not None
+    based_on = BasedOnSnapshot(recovered.snapshot.number, recovered.snapshot_checksum)
+    header = LogHeader(store_id, recovered.next_generation, recovered.end_lsn, os.urandom(16), clock.now_ms(), based_on)
+    return LogWriter.create(fs, directories.wal, header)
 
 
 def _first_start(config: Config, fs: FileSystem, directories: Directories, locks: Locks, clock: Clock) -> bytes:
@@ -240,20 +248,20 @@ def _tell(fs: FileSystem, directories: Directories, recovered: Recovered, store_
     state = recovered.state
     told = {
         "store_id": store_id.hex(),
-        "log": str(recovered.path),
+        "snapshot": None if recovered.snapshot is None else recovered.snapshot.number,
+        "log": None if recovered.last is None else str(recovered.last[0]),
         "generations": recovered.generations,
-        "generation": recovered.header.generation,
         "records_replayed": recovered.records,
         "log_bytes": recovered.log_bytes,
-        "end_lsn": recovered.tail.end_lsn,
-        "torn_bytes": recovered.tail.torn_bytes,
-        "torn_offset": recovered.tail.torn_offset if recovered.tail.torn_bytes else None,
+        "end_lsn": recovered.end_lsn,
+        "torn_bytes": recovered.torn_bytes,
+        "torn_offset": recovered.last[2].torn_offset if recovered.last and recovered.torn_bytes else None,
         "sessions": len(state.sessions),
         "objects": sum(session.object_count() for session in state.sessions.values()),
         "duration_ms": duration_ms,
     }
     log.info("recovered", extra=told)
-    if recovered.tail.torn_bytes:
+    if recovered.torn_bytes:
         log.warning(
             "the log ended in bytes that were never acknowledged; they are put aside and cut before the first write",
             extra={key: told[key] for key in ("log", "torn_offset", "torn_bytes")},
@@ -278,7 +286,7 @@ def verify(config: Config, fs: FileSystem | None = None) -> tuple[Recovered, str
     locks = Locks(fs)
     locks.take(directories)
     try:
-        recovered = recover(fs, directories.wal, store_id, config.server.vector_dim)
+        recovered = recover(fs, directories, store_id, config.server.vector_dim)
         return recovered, state_digest(recovered.state.sessions.values())[0]
     finally:
         locks.release()

@@ -1,87 +1,289 @@
-"""What a start does before it serves: read the log, generation by generation, into an empty state.
+"""What a start does before it serves: the newest snapshot, then the log behind it, into an empty state.
 
 Reads, and changes no file. Whatever does not fit is refused by name, never guessed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from gibramdb.core.apply import apply
 from gibramdb.core.state import StoreState
-from gibramdb.errors import CorruptLogError, IncompatibleStoreError, MissingStoreError, StorageError
+from gibramdb.errors import (
+    CorruptLogError,
+    CorruptSnapshotError,
+    IncompatibleStoreError,
+    MissingStoreError,
+    StorageError,
+)
 from gibramdb.model import mutations
-from gibramdb.model.ids import NO_LSN, Generation
+from gibramdb.model.ids import NO_LSN, Generation, Lsn
 from gibramdb.model.mutations import Mutation
-from gibramdb.storage import record, wal
+from gibramdb.storage import record, snapshot, wal
 from gibramdb.storage.files import FileSystem
-from gibramdb.storage.identity import ADOPT
+from gibramdb.storage.identity import ADOPT, Directories
+from gibramdb.storage.snapshot import Manifest, Section
 from gibramdb.storage.wal import LogHeader, LogTail
 
 
 class Recovered(msgspec.Struct, frozen=True):
-    """The state as the log has it, and where the log ends."""
+    """The state as snapshot and log have it, and where the log ends.
+
+    `last` is the newest generation, in which the log goes on; None if there is none: then it begins anew on `snapshot`,
+    as generation `next_generation`. `unfinished`: an empty generation of a restore that was cut short, to be removed
+    before anything is logged.
+    """
 
     state: StoreState
-    header: LogHeader
-    path: Path
-    tail: LogTail
+    last: tuple[Path, LogHeader, LogTail] | None
+    unfinished: Path | None
+    snapshot: Manifest | None
+    snapshot_checksum: int
+    snapshots_found: int
+    next_generation: Generation
     generations: int
     records: int
     log_bytes: int
 
+    @property
+    def end_lsn(self) -> Lsn:
+        """Where the log ends."""
+        if self.last is not None:
+            return self.last[2].end_lsn
+        assert self.snapshot is not None
+        return Lsn(self.snapshot.cut.lsn)
 
-def recover(fs: FileSystem, wal_directory: Path, store_id: bytes, vector_dim: int) -> Recovered:
-    """Replay every generation of the log.
+    @property
+    def torn_bytes(self) -> int:
+        """How much of the log was never acknowledged."""
+        return 0 if self.last is None else self.last[2].torn_bytes
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Which generations are replayed, in order, as indexes into the list of logs.
+
+    The first from the cut, if it is the cut's own generation, the others from zero. `unfinished` as in `Recovered`.
+    """
+
+    replayed: tuple[int, ...]
+    unfinished: int | None
+
+
+def recover(fs: FileSystem, directories: Directories, store_id: bytes, vector_dim: int) -> Recovered:
+    """Load the newest snapshot, if there is one, and replay the log behind its cut.
 
     Raises:
-        CorruptLogError: a log is damaged, or the generations do not join.
-        IncompatibleStoreError: a log is another store's, or holds vectors of another dimension.
-        MissingStoreError: there is no log.
+        CorruptSnapshotError, CorruptLogError: what lies there is damaged, or does not join.
+        IncompatibleStoreError: it is another store's, or holds vectors of another dimension.
+        MissingStoreError: there is neither snapshot nor log, or a generation is missing.
         StorageError: the disk does not sync or read it.
     """
-    logs = wal.list_logs(fs, wal_directory)
-    if not logs:
-        raise MissingStoreError(
-            f"{wal_directory}: the store's log is missing, and there is no snapshot to start from; next: put the log "
-            f"back, or restore a backup. If it is lost for good, `{ADOPT}` accepts an empty store"
-        )
-    try:
-        fs.sync_dir(wal_directory)
-    except OSError as error:
-        raise StorageError(
-            f"{wal_directory}: the log's directory can not be synced: {error.strerror}; next: check the disk"
-        ) from error
+    for directory in (directories.wal, directories.snapshots):
+        try:
+            fs.sync_dir(directory)
+        except OSError as error:
+            raise StorageError(
+                f"{directory}: the directory can not be synced: {error.strerror}; next: check the disk"
+            ) from error
     state = StoreState(vector_dim)
+    snapshots = snapshot.list_snapshots(fs, directories.snapshots)
+    manifest, checksum = _newest(fs, snapshots, store_id, vector_dim)
+    logs = wal.list_logs(fs, directories.wal)
     headers = [wal.read_header(fs, path) for _, path in logs]
     for (generation, path), header in zip(logs, headers, strict=True):
         _check_identity(path, generation, header, store_id)
-    _check_first(logs[0][1], headers[0])
+    plan = replay_plan(directories.wal, logs, headers, manifest, checksum)
+    if manifest is not None:
+        load(fs, directories.snapshots, manifest, state)
     tail: LogTail | None = None
     records = log_bytes = 0
-    for index, (_, path) in enumerate(logs):
-        successor = headers[index + 1] if index + 1 < len(logs) else None
+    for position, index in enumerate(plan.replayed):
+        path, header = logs[index][1], headers[index]
         if tail is not None:
-            _check_joint(path, headers[index], headers[index - 1], tail)
-        reading = wal.read_log(fs, path, NO_LSN if successor is None else successor.base_lsn, is_last=successor is None)
-        for lsn, _, payload in reading:
-            mutation = _decoded(path, lsn, payload)
-            _check_dimension(path, lsn, mutation, vector_dim)
-            try:
-                apply(state, mutation, lsn)
-            except Exception as error:
-                raise CorruptLogError(
-                    f"{path}: LSN {lsn}: the record is whole, but does not fit what came before it ({error!r}); next: "
-                    "keep the files as they are and report this, it is a defect"
-                ) from error
+            _check_joint(path, header, headers[index - 1], tail)
+        is_last = position + 1 == len(plan.replayed)
+        proven_lsn = NO_LSN if is_last else headers[index + 1].base_lsn
+        after = None
+        if manifest is not None and header.generation == manifest.cut.generation and manifest.cut.offset:
+            after = manifest.cut.offset, manifest.cut.checksum
+            proven_lsn = max(proven_lsn, Lsn(manifest.cut.lsn))
+        reading = wal.read_log(fs, path, proven_lsn, is_last=is_last, after=after)
+        _replay(state, path, reading, vector_dim)
         tail = reading.tail
         records += tail.records
-        log_bytes += tail.end_lsn - headers[index].base_lsn
-    assert tail is not None
-    state.last_lsn = tail.end_lsn
-    return Recovered(state, headers[-1], logs[-1][1], tail, len(logs), records, log_bytes)
+        log_bytes += tail.end_lsn - header.base_lsn - (after[0] if after else 0)
+    if plan.unfinished is not None:
+        _check_empty(fs, logs[plan.unfinished][1])
+    last = None
+    if tail is not None:
+        last = logs[plan.replayed[-1]][1], headers[plan.replayed[-1]], tail
+    recovered = Recovered(
+        state,
+        last,
+        None if plan.unfinished is None else logs[plan.unfinished][1],
+        manifest,
+        checksum,
+        len(snapshots),
+        Generation(max([generation for generation, _ in logs] + [manifest.cut.generation if manifest else 0]) + 1),
+        len(plan.replayed),
+        records,
+        log_bytes,
+    )
+    if records:
+        state.last_lsn = recovered.end_lsn
+    return recovered
+
+
+def _newest(
+    fs: FileSystem, snapshots: list[tuple[int, Path]], store_id: bytes, vector_dim: int
+) -> tuple[Manifest | None, int]:
+    if not snapshots:
+        return None, 0
+    path = snapshots[-1][1]
+    manifest, checksum = snapshot.read_manifest(fs, path)
+    if manifest.store_id != store_id.hex():
+        raise IncompatibleStoreError(
+            f"{path}: expected a snapshot of store {store_id.hex()}, found one of store {manifest.store_id}; next: "
+            "move it out of the snapshot directory; a copy of another store is taken in by a restore"
+        )
+    if manifest.vector_dim not in (0, vector_dim):
+        raise IncompatibleStoreError(
+            f"{path}: the store holds vectors of dimension {manifest.vector_dim}, server.vector_dim is {vector_dim}; "
+            f"next: set server.vector_dim to {manifest.vector_dim}"
+        )
+    return manifest, checksum
+
+
+def replay_plan(
+    directory: Path,
+    logs: list[tuple[Generation, Path]],
+    headers: list[LogHeader],
+    manifest: Manifest | None,
+    checksum: int,
+) -> Plan:
+    """What of the log belongs behind the snapshot. Guesses nothing.
+
+    Args:
+        directory: where the logs lie.
+        logs: the generations found, oldest first.
+        headers: what each says of itself.
+        manifest: the newest snapshot, if any.
+        checksum: of its file.
+
+    Raises:
+        MissingStoreError, CorruptLogError: something is missing, or does not follow from the snapshot.
+    """
+    if manifest is None:
+        if not logs:
+            raise MissingStoreError(
+                f"{directory}: the store's log is missing, and there is no snapshot to start from; next: put the log "
+                f"back, or restore a backup. If it is lost for good, `{ADOPT}` accepts an empty store"
+            )
+        cut, number = None, 0
+        first = 0
+    else:
+        cut, number = manifest.cut, manifest.number
+        first = next((index for index, (generation, _) in enumerate(logs) if generation >= cut.generation), len(logs))
+        if first == len(logs):
+            return Plan((), None)  # the operator has moved the log aside: the snapshot alone
+    replayed: list[int] = []
+    for index in range(first, len(logs)):
+        path, header = logs[index][1], headers[index]
+        origin = header.origin
+        is_based = isinstance(origin, wal.BasedOnSnapshot)
+        if replayed:
+            before = headers[replayed[-1]]
+            if is_based and index + 1 == len(logs):
+                return Plan(tuple(replayed), index)  # a restore that was cut short, if it is empty
+            if header.generation != before.generation + 1 or is_based:
+                raise _gap(path, header, f"generation {before.generation}", logs[index:])
+        elif cut is None:
+            if not isinstance(origin, wal.FirstLog):
+                raise MissingStoreError(
+                    f"{path}: the log goes on from something that is not there: {origin}; next: put the earlier "
+                    "generations or the snapshot back, or restore a backup"
+                )
+        elif header.generation == cut.generation:
+            if cut.offset == 0 and is_based and origin != wal.BasedOnSnapshot(number, checksum):
+                raise _gap(path, header, f"snapshot {number}", logs[index:])
+            if header.base_lsn + cut.offset != cut.lsn:
+                raise CorruptLogError(
+                    f"{path}: the snapshot was cut at offset {cut.offset} and LSN {cut.lsn}; expected the base LSN "
+                    f"{cut.lsn - cut.offset}, found {header.base_lsn}; next: put the log back that belongs to it"
+                )
+        elif isinstance(origin, wal.Successor):
+            if header.generation != cut.generation + 1 or header.base_lsn != cut.lsn:
+                raise _gap(path, header, f"snapshot {number}, cut at LSN {cut.lsn}", logs[index:])
+        elif origin != wal.BasedOnSnapshot(number, checksum) or header.base_lsn != cut.lsn:
+            raise _gap(path, header, f"snapshot {number}, cut at LSN {cut.lsn}", logs[index:])
+        replayed.append(index)
+    return Plan(tuple(replayed), None)
+
+
+def _gap(path: Path, header: LogHeader, expected: str, later: list[tuple[Generation, Path]]) -> MissingStoreError:
+    names = ", ".join(each.name for _, each in later)
+    return MissingStoreError(
+        f"{path}: expected a log that goes on from {expected}, found generation {header.generation}, which begins at "
+        f"LSN {header.base_lsn} and goes on from {header.origin}; next: put the missing generations back, or, to give "
+        f"up what they hold, move these out of the log directory: {names}"
+    )
+
+
+def _check_empty(fs: FileSystem, path: Path) -> None:
+    reading = wal.read_log(fs, path)
+    if any(True for _ in reading) or reading.tail.markers or reading.tail.torn_bytes:
+        raise MissingStoreError(
+            f"{path}: the log goes on from {reading.header.origin}, which is not there, and holds records; next: put "
+            "that snapshot back"
+        )
+
+
+def load(fs: FileSystem, directory: Path, manifest: Manifest, state: StoreState) -> None:
+    """Build what a snapshot holds into an empty state.
+
+    Raises:
+        CorruptSnapshotError: a section is damaged or missing, or is not what the manifest says.
+        StorageError: the disk refused.
+    """
+    for section in manifest.sections:
+        path = snapshot.pack_path(directory, section.pack)
+        load_section(state, path, section, snapshot.read_section(fs, path, section))
+    state.last_lsn = Lsn(manifest.cut.lsn)
+
+
+def load_section(state: StoreState, path: Path, section: Section, payloads: Iterable[bytes]) -> None:
+    """Build one session. Raises CorruptSnapshotError."""
+    lsn = Lsn(section.changed_lsn)
+    try:
+        for payload in payloads:
+            apply(state, record.decode(payload), lsn)
+        session = state.sessions.get(section.session_id)
+        if session is None or session.object_count() != section.objects:
+            raise CorruptSnapshotError(
+                f"{path}: offset {section.offset}: expected session {section.session_id!r} with {section.objects} "
+                f"objects, found {'none' if session is None else session.object_count()}; next: {snapshot.NEXT}"
+            )
+    except (CorruptLogError, LookupError, AssertionError, ValueError) as error:
+        raise CorruptSnapshotError(
+            f"{path}: offset {section.offset}: session {section.session_id!r} is whole, but its records do not fit "
+            f"together ({error!r}); next: a newer version may have written it, start that one; otherwise report it"
+        ) from error
+
+
+def _replay(state: StoreState, path: Path, reading: wal.LogReading, vector_dim: int) -> None:
+    for lsn, _, payload in reading:
+        mutation = _decoded(path, lsn, payload)
+        _check_dimension(path, lsn, mutation, vector_dim)
+        try:
+            apply(state, mutation, lsn)
+        except Exception as error:
+            raise CorruptLogError(
+                f"{path}: LSN {lsn}: the record is whole, but does not fit what came before it ({error!r}); next: "
+                "keep the files as they are and report this, it is a defect"
+            ) from error
 
 
 def _check_identity(path: Path, generation: Generation, header: LogHeader, store_id: bytes) -> None:
@@ -93,14 +295,6 @@ def _check_identity(path: Path, generation: Generation, header: LogHeader, store
     if header.generation != generation:
         raise CorruptLogError(
             f"{path}: expected generation {generation} by its name, found {header.generation}; next: restore its name"
-        )
-
-
-def _check_first(path: Path, header: LogHeader) -> None:
-    if not isinstance(header.origin, wal.FirstLog):
-        raise MissingStoreError(
-            f"{path}: the log goes on from something that is not there: {header.origin}; next: put the earlier "
-            "generations back beside it, or restore a backup"
         )
 
 

@@ -50,6 +50,21 @@ class SessionEnded(MutationBase, frozen=True, tag=6):
     """Its time is over and somebody has been told so; it lies there until the sweep, and nothing brings it back."""
 
 
+class SessionRestored(MutationBase, frozen=True, tag=7):
+    """A session as a snapshot has it, still empty; the records of its content follow. Stands in snapshots only.
+
+    `next_ids`: of documents, text units, entities, relationships, communities and links.
+    """
+
+    incarnation: int
+    created_at_ms: int
+    read_noted_at_ms: int
+    ttl_ms: int
+    idle_ttl_ms: int
+    is_ended: bool
+    next_ids: tuple[int, int, int, int, int, int]
+
+
 class DocumentsAdded(MutationBase, frozen=True, tag=10):
     """New documents with their ids."""
 
@@ -92,11 +107,26 @@ class CommunitiesReplaced(MutationBase, frozen=True, tag=15):
     communities: tuple[Community, ...]
 
 
+class CommunitiesAdded(MutationBase, frozen=True, tag=16):
+    """Communities with their vectors. Stands in snapshots only."""
+
+    communities: tuple[Community, ...]
+    vector_ids: tuple[int, ...]
+    vectors: bytes
+
+
 class TextUnitLinked(MutationBase, frozen=True, tag=20):
     """A text unit speaks of an entity."""
 
     textunit_id: int
     entity_id: int
+
+
+class TextUnitsLinked(MutationBase, frozen=True, tag=22):
+    """Many links, each of a text unit and an entity, numbered from `first_id`. Stands in snapshots only."""
+
+    first_id: int
+    links: tuple[tuple[int, int], ...]
 
 
 class EntityDescribed(MutationBase, frozen=True, tag=21):
@@ -144,13 +174,16 @@ Mutation = (
     | SessionTouched
     | SessionReadNoted
     | SessionEnded
+    | SessionRestored
     | DocumentsAdded
     | TextUnitsAdded
     | EntitiesAdded
     | RelationshipsAdded
     | CommunityAdded
     | CommunitiesReplaced
+    | CommunitiesAdded
     | TextUnitLinked
+    | TextUnitsLinked
     | EntityDescribed
     | DocumentDeleted
     | TextUnitDeleted
@@ -158,3 +191,5 @@ Mutation = (
     | RelationshipDeleted
     | CommunityDeleted
 )
+
+IN_SNAPSHOTS_ONLY: tuple[type[MutationBase], ...] = (SessionRestored, CommunitiesAdded, TextUnitsLinked)

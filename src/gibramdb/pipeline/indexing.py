@@ -34,9 +34,9 @@ from gibramdb.pipeline.splitting import SemanticSplitter
 from gibramdb.session import Session
 
 EMBED_BATCH = 64
-"""Text units embedded and stored at a time: half a second of work, which is what a stop can lose."""
+"""Text units and entities embedded and stored at a time: half a second of work, which is what a stop can lose."""
 STORE_BATCH = 1024
-"""Documents, entities and relationships stored at a time, so that progress shows."""
+"""Documents and relationships stored at a time, so that progress shows."""
 
 T = TypeVar("T")
 
@@ -126,7 +126,7 @@ def _store_entities(
     """The ids of the session's entities by normalised title, the new ones among them."""
     ids = {entity.title: entity.id for entity in session.entities()}
     new = [(title, entity) for title, entity in corpus.entities.items() if title not in ids]
-    for batch in _batches(new, STORE_BATCH, "entities", progress):
+    for batch in _batches(new, EMBED_BATCH, "entities", progress):
         vectors = _embed(embedder, [_entity_text(entity) for _, entity in batch])
         stored = session.add_entities(
             NewEntity(title, entity.title, entity.type, entity.description, vector)

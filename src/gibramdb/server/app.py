@@ -114,6 +114,19 @@ async def _serve(config: Config) -> None:
     # A stop asked for during recovery ends the process at once: there is nothing to answer, and nothing half done.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
+    address = config.server.addr
+    server: Server
+    try:
+        # Taken before anything on disk is touched, listened on only when the store is open.
+        listener = await loop.create_server(
+            lambda: Connection(server),
+            address.host or None,
+            address.port,
+            backlog=BACKLOG_CONNECTIONS,
+            start_serving=False,
+        )
+    except OSError as error:
+        raise StorageError(f"server.addr {address}: can not listen there: {error.strerror or error}") from error
     store = open_store(config, SystemClock(), lambda call: _post(loop, call))
     stop_asked = asyncio.Event()
 
@@ -133,14 +146,7 @@ async def _serve(config: Config) -> None:
     gc.collect()
     gc.freeze()
     server = Server(config, store)
-    address = config.server.addr
-    try:
-        listener = await loop.create_server(
-            lambda: Connection(server), address.host or None, address.port, backlog=BACKLOG_CONNECTIONS
-        )
-    except OSError as error:
-        store.close()
-        raise StorageError(f"server.addr {address}: can not listen there: {error.strerror or error}") from error
+    await listener.start_serving()
     port = listener.sockets[0].getsockname()[1]
     _say_ready(config, port)
     sweeper = loop.create_task(_sweep(server, config.server.session_cleanup_interval_ms / 1000))

@@ -271,10 +271,21 @@ class LogReading:
         StorageError: if the file can not be read or synced.
     """
 
-    def __init__(self, fs: FileSystem, path: Path, header_bytes: bytes, proven_lsn: Lsn, *, is_last: bool) -> None:
+    def __init__(
+        self,
+        fs: FileSystem,
+        path: Path,
+        header_bytes: bytes,
+        proven_lsn: Lsn,
+        *,
+        is_last: bool,
+        after: tuple[int, int] | None,
+    ) -> None:
         """Use `read_log`."""
         self.header = _parse_header(path, header_bytes)
-        (self._header_checksum,) = _U32.unpack_from(header_bytes, FILE_HEADER_BYTES - _U32.size)
+        header_checksum: int
+        (header_checksum,) = _U32.unpack_from(header_bytes, FILE_HEADER_BYTES - _U32.size)
+        self._begin, self._begin_checksum = after or (0, header_checksum)
         self._fs = fs
         self._path = path
         self._proven_lsn = proven_lsn
@@ -302,9 +313,11 @@ class LogReading:
     def _records(self, fd: int) -> Iterator[tuple[Lsn, int, bytes]]:
         to_lsn = self.header.base_lsn - FILE_HEADER_BYTES  # offset + this = LSN
         salt = self._salt
-        last_checksum = self._header_checksum
+        last_checksum = self._begin_checksum
         records = markers = highest_synced = 0
-        offset = FILE_HEADER_BYTES
+        offset = FILE_HEADER_BYTES + self._begin
+        if self._begin:
+            self._check_begin(fd, offset)
         damage, extent = "", 0
         chunk, at = b"", 0  # chunk[at] is the byte at `offset`
         while True:
@@ -347,6 +360,14 @@ class LogReading:
         self._tail = LogTail(
             Lsn(to_lsn + offset), last_checksum, offset, torn_bytes, records, markers, Lsn(highest_synced)
         )
+
+    def _check_begin(self, fd: int, offset: int) -> None:
+        """Where reading begins behind a snapshot's cut, the record that ended there must be there, and be that one."""
+        found = self._fs.pread(fd, TRAILER_BYTES, offset - TRAILER_BYTES)
+        expected = _TRAILER.pack(self._begin_checksum, _TRAILER_MAGIC)
+        if found != expected:
+            damage = f"expected the end of a record, {expected.hex()}, found {found.hex() or 'the end of the file'}"
+            raise self._corrupt(offset - TRAILER_BYTES, damage, "the newest snapshot was cut here")
 
     def _torn_bytes(self, fd: int, offset: int, extent_bytes: int, damage: str) -> int:
         """Decides what the first bad record is: the clean end (0), torn (how many bytes), or corrupt."""
@@ -406,8 +427,15 @@ class LogReading:
         return CorruptLogError(f"{where}: {damage}; {proof}; next: {_VERIFY}")
 
 
-def read_log(fs: FileSystem, path: Path, proven_lsn: Lsn = NO_LSN, *, is_last: bool = True) -> LogReading:
-    """Begins to read a log from its first record.
+def read_log(
+    fs: FileSystem,
+    path: Path,
+    proven_lsn: Lsn = NO_LSN,
+    *,
+    is_last: bool = True,
+    after: tuple[int, int] | None = None,
+) -> LogReading:
+    """Begins to read a log from its first record, or from where a snapshot was cut.
 
     Args:
         fs: the disk.
@@ -415,11 +443,12 @@ def read_log(fs: FileSystem, path: Path, proven_lsn: Lsn = NO_LSN, *, is_last: b
         proven_lsn: the highest LSN that something outside this file proves to have been durable in it: a snapshot's
             cut, or where its successor says that it ended.
         is_last: whether it is the newest generation; only that can be torn.
+        after: so many record bytes are passed over, and the last record among them has this checksum.
 
     Raises:
         CorruptLogError, IncompatibleStoreError, StorageError: as read_header.
     """
-    return LogReading(fs, path, _read_header_bytes(fs, path), proven_lsn, is_last=is_last)
+    return LogReading(fs, path, _read_header_bytes(fs, path), proven_lsn, is_last=is_last, after=after)
 
 
 def _content_end(fs: FileSystem, fd: int, offset: int) -> int:
@@ -451,10 +480,11 @@ class LogWriter:
         end_lsn: Lsn,
         last_checksum: int,
         torn_bytes: int,
+        unfinished: Path | None = None,
     ) -> None:
         """Use `create` or `reopen`."""
         self.path = path
-        self.generation = header.generation
+        self.header = header
         self._fs = fs
         self._fd = fd
         self._base_lsn = header.base_lsn
@@ -462,6 +492,7 @@ class LogWriter:
         self._end_lsn = end_lsn
         self._last_checksum = last_checksum
         self._torn_bytes = torn_bytes
+        self._unfinished = unfinished
         # What a copied or restored file had reserved is not believed; reserving it again costs next to nothing.
         self._reserved_lsn = end_lsn
         self._failure: str | None = None
@@ -484,8 +515,24 @@ class LogWriter:
         return cls.reopen(fs, path, header, header.base_lsn, value(data[: -_U32.size]))
 
     @classmethod
-    def reopen(cls, fs: FileSystem, path: Path, header: LogHeader, end_lsn: Lsn, last_checksum: int) -> LogWriter:
+    def reopen(
+        cls,
+        fs: FileSystem,
+        path: Path,
+        header: LogHeader,
+        end_lsn: Lsn,
+        last_checksum: int,
+        unfinished: Path | None = None,
+    ) -> LogWriter:
         """Goes on where a reading ended. If that left something torn, `discard_tail` comes before the first append.
+
+        Args:
+            fs: the disk.
+            path: the log file.
+            header: of the file.
+            end_lsn: as the reading's tail has it.
+            last_checksum: as the reading's tail has it.
+            unfinished: a later generation, empty, of a restore that was cut short; it goes with the torn tail.
 
         Raises:
             OSError: if the file can not be opened or read. Nothing is changed.
@@ -497,7 +544,60 @@ class LogWriter:
         except OSError:
             fs.close(fd)
             raise
-        return cls(fs, path, fd, header, end_lsn=end_lsn, last_checksum=last_checksum, torn_bytes=torn_bytes)
+        return cls(
+            fs,
+            path,
+            fd,
+            header,
+            end_lsn=end_lsn,
+            last_checksum=last_checksum,
+            torn_bytes=torn_bytes,
+            unfinished=unfinished,
+        )
+
+    def begin_successor(self, origin: Origin, nonce: bytes, now_ms: int, bytes_ahead_min: int) -> LogWriter:
+        """The next generation, empty, with room for this many bytes; this one must be synced. It is not closed.
+
+        Raises:
+            OSError: ENOSPC, EDQUOT or EFBIG if there is no room for it. It is not there, and this one can go on.
+            StorageError: if the system failed otherwise: whether the next generation is there is not known.
+        """
+        generation = Generation(self.header.generation + 1)
+        header = LogHeader(self.header.store_id, generation, self._end_lsn, nonce, now_ms, origin)
+        directory = self.path.parent
+        writer = None
+        try:
+            writer = LogWriter.create(self._fs, directory, header)
+            writer.reserve(bytes_ahead_min)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise self._fail("beginning the next generation", error) from error
+            self._take_back(writer, log_path(directory, generation))
+            raise
+        return writer
+
+    def take_back(self, successor: LogWriter) -> None:
+        """Remove the next generation, into which nothing has been written: this one goes on.
+
+        Raises:
+            StorageError: the system failed; whether it is there is not known.
+        """
+        self._take_back(successor, successor.path)
+
+    def _take_back(self, successor: LogWriter | None, path: Path) -> None:
+        try:
+            if successor is not None:
+                successor.close()
+            if self._fs.exists(path):
+                self._fs.unlink(path)
+            self._fs.sync_dir(path.parent)
+        except OSError as error:
+            raise self._fail("taking back the next generation", error) from error
+
+    def give_back_reserve(self) -> None:
+        """The file ends where the log ends: nothing more will be written here."""
+        with contextlib.suppress(OSError):  # it only saves space
+            self._fs.truncate(self._fd, self._offset)
 
     @property
     def end_lsn(self) -> Lsn:
@@ -622,6 +722,8 @@ class LogWriter:
     def discard_tail(self, offset_bytes: int) -> None:
         """Puts the torn bytes aside in a file of their own, durably, and cuts the log where it ends.
 
+        Does nothing where nothing is torn.
+
         Args:
             offset_bytes: where the reading found the torn bytes to begin.
 
@@ -630,10 +732,13 @@ class LogWriter:
             StorageError: if the system failed otherwise, now or before.
         """
         self._refuse_if_failed()
-        assert offset_bytes == self._offset, "a log is cut only where its last record ends"
+        if self._unfinished is not None:
+            self._take_back(None, self._unfinished)
+            self._unfinished = None
         if self._torn_bytes == 0:
             return
         try:
+            assert offset_bytes == self._offset, "a log is cut only where its last record ends"
             self._put_aside()
         except OSError as error:
             if error.errno in _NO_ROOM:
@@ -659,7 +764,7 @@ class LogWriter:
     def _put_aside(self) -> None:
         fs = self._fs
         number = 0
-        path = aside = self.path.with_name(f"wal-{self.generation:020}.torn-{self._offset}")
+        path = aside = self.path.with_name(f"wal-{self.header.generation:020}.torn-{self._offset}")
         while fs.exists(path):
             # A start that was cut short here has left a copy, whole or not.
             fd = fs.open_read(path)
