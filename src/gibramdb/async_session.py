@@ -25,7 +25,21 @@ from gibramdb.model.knowledge import (
     Relationship,
     TextUnit,
 )
-from gibramdb.model.results import Created, Digest, Explanation, Health, Hierarchy, Info, Page, QueryResult, SessionInfo
+from gibramdb.model.results import (
+    BackupStatus,
+    Created,
+    Digest,
+    Done,
+    Explanation,
+    Health,
+    Hierarchy,
+    Info,
+    LogStatus,
+    Page,
+    QueryResult,
+    Saved,
+    SessionInfo,
+)
 from gibramdb.session import (
     CHUNK_OBJECTS_MAX,
     New,
@@ -95,6 +109,47 @@ class AsyncStore:
     async def digest(self) -> Digest:
         """A checksum over everything canonical. Reads it all: about 2 s for a million entities."""
         return cast("Digest", await self._executor.execute(commands.GetDigest()))
+
+    # --- snapshots and the log ----------------------------------------------------------------------------------------
+
+    async def save(self, path: str = "") -> None:
+        """Write a copy of everything to `path` (relative to the data directory), and publish a snapshot."""
+        await self._executor.execute(commands.Save(path))
+
+    async def save_in_background(self, path: str = "") -> None:
+        """As `save`; returns at once, `backup_status` tells how it goes."""
+        await self._executor.execute(commands.BackgroundSave(path))
+
+    async def last_save(self) -> Saved:
+        """When and where the last copy was written."""
+        return cast("Saved", await self._executor.execute(commands.GetLastSave()))
+
+    async def restore_in_background(self, path: str) -> None:
+        """Put a copy, or an older snapshot, in the place of everything; `backup_status` tells how it goes.
+
+        Until it is done the store holds what it held, and if it fails, from then on too.
+        """
+        await self._executor.execute(commands.Restore(path))
+
+    async def backup_status(self) -> BackupStatus:
+        """The save or restore that runs, or the last one."""
+        return cast("BackupStatus", await self._executor.execute(commands.GetBackupStatus()))
+
+    async def checkpoint(self) -> int:
+        """Publish a snapshot and begin the next generation of the log. Returns the LSN that the snapshot covers."""
+        return cast("Done", await self._executor.execute(commands.Checkpoint())).id
+
+    async def rotate_log(self) -> int:
+        """Begin the next generation of the log. Returns how many generations are on disk."""
+        return cast("Done", await self._executor.execute(commands.RotateLog())).id
+
+    async def truncate_log(self, target_lsn: int = 0) -> int:
+        """Drop what every kept snapshot covers, up to `target_lsn` if given. Returns the LSN up to which it is gone."""
+        return cast("Done", await self._executor.execute(commands.TruncateLog(target_lsn))).id
+
+    async def log_status(self) -> LogStatus:
+        """Where the log stands."""
+        return cast("LogStatus", await self._executor.execute(commands.GetLogStatus()))
 
 
 class AsyncSession:

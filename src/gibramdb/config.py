@@ -96,6 +96,7 @@ class SessionStoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
     snapshot_dir: str
     snapshot_interval_ms: int
     snapshot_wal_size_bytes: int
+    snapshot_retention_count: int
     require_existing: bool
 
 
@@ -357,9 +358,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("session_store.snapshot_dir", "snapshot_dir", _PATH_OR_EMPTY, "",
             "Holds the snapshots; nothing means `session_snapshots` inside the data directory."),
     Setting("session_store.snapshot_interval", "snapshot_interval_ms", _duration(0), "0",
-            "Takes a snapshot each time this much time has passed; no effect yet."),
+            "Takes a snapshot each time this much time has passed and something has changed."),
     Setting("session_store.snapshot_wal_size_bytes", "snapshot_wal_size_bytes", _between(0), "0",
-            "Takes a snapshot each time the log has grown by this much, 0 for never; no effect yet."),
+            "Takes a snapshot so that the log behind the newest stays below this many bytes, 0 for never."),
+    Setting("session_store.snapshot_retention_count", "snapshot_retention_count", _between(1), "3",
+            "How many snapshots are kept, each with the log from its cut on."),
     Setting("session_store.require_existing", "require_existing", _TRUTH, "false",
             "Refuses a first start, because a volume that is not mounted looks like one."),
     Setting("tls.cert_file", "cert_file", _PATH_OR_EMPTY, "",
@@ -635,7 +638,3 @@ def _warnings(config: Config) -> Iterator[str]:
             "Neither session_store.snapshot_interval nor session_store.snapshot_wal_size_bytes is set: "
             "set at least one in production, so that what a restart must replay stays bounded."
         )
-    yield (
-        "This version takes no snapshots yet: session_store.snapshot_interval and snapshot_wal_size_bytes have no "
-        "effect, the log is never truncated, and recovery replays all of it."
-    )

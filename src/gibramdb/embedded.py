@@ -177,15 +177,26 @@ class AsyncEmbeddedExecutor:
         await asyncio.to_thread(self._engine.close)
 
 
+SNAPSHOT_WAL_SIZE_BYTES = 64 * 1024 * 1024
+
+
 def _config(
-    path: str | os.PathLike[str] | None, vector_dim: int, wal_sync_policy: str, wal_sync_interval: str
+    path: str | os.PathLike[str] | None,
+    vector_dim: int,
+    wal_sync_policy: str,
+    wal_sync_interval: str,
+    snapshot_wal_size_bytes: int,
+    data_dir: str | os.PathLike[str] | None,
 ) -> Config:
     flags = {"server.vector_dim": str(vector_dim), "server.addr": "127.0.0.1:0"}
+    if data_dir is not None:
+        flags["server.data_dir"] = os.fspath(data_dir)
     if path is not None:
         flags["server.data_dir"] = os.fspath(path)
         flags["session_store.mode"] = "durable"
         flags["session_store.wal_sync_policy"] = wal_sync_policy
         flags["session_store.wal_sync_interval"] = wal_sync_interval
+        flags["session_store.snapshot_wal_size_bytes"] = str(snapshot_wal_size_bytes)
     return load_config(None, flags=flags)
 
 
@@ -195,6 +206,8 @@ def open(
     vector_dim: int = 1536,
     wal_sync_policy: str = "every_write",
     wal_sync_interval: str = "1s",
+    snapshot_wal_size_bytes: int = SNAPSHOT_WAL_SIZE_BYTES,
+    data_dir: str | os.PathLike[str] | None = None,
 ) -> Store:
     """Open a store in this process: in memory, or durable in the directory `path`.
 
@@ -205,13 +218,15 @@ def open(
         vector_dim: how many numbers each embedding has.
         wal_sync_policy: "every_write" (acknowledged means on disk), "periodic", or "never".
         wal_sync_interval: with "periodic", how much may be lost: `1s`, `500ms`.
+        snapshot_wal_size_bytes: a snapshot is taken so that the log stays below this; 0 for never.
+        data_dir: where a store in memory writes and finds the copies of `save`; one on disk has its own.
 
     Raises:
         ConfigError: a setting can not be used.
         StoreLockedError: another process has it open.
         FatalError: the store can not be recovered; the message says what was found and what to do.
     """
-    engine = Engine(_config(path, vector_dim, wal_sync_policy, wal_sync_interval))
+    engine = Engine(_config(path, vector_dim, wal_sync_policy, wal_sync_interval, snapshot_wal_size_bytes, data_dir))
     try:
         engine.opened.result()
     except BaseException:  # Ctrl-C too: the thread would go on to open the store, and hold it
@@ -226,9 +241,11 @@ async def open_async(
     vector_dim: int = 1536,
     wal_sync_policy: str = "every_write",
     wal_sync_interval: str = "1s",
+    snapshot_wal_size_bytes: int = SNAPSHOT_WAL_SIZE_BYTES,
+    data_dir: str | os.PathLike[str] | None = None,
 ) -> AsyncStore:
     """As `open`, for an event loop; recovery runs beside it."""
-    engine = Engine(_config(path, vector_dim, wal_sync_policy, wal_sync_interval))
+    engine = Engine(_config(path, vector_dim, wal_sync_policy, wal_sync_interval, snapshot_wal_size_bytes, data_dir))
     try:
         await asyncio.wrap_future(engine.opened)
     except BaseException:  # cancelled, too

@@ -29,7 +29,21 @@ from gibramdb.model.knowledge import (
     Relationship,
     TextUnit,
 )
-from gibramdb.model.results import Created, Digest, Explanation, Health, Hierarchy, Info, Page, QueryResult, SessionInfo
+from gibramdb.model.results import (
+    BackupStatus,
+    Created,
+    Digest,
+    Done,
+    Explanation,
+    Health,
+    Hierarchy,
+    Info,
+    LogStatus,
+    Page,
+    QueryResult,
+    Saved,
+    SessionInfo,
+)
 
 CHUNK_OBJECTS_MAX = 5_000
 CHUNK_BYTES_MAX = 2 * 1024 * 1024
@@ -99,6 +113,47 @@ class Store:
     def digest(self) -> Digest:
         """A checksum over everything canonical. Reads it all: about 2 s for a million entities."""
         return cast("Digest", self._executor.execute(commands.GetDigest()))
+
+    # --- snapshots and the log ----------------------------------------------------------------------------------------
+
+    def save(self, path: str = "") -> None:
+        """Write a copy of everything to `path` (relative to the data directory), and publish a snapshot."""
+        self._executor.execute(commands.Save(path))
+
+    def save_in_background(self, path: str = "") -> None:
+        """As `save`; returns at once, `backup_status` tells how it goes."""
+        self._executor.execute(commands.BackgroundSave(path))
+
+    def last_save(self) -> Saved:
+        """When and where the last copy was written."""
+        return cast("Saved", self._executor.execute(commands.GetLastSave()))
+
+    def restore_in_background(self, path: str) -> None:
+        """Put a copy, or an older snapshot, in the place of everything; `backup_status` tells how it goes.
+
+        Until it is done the store holds what it held, and if it fails, from then on too.
+        """
+        self._executor.execute(commands.Restore(path))
+
+    def backup_status(self) -> BackupStatus:
+        """The save or restore that runs, or the last one."""
+        return cast("BackupStatus", self._executor.execute(commands.GetBackupStatus()))
+
+    def checkpoint(self) -> int:
+        """Publish a snapshot and begin the next generation of the log. Returns the LSN that the snapshot covers."""
+        return cast("Done", self._executor.execute(commands.Checkpoint())).id
+
+    def rotate_log(self) -> int:
+        """Begin the next generation of the log. Returns how many generations are on disk."""
+        return cast("Done", self._executor.execute(commands.RotateLog())).id
+
+    def truncate_log(self, target_lsn: int = 0) -> int:
+        """Drop what every kept snapshot covers, up to `target_lsn` if given. Returns the LSN up to which it is gone."""
+        return cast("Done", self._executor.execute(commands.TruncateLog(target_lsn))).id
+
+    def log_status(self) -> LogStatus:
+        """Where the log stands."""
+        return cast("LogStatus", self._executor.execute(commands.GetLogStatus()))
 
 
 class Session:

@@ -32,6 +32,7 @@ from gibramdb.database import health
 from gibramdb.database.detector import Detector, Post
 from gibramdb.database.journal import Journal
 from gibramdb.database.reads import READS
+from gibramdb.database.snapshots import SnapshotFacts, Snapshots
 from gibramdb.errors import (
     CallerError,
     ClosedError,
@@ -41,9 +42,10 @@ from gibramdb.errors import (
     LimitExceededError,
     NotFoundError,
     OutcomeUnknownError,
+    UnavailableError,
 )
 from gibramdb.model import commands
-from gibramdb.model.commands import Command, ReadCommand, WriteCommand
+from gibramdb.model.commands import AdminCommand, Command, ReadCommand, WriteCommand
 from gibramdb.model.ids import NO_LSN, Lsn
 from gibramdb.model.mutations import SessionEnded, SessionReadNoted
 from gibramdb.model.results import Done, Explanation, Health, Info, Pong, QueryResult, Result
@@ -119,6 +121,8 @@ class Database:
         self._wall_minus_steady_ms = clock.now_ms() - clock.steady_ms()
         self._detector: Detector | None = None
         self._detecting: list[Callable[[Answer, Lsn], None]] = []
+        self._held: list[tuple[Command, Callable[[Answer, Lsn], None]]] | None = None  # while a restore swaps
+        self.snapshots: Snapshots | None = None
         state.serving_since_ms = clock.now_ms()
 
     # --- asking -------------------------------------------------------------------------------------------------------
@@ -154,8 +158,13 @@ class Database:
             if isinstance(command, commands.Ping | commands.GetHealth) and not self._is_closed:
                 return _Executed(self._read_exempt(command), NO_LSN)
             return _Executed(refusal, NO_LSN)
+        if self._held is not None and not isinstance(command, commands.Ping | commands.GetHealth):
+            self._held.append((command, finish))
+            return None
         try:
             try:
+                if isinstance(command, AdminCommand):
+                    return self._administer(command, finish)
                 if isinstance(command, commands.DetectCommunities | commands.DetectHierarchy):
                     self._detect(command, finish)
                     return None
@@ -205,6 +214,8 @@ class Database:
         except BaseException as error:
             self._halt(error)
             raise OutcomeUnknownError(f"the store is halted, this write may or may not be kept: {error!r}") from error
+        if self.snapshots is not None and lsn >= self.snapshots.due_lsn:
+            self.snapshots.tick()
         return _Executed(result, lsn)
 
     def _halt(self, error: BaseException) -> None:
@@ -234,6 +245,36 @@ class Database:
             self._halt(error)
             raise
         return _Executed(Done(), session.last_lsn)
+
+    # --- snapshots, and what a restore puts in the place of everything ------------------------------------------------
+
+    def _administer(self, command: AdminCommand, finish: Callable[[Answer, Lsn], None]) -> _Executed | None:
+        if self.snapshots is None:
+            raise UnavailableError("backup not configured")
+        answer = self.snapshots.execute(command, finish)
+        return None if answer is None else _Executed(answer, NO_LSN)
+
+    def pause(self) -> None:
+        """Hold back all commands but PING and HEALTH until `resume`."""
+        self._held = []
+
+    def resume(self, state: StoreState | None) -> None:
+        """Run what was held back; with `state`, that is what the store holds from now on."""
+        if state is not None:
+            state.serving_since_ms = self._clock.now_ms()
+            state.expiry_paused = self.state.expiry_paused
+            self.state = state
+            self._explanations.clear()
+            self._explained_steps = 0
+            detecting, self._detecting = self._detecting, []
+            for each in detecting:
+                each(ClosedError("a restore took the place of what communities were computed on"), NO_LSN)
+            self.journal.enqueue_marker(always=True)
+        held, self._held = self._held or [], None
+        for command, finish in held:
+            executed = self._start(command, finish)
+            if executed is not None:
+                finish(*executed)
 
     # --- detecting communities: computed elsewhere, then decided here -------------------------------------------------
 
@@ -355,8 +396,15 @@ class Database:
         """How the store is. Waits for nothing."""
         self._now_ms()
         failure = self._halted_because or self.journal.failure
+        snapshots = None if self.snapshots is None else self.snapshots.facts()
         return health.report(
-            self.state, self.journal.facts(), self.facts, self._limits.session_memory_bytes_max, failure
+            self.state,
+            self.journal.facts(),
+            snapshots or SnapshotFacts(),
+            self.facts,
+            self._limits.session_memory_bytes_max,
+            failure,
+            self._clock.now_ms(),
         )
 
     # --- time ---------------------------------------------------------------------------------------------------------
@@ -434,10 +482,17 @@ class Database:
         detecting, self._detecting = self._detecting, []
         for finish in detecting:
             finish(ClosedError("the store was closed while communities were computed; nothing was changed"), NO_LSN)
+        held, self._held = self._held or [], None
+        for _, refused in held:
+            refused(ClosedError("the store is closed"), NO_LSN)
+        if self.snapshots is not None:
+            self.snapshots.close()
         try:
             self.journal.close()
         finally:
             self.progress()
+            if self.snapshots is not None:
+                self.snapshots.join()
 
     def abandon(self) -> None:
         """This process is a forked child of the owner: let go without touching anything."""

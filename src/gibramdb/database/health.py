@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gibramdb.core.state import StoreState
 from gibramdb.database.journal import JournalFacts
+from gibramdb.database.snapshots import SnapshotFacts
 from gibramdb.errors import GibramError
 from gibramdb.model.commands import SEED_KINDS
 from gibramdb.model.results import Health
@@ -18,7 +19,13 @@ PRESSURE_CRITICAL = 0.90
 
 
 def report(
-    state: StoreState, journal: JournalFacts, facts: Facts, session_memory_bytes_max: int, failure: GibramError | None
+    state: StoreState,
+    journal: JournalFacts,
+    snapshots: SnapshotFacts,
+    facts: Facts,
+    session_memory_bytes_max: int,
+    failure: GibramError | None,
+    now_ms: int,
 ) -> Health:
     """All fields, as text. `status` is error, degraded or ok; `durable_state_reason` says why in words."""
     pressure = resource_pressure(state, session_memory_bytes_max)
@@ -29,19 +36,21 @@ def report(
         reasons.append(f"a session uses much of its memory quota ({pressure})")
     if journal.disk_full:
         reasons.append("the log can not grow: its disk is full")
+    if snapshots.error:
+        reasons.append(f"the last snapshot failed, the log is kept meanwhile: {snapshots.error}")
     if state.expiry_paused:
         reasons.append("wall clock and steady clock disagree by more than 60 s: nothing expires meanwhile")
     is_durable = facts.mode == "durable"
     if failure is not None:
         durable_state = "unhealthy"
-    elif is_durable and (pressure != "ok" or journal.disk_full):
+    elif is_durable and (pressure != "ok" or journal.disk_full or snapshots.error):
         durable_state = "degraded"
     else:
         durable_state = "serving"
     ready = {kind: _has_vectors(state, kind) for kind in SEED_KINDS}
     components = {
         "engine": "ok" if failure is None else "halted",
-        "backup": "not_configured",
+        "backup": "in_progress" if snapshots.operation in {"save", "restore"} else "ok",
         "session_store_mode": facts.mode,
         "session_store": "ok" if failure is None else "unhealthy",
         "durable_state": durable_state,
@@ -49,10 +58,10 @@ def report(
         "wal_flushed_lsn": str(journal.flushed_lsn),
         "wal_flush_lag_bytes": str(journal.released_lsn - journal.flushed_lsn),
         "wal_size_bytes": str(journal.wal_size_bytes),
-        "snapshot_status": "not_configured",
-        "snapshot_count": "0",
-        "last_snapshot_unix_nano": "0",
-        "wal_bytes_since_snapshot": str(journal.wal_size_bytes),
+        "snapshot_status": "configured" if is_durable else "not_configured",
+        "snapshot_count": str(snapshots.count),
+        "last_snapshot_unix_nano": str(snapshots.published_at_ms * 1_000_000),
+        "wal_bytes_since_snapshot": str(max(0, journal.released_lsn - snapshots.cut_lsn) if is_durable else 0),
         "recovery_duration_ms": str(facts.recovery_duration_ms),
         "resource_pressure": pressure,
         "retrieval_ready": _truth(any(ready.values())),
@@ -71,6 +80,11 @@ def report(
         "wal_sync_count": str(journal.sync_count),
         "wal_last_sync_age_ms": str(journal.last_sync_age_ms),
         "wal_last_sync_duration_ms": str(journal.last_sync_duration_ms),
+        "snapshots_retained": str(snapshots.retained),
+        "snapshot_running": snapshots.operation,
+        "snapshot_failures": str(snapshots.failures),
+        "snapshot_error": snapshots.error,
+        "last_snapshot_age_ms": str(now_ms - snapshots.published_at_ms if snapshots.published_at_ms else 0),
         "recovery_records_replayed": str(facts.recovered_records),
         "recovery_bytes_truncated": str(facts.torn_bytes),
         "warnings": " ".join(facts.warnings),

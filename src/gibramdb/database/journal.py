@@ -84,8 +84,8 @@ class Journal(Protocol):
         """The LSN that the next record will end at, given its size."""
         ...
 
-    def enqueue_marker(self) -> None:
-        """Leave a witness for what was logged last, if that makes sense here."""
+    def enqueue_marker(self, *, always: bool = False) -> None:
+        """Leave a witness for what was logged last, if that makes sense here. `always`: even if there is one."""
         ...
 
     def has_room(self, payload_bytes: int) -> bool:
@@ -176,7 +176,7 @@ class NullJournal:
         del base
         self.cut(answer)
 
-    def enqueue_marker(self) -> None:
+    def enqueue_marker(self, *, always: bool = False) -> None:
         """Nothing to witness."""
 
     def facts(self) -> JournalFacts:
@@ -324,9 +324,9 @@ class WalJournal:
         self._queue.put(payload)
         return Lsn(self._enqueued_lsn)
 
-    def enqueue_marker(self) -> None:
+    def enqueue_marker(self, *, always: bool = False) -> None:
         """Leave a witness for the last group, if there is one without and there is room."""
-        if self._failure is not None or self._enqueued_lsn == self._marked_lsn:
+        if self._failure is not None or (self._enqueued_lsn == self._marked_lsn and not always):
             return
         if self._enqueued_lsn + MARKER_BYTES > self._reserved_lsn:
             return
@@ -357,6 +357,9 @@ class WalJournal:
         self._queue.put(_Stop())
         self._thread.join()
         self._writer.close()
+        if self._failure is None:
+            self._failure = ClosedError("the store is closed")
+        self._refuse_waiting()
 
     def abandon(self) -> None:
         """Close the descriptor; the log thread does not exist in a forked child."""

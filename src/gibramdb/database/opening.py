@@ -23,6 +23,7 @@ from gibramdb.database.database import Database, Facts
 from gibramdb.database.detector import Post
 from gibramdb.database.journal import Journal, NullJournal, WalJournal
 from gibramdb.database.recovery import Recovered, recover
+from gibramdb.database.snapshots import Snapshots, Triggers
 from gibramdb.errors import ConfigError, IncompatibleStoreError, MissingStoreError, StorageError
 from gibramdb.model.ids import NO_LSN, Generation
 from gibramdb.storage import identity, wal
@@ -88,8 +89,23 @@ def open_store(config: Config, clock: Clock, post: Post, fs: FileSystem | None =
         session_memory_bytes_max=config.security.session_memory_bytes_max,
     )
     if config.session_store.mode == "ephemeral":
-        state = StoreState(config.server.vector_dim)
-        return OpenStore(Database(state, NullJournal(), limits, clock, _facts(config, None, 0), post), None)
+        database = Database(
+            StoreState(config.server.vector_dim), NullJournal(), limits, clock, _facts(config, None, 0), post
+        )
+        fs = fs or OsFileSystem()
+        database.snapshots = Snapshots(
+            database,
+            database.journal,
+            fs,
+            directories_of(config),
+            None,
+            Triggers(),
+            clock,
+            post,
+            None,
+            is_covered=False,
+        )
+        return OpenStore(database, None)
     return _open_durable(config, limits, clock, post, fs or OsFileSystem())
 
 
@@ -160,6 +176,19 @@ def _open_durable(config: Config, limits: Limits, clock: Clock, post: Post, fs: 
         on_rest,
     )
     database = Database(recovered.state, journal, limits, clock, _facts(config, recovered, duration_ms), post)
+    store = config.session_store
+    database.snapshots = Snapshots(
+        database,
+        journal,
+        fs,
+        directories,
+        store_id,
+        Triggers(store.snapshot_interval_ms, store.snapshot_wal_size_bytes, store.snapshot_retention_count),
+        clock,
+        post,
+        recovered.snapshot,
+        is_covered=recovered.snapshot is not None and recovered.records == 0,
+    )
     return OpenStore(database, locks)
 
 

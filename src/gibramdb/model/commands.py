@@ -45,6 +45,13 @@ class ReadCommand(Command, frozen=True, gc=False):
     """Changes nothing that a crash could be asked to give back."""
 
 
+class AdminCommand(Command, frozen=True, gc=False):
+    """About snapshots and the log; changes no object."""
+
+    permission: ClassVar[str] = "admin"
+    session_rule: ClassVar[str] = "unused"
+
+
 # --- the server -------------------------------------------------------------------------------------------------------
 
 
@@ -112,6 +119,62 @@ class TouchSession(WriteCommand, frozen=True, gc=False):
 
 class ExpireSession(WriteCommand, frozen=True, gc=False):
     """The store's own: ends a session whose time is over. Not on the wire."""
+
+
+# --- snapshots and the log --------------------------------------------------------------------------------------------
+
+
+class Save(AdminCommand, frozen=True, gc=False):
+    """Writes a copy of everything to `path`, inside the data directory, and publishes a snapshot; answers when done."""
+
+    path: str = ""
+
+
+class BackgroundSave(AdminCommand, frozen=True, gc=False):
+    """As Save, answered at once; BackupStatus tells how it goes."""
+
+    path: str = ""
+
+
+class GetLastSave(AdminCommand, frozen=True, gc=False):
+    """Answers Saved: when and where the last copy was written."""
+
+    permission: ClassVar[str] = "read"
+
+
+class Restore(AdminCommand, frozen=True, gc=False):
+    """Puts a copy, or an older snapshot, in the place of everything; answered at once, BackupStatus tells the rest."""
+
+    path: str
+
+
+class GetBackupStatus(AdminCommand, frozen=True, gc=False):
+    """Answers BackupStatus."""
+
+    permission: ClassVar[str] = "read"
+
+
+class Checkpoint(AdminCommand, frozen=True, gc=False):
+    """Publishes a snapshot and begins the next generation of the log; answers Done with the LSN that it covers."""
+
+
+class TruncateLog(AdminCommand, frozen=True, gc=False):
+    """Drops generations of the log up to an LSN (0: as far as may be), never one that a kept snapshot needs.
+
+    Answers Done with the LSN up to which the log is gone.
+    """
+
+    target_lsn: int = 0
+
+
+class RotateLog(AdminCommand, frozen=True, gc=False):
+    """Begins the next generation of the log; answers Done with the number of generations on disk."""
+
+
+class GetLogStatus(AdminCommand, frozen=True, gc=False):
+    """Answers LogStatus."""
+
+    permission: ClassVar[str] = "read"
 
 
 # --- adding -----------------------------------------------------------------------------------------------------------

@@ -183,6 +183,37 @@ class Explanation(msgspec.Struct, frozen=True, gc=False):
     steps: tuple[Step, ...]
 
 
+class Saved(msgspec.Struct, frozen=True, gc=False):
+    """When (Unix seconds, 0 for never) and where the last copy was written."""
+
+    at_s: int
+    path: str
+
+
+class BackupStatus(msgspec.Struct, frozen=True, gc=False):
+    """The save or restore that runs, or the last one. `kind`: save, restore or nothing; times are Unix seconds.
+
+    `error` says why the last one failed, in words; empty while it runs and where it succeeded.
+    """
+
+    in_progress: bool
+    kind: str
+    started_at_s: int
+    progress_percent: int
+    error: str
+    last_save_at_s: int
+    last_save_path: str
+
+
+class LogStatus(msgspec.Struct, frozen=True, gc=False):
+    """Where the log stands, how many generations of it there are, and their bytes on disk."""
+
+    current_lsn: int
+    flushed_lsn: int
+    generations: int
+    size_bytes: int
+
+
 Result = (
     Pong
     | Done
@@ -209,4 +240,7 @@ Result = (
     | Hierarchy
     | QueryResult
     | Explanation
+    | Saved
+    | BackupStatus
+    | LogStatus
 )

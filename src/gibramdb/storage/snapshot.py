@@ -240,15 +240,13 @@ def discard_pack(fs: FileSystem, directory: Path, number: int) -> None:
             fs.unlink(path)
 
 
-def publish_manifest(fs: FileSystem, directory: Path, manifest: Manifest) -> int:
-    """Make a snapshot discoverable: from the rename on, it is the newest. Returns the checksum of its file.
+def publish_manifest(fs: FileSystem, directory: Path, manifest: Manifest) -> None:
+    """Make a snapshot discoverable: from the rename on, it is the newest.
 
     Raises:
         OSError: the disk refused. The snapshot is there, or not; never a part of it.
     """
-    data = encode_manifest(manifest)
-    publish(fs, snapshot_path(directory, manifest.number), data)
-    return int(value(data))
+    publish(fs, snapshot_path(directory, manifest.number), encode_manifest(manifest))
 
 
 def _temporary(path: Path) -> Path:
@@ -274,7 +272,7 @@ def read_manifest(fs: FileSystem, path: Path) -> tuple[Manifest, int]:
             fs.close(fd)
     except OSError as error:
         raise StorageError(f"{path}: the snapshot can not be read: {error.strerror}; next: check the disk") from error
-    manifest = _parse_manifest(path, data)
+    manifest = parse_manifest(path, data)
     named = _SNAPSHOT_NAME.fullmatch(path.name)
     if named and int(named[1]) != manifest.number:
         raise CorruptSnapshotError(
@@ -284,7 +282,13 @@ def read_manifest(fs: FileSystem, path: Path) -> tuple[Manifest, int]:
     return manifest, value(data)
 
 
-def _parse_manifest(path: Path, data: bytes) -> Manifest:
+def manifest_checksum(manifest: Manifest) -> int:
+    """Of the whole file that `publish_manifest` would write."""
+    return int(value(encode_manifest(manifest)))
+
+
+def parse_manifest(path: Path, data: bytes) -> Manifest:
+    """The manifest that these bytes are; `path` is for messages. Raises as `read_manifest`."""
     digits = data[len(_PREFIX) : len(_PREFIX) + len(_NO_CHECKSUM)]
     covered = _PREFIX + _NO_CHECKSUM + data[len(_PREFIX) + len(digits) :]
     computed = f"{value(covered):08x}".encode()
@@ -409,7 +413,7 @@ def read_copy(fs: FileSystem, fd: int, path: Path) -> Manifest:
         if magic == _END_MAGIC and zero == 0 and offset + length + _TRAILER.size == size:
             data = fs.pread(fd, length, offset)
             if value(data) == checksum:
-                return _parse_manifest(path, data)
+                return parse_manifest(path, data)
     raise CorruptSnapshotError(
         f"{path}: offset {max(0, size - _TRAILER.size)}: the end of the copy is missing or damaged; next: use another "
         "copy"

@@ -626,6 +626,62 @@ class PipelineResponse(_message.Message):
     responses: _containers.RepeatedCompositeFieldContainer[Envelope]
     def __init__(self, responses: _Optional[_Iterable[_Union[Envelope, _Mapping]]] = ...) -> None: ...
 
+class SaveRequest(_message.Message):
+    __slots__ = ("path",)
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    def __init__(self, path: _Optional[str] = ...) -> None: ...
+
+class RestoreRequest(_message.Message):
+    __slots__ = ("path",)
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    def __init__(self, path: _Optional[str] = ...) -> None: ...
+
+class BackupStatusResponse(_message.Message):
+    __slots__ = ("in_progress", "type", "start_time", "progress_percent", "error", "last_save_time", "last_save_path")
+    IN_PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    LAST_SAVE_TIME_FIELD_NUMBER: _ClassVar[int]
+    LAST_SAVE_PATH_FIELD_NUMBER: _ClassVar[int]
+    in_progress: bool
+    type: str
+    start_time: int
+    progress_percent: int
+    error: str
+    last_save_time: int
+    last_save_path: str
+    def __init__(self, in_progress: bool = ..., type: _Optional[str] = ..., start_time: _Optional[int] = ..., progress_percent: _Optional[int] = ..., error: _Optional[str] = ..., last_save_time: _Optional[int] = ..., last_save_path: _Optional[str] = ...) -> None: ...
+
+class LastSaveResponse(_message.Message):
+    __slots__ = ("timestamp", "path")
+    TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    timestamp: int
+    path: str
+    def __init__(self, timestamp: _Optional[int] = ..., path: _Optional[str] = ...) -> None: ...
+
+class WALStatusResponse(_message.Message):
+    __slots__ = ("current_lsn", "flushed_lsn", "segment_count", "total_size_bytes")
+    CURRENT_LSN_FIELD_NUMBER: _ClassVar[int]
+    FLUSHED_LSN_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    current_lsn: int
+    flushed_lsn: int
+    segment_count: int
+    total_size_bytes: int
+    def __init__(self, current_lsn: _Optional[int] = ..., flushed_lsn: _Optional[int] = ..., segment_count: _Optional[int] = ..., total_size_bytes: _Optional[int] = ...) -> None: ...
+
+class WALTruncateRequest(_message.Message):
+    __slots__ = ("target_lsn",)
+    TARGET_LSN_FIELD_NUMBER: _ClassVar[int]
+    target_lsn: int
+    def __init__(self, target_lsn: _Optional[int] = ...) -> None: ...
+
 class ListDocumentsRequest(_message.Message):
     __slots__ = ("cursor", "limit")
     CURSOR_FIELD_NUMBER: _ClassVar[int]

@@ -95,6 +95,16 @@ TABLE: tuple[Row, ...] = (
     Row(Number.REBUILD_INDEX, of_session(commands.RebuildIndexes), DONE),
     Row(Number.QUERY, requests.QUERY, results.QUERY_RESULT),
     Row(Number.EXPLAIN, requests.EXPLAIN, results.EXPLANATION),
+    # snapshots and the log
+    Row(Number.BGSAVE, requests.BACKGROUND_SAVE, DONE),
+    Row(Number.SAVE, requests.SAVE, DONE),
+    Row(Number.LASTSAVE, bare(commands.GetLastSave), results.SAVED),
+    Row(Number.BGRESTORE, requests.RESTORE, DONE),
+    Row(Number.BACKUP_STATUS, bare(commands.GetBackupStatus), results.BACKUP_STATUS),
+    Row(Number.WAL_CHECKPOINT, bare(commands.Checkpoint), DONE),
+    Row(Number.WAL_TRUNCATE, requests.TRUNCATE, DONE),
+    Row(Number.WAL_ROTATE, bare(commands.RotateLog), DONE),
+    Row(Number.WAL_STATUS, bare(commands.GetLogStatus), results.LOG_STATUS),
 )
 
 _SINGLE_ADDS = {Number.ADD_DOCUMENT, Number.ADD_TEXTUNIT, Number.ADD_ENTITY, Number.ADD_RELATIONSHIP}

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+from google.protobuf.message import DecodeError
+
 from gibramdb.model.commands import (
+    BackgroundSave,
     Command,
     DetectCommunities,
     DetectHierarchy,
@@ -13,12 +16,17 @@ from gibramdb.model.commands import (
     GetEntityByTitle,
     LinkTextUnitEntity,
     Query,
+    Restore,
+    Save,
     SetSessionTtl,
+    TruncateLog,
     UpdateEntityDescription,
 )
 from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec.embeddings import float_chunks, read_floats
 from gibramdb.wire.codec.row import RequestCodec
+
+_RAW_LSN_BYTES = 8
 
 
 def bare(command: type[Command]) -> RequestCodec:
@@ -164,6 +172,25 @@ def _decode_explain(session_id: str, payload: bytes) -> Explain:
     return Explain(session_id, pb.ExplainRequest.FromString(payload).query_id)
 
 
+def _by_path(command: type[Command], message_class: type[Any]) -> RequestCodec:
+    make = cast("Callable[[str], Command]", command)
+    return RequestCodec(
+        command,
+        lambda _session_id, payload: make(message_class.FromString(payload).path),
+        lambda sent: message_class(path=sent.path).SerializeToString(),
+    )
+
+
+def _decode_truncate(session_id: str, payload: bytes) -> TruncateLog:
+    del session_id
+    try:
+        return TruncateLog(pb.WALTruncateRequest.FromString(payload).target_lsn)
+    except DecodeError:
+        if len(payload) != _RAW_LSN_BYTES:
+            raise
+        return TruncateLog(int.from_bytes(payload, "big"))  # what GibRAM's own server reads
+
+
 GET_ENTITY_BY_TITLE = RequestCodec(
     GetEntityByTitle,
     _decode_title,
@@ -179,4 +206,12 @@ EXPLAIN = RequestCodec(
     Explain,
     _decode_explain,
     lambda command: pb.ExplainRequest(query_id=command.query_id).SerializeToString(),
+)
+SAVE = _by_path(Save, pb.SaveRequest)
+BACKGROUND_SAVE = _by_path(BackgroundSave, pb.SaveRequest)
+RESTORE = _by_path(Restore, pb.RestoreRequest)
+TRUNCATE = RequestCodec(
+    TruncateLog,
+    _decode_truncate,
+    lambda command: pb.WALTruncateRequest(target_lsn=command.target_lsn).SerializeToString(),
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from gibramdb.errors import LimitExceededError
 from gibramdb.model.results import (
+    BackupStatus,
     CommunityHit,
     Detected,
     Digest,
@@ -15,10 +16,12 @@ from gibramdb.model.results import (
     Health,
     Hierarchy,
     Info,
+    LogStatus,
     Pong,
     QueryResult,
     QueryStats,
     RelationshipHit,
+    Saved,
     Seed,
     SessionInfo,
     Step,
@@ -266,3 +269,56 @@ DETECTED = ResultCodec(CommandNumber.COMMUNITIES_RESPONSE, _encode_detected, _de
 HIERARCHY = ResultCodec(CommandNumber.COMMUNITIES_RESPONSE, _encode_hierarchy, _decode_hierarchy)
 QUERY_RESULT = ResultCodec(CommandNumber.QUERY_RESPONSE, _encode_query_result, _decode_query_result)
 EXPLANATION = ResultCodec(CommandNumber.EXPLAIN_RESPONSE, _encode_explanation, _decode_explanation)
+
+
+def _encode_backup_status(status: BackupStatus) -> bytes:
+    return pb.BackupStatusResponse(
+        in_progress=status.in_progress,
+        type=status.kind,
+        start_time=status.started_at_s,
+        progress_percent=status.progress_percent,
+        error=printable(status.error),
+        last_save_time=status.last_save_at_s,
+        last_save_path=printable(status.last_save_path),
+    ).SerializeToString()
+
+
+def _decode_backup_status(payload: bytes) -> BackupStatus:
+    message = pb.BackupStatusResponse.FromString(payload)
+    return BackupStatus(
+        message.in_progress,
+        message.type,
+        message.start_time,
+        message.progress_percent,
+        message.error,
+        message.last_save_time,
+        message.last_save_path,
+    )
+
+
+def _decode_saved(payload: bytes) -> Saved:
+    message = pb.LastSaveResponse.FromString(payload)
+    return Saved(message.timestamp, message.path)
+
+
+def _decode_log_status(payload: bytes) -> LogStatus:
+    message = pb.WALStatusResponse.FromString(payload)
+    return LogStatus(message.current_lsn, message.flushed_lsn, message.segment_count, message.total_size_bytes)
+
+
+BACKUP_STATUS = ResultCodec(CommandNumber.BACKUP_RESPONSE, _encode_backup_status, _decode_backup_status)
+SAVED = ResultCodec(
+    CommandNumber.BACKUP_RESPONSE,
+    lambda saved: pb.LastSaveResponse(timestamp=saved.at_s, path=printable(saved.path)).SerializeToString(),
+    _decode_saved,
+)
+LOG_STATUS = ResultCodec(
+    CommandNumber.BACKUP_RESPONSE,
+    lambda status: pb.WALStatusResponse(
+        current_lsn=status.current_lsn,
+        flushed_lsn=status.flushed_lsn,
+        segment_count=status.generations,
+        total_size_bytes=status.size_bytes,
+    ).SerializeToString(),
+    _decode_log_status,
+)

@@ -1,0 +1,338 @@
+"""Snapshots, copies and restores of an embedded store on a real disk: what comes back is what was there."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.tree import tree_hash
+
+import gibramdb
+from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit, Session, Store
+from gibramdb.errors import (
+    CorruptSnapshotError,
+    FatalError,
+    IncompatibleStoreError,
+    InvalidArgumentError,
+    MissingStoreError,
+    NotFoundError,
+    UnavailableError,
+)
+
+VECTOR = [1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Store]:
+    with gibramdb.open(tmp_path / "data", vector_dim=4) as store:
+        yield store
+
+
+def fill(session: Session, count: int = 3_000) -> None:
+    """Some of everything, with deletions, replacements and ids that are no more."""
+    session.add_documents([NewDocument(f"d{n}") for n in range(10)])
+    session.add_textunits([NewTextUnit(f"t{n}", 1 + n % 10, f"text {n}", VECTOR if n % 3 else b"") for n in range(50)])
+    session.add_entities(
+        [NewEntity(f"e{n}", f"e{n}", "kind", "said", [float(n + 1)] * 4 if n % 5 else b"") for n in range(count)]
+    )
+    session.add_relationships([NewRelationship(n + 1, n + 2, "next", weight=0.5) for n in range(count - 1)])
+    session.link_many([(n + 1, n + 2) for n in range(40)])
+    session.add_community(NewCommunity("by hand", (1, 2), (1,), "summary", embedding=VECTOR))
+    session.add_entity("gone", "gone", embedding=VECTOR)
+    session.add_relationship(1, count + 1, "gone")
+    session.delete_relationship(count)
+    session.delete_entity(count + 1)
+    session.detect_communities()
+    session.update_entity_description(3, "said anew", [9.0] * 4)
+    session.set_ttl(ttl_s=86_400)
+
+
+def waited(store: Store) -> str:
+    """The error of the backup or restore that runs, once it is over."""
+    until = time.monotonic() + 20
+    while store.backup_status().in_progress:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    return store.backup_status().error
+
+
+def files(tmp_path: Path, pattern: str) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "data").glob(pattern))
+
+
+def test_a_start_from_a_snapshot_gives_the_same_state(db: Store, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        fill(db.session(name))
+    before = db.digest()
+    assert db.checkpoint() > 0
+    db.close()
+    with gibramdb.open(tmp_path / "data", vector_dim=4) as again:
+        assert again.digest() == before
+        health = again.health().components
+        assert health["recovery_records_replayed"] == "0"
+        assert health["snapshot_count"] == "1"
+        assert int(health["wal_bytes_since_snapshot"]) < 2_000
+        assert again.session("one").add_entity("new", "new") == 3_002, "an id is never given out twice"
+        after = again.digest()
+    with gibramdb.open(tmp_path / "data", vector_dim=4) as again:
+        assert again.digest() == after
+        assert again.health().components["recovery_records_replayed"] == "1"
+
+
+def test_only_changed_sessions_are_written_and_sparse_packs_are_rewritten(db: Store, tmp_path: Path) -> None:
+    for number in range(10):
+        db.session(f"s{number}").add_entities([NewEntity(f"e{n}", f"e{n}", "", "x" * 100) for n in range(100)])
+    db.checkpoint()
+    directory = tmp_path / "data/session_snapshots"
+    whole = (directory / "pack-00000000000000000001.bin").stat().st_size
+    db.session("s0").touch()
+    db.checkpoint()
+    assert (directory / "pack-00000000000000000002.bin").stat().st_size < whole / 5
+    for number in range(1, 9):
+        db.session(f"s{number}").touch()
+        db.checkpoint()
+    assert len(files(tmp_path, "session_snapshots/snapshot-*")) == 3
+    assert not (directory / "pack-00000000000000000001.bin").exists()
+    digest = db.digest()
+    db.close()
+    with gibramdb.open(tmp_path / "data", vector_dim=4) as again:
+        assert again.digest() == digest
+
+
+def test_files_stay_bounded_over_many_cycles(db: Store, tmp_path: Path) -> None:
+    for cycle in range(100):
+        db.session("s").add_document(f"d{cycle}")
+        db.checkpoint()
+        assert len(files(tmp_path, "session_snapshots/*")) <= 3 * 2 + 2
+        assert len(files(tmp_path, "session_wal/wal-*")) <= 4
+    assert db.health().components["snapshot_count"] == "100"
+    assert db.health().components["snapshots_retained"] == "3"
+
+
+def test_a_copy_is_one_moment_and_writers_go_on_meanwhile(db: Store, tmp_path: Path) -> None:
+    fill(db.session("s"), 20_000)
+    stop = threading.Event()
+    written: list[int] = []
+
+    def write() -> None:
+        while not stop.is_set():
+            written.append(db.session("s").add_entity(f"w{len(written)}", f"w{len(written)}"))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    before = 0
+    for _ in range(5):
+        before = len(written)
+        db.save("copy.gibram")
+        assert len(written) > before, "nobody could write meanwhile"
+    stop.set()
+    writer.join()
+    digest = db.digest()
+    db.close()
+    with gibramdb.open(tmp_path / "data", vector_dim=4) as again:
+        assert again.digest() == digest
+        again.restore_in_background("copy.gibram")
+        assert waited(again) == ""
+        held = {entity.external_id for entity in again.session("s").entities() if entity.external_id[0] == "w"}
+        assert held == {f"w{n}" for n in range(len(held))}
+        assert before <= len(held) <= len(written)
+
+
+def test_automatic_snapshots_by_size(tmp_path: Path) -> None:
+    with gibramdb.open(tmp_path / "data", vector_dim=4, snapshot_wal_size_bytes=200_000) as db:
+        for number in range(200):
+            db.session("s").add_document(f"d{number}", "x" * 5_000)
+        until = time.monotonic() + 10
+        while int(db.health().components["snapshot_count"]) < 3 and time.monotonic() < until:
+            time.sleep(0.02)
+        assert int(db.health().components["snapshot_count"]) >= 3
+
+
+def open_in(tmp_path: Path, durable: bool) -> Store:
+    if durable:
+        return gibramdb.open(tmp_path / "data", vector_dim=4)
+    return gibramdb.open(vector_dim=4, data_dir=tmp_path / "data")
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_copy_restores_what_was_saved(tmp_path: Path, durable: bool) -> None:
+    with open_in(tmp_path, durable) as db:
+        fill(db.session("s"))
+        saved = db.digest()
+        db.save("copy.gibram")
+        assert db.last_save().path == str(tmp_path / "data" / "copy.gibram")
+        db.session("s").delete()
+        db.session("later").add_document("d")
+        db.restore_in_background("copy.gibram")
+        assert waited(db) == ""
+        assert db.digest() == saved
+        assert db.session("s").add_entity("new", "new") == 3_002
+        after = db.digest()
+        status = db.backup_status()
+        assert (status.kind, status.progress_percent) == ("restore", 100)
+    if durable:
+        with open_in(tmp_path, durable) as db:
+            assert db.digest() == after
+            assert db.last_save().path.endswith("copy.gibram"), "it survives a restart"
+
+
+def test_a_copy_of_another_store_and_an_older_snapshot_can_be_restored(db: Store, tmp_path: Path) -> None:
+    with gibramdb.open(tmp_path / "other", vector_dim=4) as other:
+        fill(other.session("s"))
+        theirs = other.digest()
+        other.save("copy.gibram")
+    shutil.copy(tmp_path / "other/copy.gibram", tmp_path / "data/theirs.gibram")
+    db.session("mine").add_document("d")
+    mine = db.digest()
+    db.checkpoint()
+    db.restore_in_background("theirs.gibram")
+    assert waited(db) == ""
+    assert db.digest() == theirs
+    db.session("s").add_document("more")
+    db.restore_in_background("session_snapshots/snapshot-00000000000000000001.json")
+    assert waited(db) == ""
+    assert db.digest() == mine
+    db.session("mine").add_document("e")
+    now = db.digest()
+    db.close()
+    with gibramdb.open(tmp_path / "data", vector_dim=4) as again:
+        assert again.digest() == now
+
+
+def test_what_can_not_be_restored_changes_nothing(db: Store, tmp_path: Path) -> None:
+    fill(db.session("s"), 100)
+    before = db.digest()
+    db.save("copy.gibram")
+    good = (tmp_path / "data/copy.gibram").read_bytes()
+    with gibramdb.open(tmp_path / "wide", vector_dim=8) as wide:
+        wide.session("s").add_entity("e", "e", embedding=[1.0] * 8)
+        wide.save("copy.gibram")
+    bad = {
+        "cut": good[: len(good) // 2],
+        "flipped": good[:3_000] + bytes([good[3_000] ^ 1]) + good[3_001:],
+        "empty": b"",
+        "text": b"not a copy" * 100,
+        "wide": (tmp_path / "wide/copy.gibram").read_bytes(),
+    }
+    for name, content in bad.items():
+        (tmp_path / "data" / name).write_bytes(content)
+        db.restore_in_background(name)
+        assert waited(db) != "", name
+        assert db.digest() == before
+    for refused in ("", "../elsewhere", "/etc/passwd", "nothing", "session_wal"):
+        with pytest.raises((InvalidArgumentError, NotFoundError)):
+            db.restore_in_background(refused)
+    for refused in ("../elsewhere", "/etc/x", "session_wal/x", "session_snapshots/x", "gibramdb-store.json"):
+        with pytest.raises(InvalidArgumentError):
+            db.save(refused)
+    assert db.digest() == before
+    db.session("s").add_document("goes on")
+
+
+def test_every_flipped_byte_of_a_snapshot_refuses_the_start(db: Store, tmp_path: Path) -> None:
+    db.session("s").add_entity("e", "e", embedding=VECTOR)
+    db.checkpoint()
+    db.close()
+    directory = tmp_path / "data/session_snapshots"
+    for name in ("snapshot-00000000000000000001.json", "pack-00000000000000000001.bin"):
+        good = (directory / name).read_bytes()
+        for offset in range(64 if name.startswith("pack") else 0, len(good)):
+            (directory / name).write_bytes(good[:offset] + bytes([good[offset] ^ 0x41]) + good[offset + 1 :])
+            before = tree_hash(directory)
+            with pytest.raises((CorruptSnapshotError, IncompatibleStoreError), match=name):
+                gibramdb.open(tmp_path / "data", vector_dim=4)
+            assert tree_hash(directory) == before
+        (directory / name).write_bytes(good)
+    with gibramdb.open(tmp_path / "data", vector_dim=4) as again:
+        assert again.session("s").info().entity_count == 1
+
+
+def test_the_log_moved_aside_the_snapshot_is_the_recovery_point(db: Store, tmp_path: Path) -> None:
+    db.session("s").add_document("covered")
+    db.checkpoint()
+    covered = db.digest()
+    db.session("s").add_document("in the log only")
+    db.close()
+    directory = tmp_path / "data/session_wal"
+    (log,) = sorted(directory.glob("wal-*.log"))[-1:]
+    damaged = bytearray(log.read_bytes())
+    damaged[600] ^= 1
+    log.write_bytes(damaged)
+    with pytest.raises(FatalError, match="offset"):
+        gibramdb.open(tmp_path / "data", vector_dim=4)
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    for each in directory.glob("wal-*.log"):
+        each.rename(aside / each.name)
+    with gibramdb.open(tmp_path / "data", vector_dim=4) as again:
+        assert again.digest() == covered
+        again.session("s").add_document("goes on")
+        after = again.digest()
+    with gibramdb.open(tmp_path / "data", vector_dim=4) as again:
+        assert again.digest() == after
+    shutil.copy(aside / log.name, directory / log.name)
+    with pytest.raises(FatalError):
+        gibramdb.open(tmp_path / "data", vector_dim=4)
+
+
+def test_a_missing_generation_or_pack_is_named(db: Store, tmp_path: Path) -> None:
+    db.session("s").add_document("a")
+    db.checkpoint()
+    for name in ("b", "c"):
+        db.session("s").add_document(name)
+        assert db.rotate_log() >= 2
+    db.session("s").add_document("d")
+    db.close()
+    logs = sorted((tmp_path / "data/session_wal").glob("wal-*.log"))
+    middle = logs[-2].read_bytes()
+    logs[-2].unlink()
+    with pytest.raises(MissingStoreError, match="goes on from"):
+        gibramdb.open(tmp_path / "data", vector_dim=4)
+    logs[-2].write_bytes(middle)
+    pack = tmp_path / "data/session_snapshots/pack-00000000000000000001.bin"
+    pack.rename(tmp_path / "pack")
+    with pytest.raises(CorruptSnapshotError, match="the pack is missing"):
+        gibramdb.open(tmp_path / "data", vector_dim=4)
+    (tmp_path / "pack").rename(pack)
+    with gibramdb.open(tmp_path / "data", vector_dim=4) as again:
+        assert again.session("s").info().document_count == 4
+
+
+def test_truncating_never_drops_what_a_kept_snapshot_needs(db: Store) -> None:
+    db.session("s").add_document("a")
+    db.rotate_log()
+    db.session("s").add_document("b")
+    db.rotate_log()
+    assert db.truncate_log() == 0, "no snapshot covers it"
+    assert db.log_status().generations == 3
+    for name in "cdef":
+        db.checkpoint()
+        db.session("s").add_document(name)
+    status = db.log_status()
+    assert status.generations <= 4
+    assert status.current_lsn == status.flushed_lsn > 0
+    assert 0 < db.truncate_log() < status.current_lsn
+
+
+def test_without_a_log_there_is_nothing_to_rotate() -> None:
+    with gibramdb.open(vector_dim=4) as db:
+        for refused in (db.checkpoint, db.rotate_log, db.truncate_log):
+            with pytest.raises(UnavailableError, match="WAL not configured"):
+                refused()
+        assert db.log_status().generations == 0
+        assert db.last_save().at_s == 0
+
+
+def test_another_dimension_is_refused_by_both_numbers_unless_nothing_has_vectors(db: Store, tmp_path: Path) -> None:
+    db.session("s").add_document("no vectors")
+    db.checkpoint()
+    db.close()
+    with gibramdb.open(tmp_path / "data", vector_dim=6) as wider:
+        wider.session("s").add_entity("e", "e", embedding=[1.0] * 6)
+        wider.checkpoint()
+    with pytest.raises(IncompatibleStoreError, match=r"dimension 6, server.vector_dim is 4"):
+        gibramdb.open(tmp_path / "data", vector_dim=4)
