@@ -17,8 +17,10 @@ from __future__ import annotations
 import errno
 import os
 import random
+import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 PAGE_BYTES = 4096
 
@@ -130,7 +132,9 @@ class FaultyDisk:
         self._next_fd = 1000  # no number that the process has open, so that a mix-up is noticed
         self._locks: dict[int, _File] = {}
         self._faults: list[tuple[str, int, int | None, int, int]] = []
+        self._faults_below: list[list[Any]] = []
         self._stop_at: int | None = None
+        self._lock = threading.RLock()  # the log has one thread, snapshots another
 
     # --- what a test orders and asks ---
 
@@ -138,6 +142,19 @@ class FaultyDisk:
         """From the `at`-th call on, counted from now, `times` calls fail (None: all); a pwrite writes a part first."""
         first = self.calls[operation] + at
         self._faults.append((operation, first, None if times is None else first + times, error, written_bytes))
+
+    def fail_below(self, folder: Path, operation: str, error: int, *, at: int = 1) -> None:
+        """The `at`-th call on something in this folder fails, counted from now, and no other."""
+        self._faults_below.append([folder, operation, at, error])
+
+    def forgive(self) -> None:
+        """No more faults below folders."""
+        self._faults_below.clear()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the process has died."""
+        return self._stop_at is not None and self.changing_calls >= self._stop_at
 
     def stop_at(self, call: int) -> None:
         """Dies at the `call`-th changing call, counted from now: before it, or in the middle of a pwrite."""
@@ -186,33 +203,33 @@ class FaultyDisk:
     # --- FileSystem ---
 
     def open_read(self, path: Path) -> int:
-        self._begin("open_read")
+        self._begin("open_read", path)
         return self._opened(path, self._file(path), writable=False)
 
     def open_write(self, path: Path, *, create: bool = False) -> int:
-        self._begin("open_write(create)" if create else "open_write")
+        self._begin("open_write(create)" if create else "open_write", path)
         if create:
             self._create(path)
         return self._opened(path, self._file(path), writable=True)
 
     def close(self, fd: int) -> None:
-        self._begin("close")
+        self._begin("close", self._open[fd][0])
         del self._open[fd]
         self._locks.pop(fd, None)
 
     def size(self, fd: int) -> int:
-        self._begin("size")
+        self._begin("size", self._open[fd][0])
         return len(self._open[fd][1].content)
 
     def pread(self, fd: int, length: int, offset: int) -> bytes:
-        self._begin("pread")
+        self._begin("pread", self._open[fd][0])
         return bytes(memoryview(self._open[fd][1].content)[offset : offset + length])
 
     def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
         file = self._writable(fd)
         taken = bytes(data)
         try:
-            self._begin("pwrite")
+            self._begin("pwrite", self._open[fd][0])
             self._grow(max(0, offset + len(taken) - len(file.content)))
         except _PartialError as fault:
             file.write(taken[: fault.written_bytes], offset)
@@ -232,7 +249,7 @@ class FaultyDisk:
 
     def allocate(self, fd: int, offset: int, length: int) -> None:
         file = self._writable(fd)
-        self._begin("allocate")
+        self._begin("allocate", self._open[fd][0])
         missing = offset + length - len(file.content)
         if missing > 0:
             self._grow(missing)
@@ -240,24 +257,24 @@ class FaultyDisk:
 
     def truncate(self, fd: int, size_bytes: int) -> None:
         file = self._writable(fd)
-        self._begin("truncate")
+        self._begin("truncate", self._open[fd][0])
         self._grow(size_bytes - len(file.content))
         file.resize(size_bytes)
 
     def drop_cache(self, fd: int) -> None:
-        self._begin("drop_cache")
+        self._begin("drop_cache", self._open[fd][0])
         self._open[fd][1].forget_cache()
 
     def exists(self, path: Path) -> bool:
-        self._begin("exists")
+        self._begin("exists", path)
         return path in self._folders or (path.parent in self._folders and path.name in self._folders[path.parent].names)
 
     def list_dir(self, path: Path) -> list[str]:
-        self._begin("list_dir")
+        self._begin("list_dir", path)
         return sorted(self._folder(path).names)
 
     def make_dir(self, path: Path) -> None:
-        self._begin("make_dir")
+        self._begin("make_dir", path)
         parent = self._folder(path.parent)
         if path.name in parent.names or path in self._folders:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
@@ -266,7 +283,7 @@ class FaultyDisk:
         self._folders[path] = _Folder()
 
     def replace(self, source: Path, target: Path) -> None:
-        self._begin("replace")
+        self._begin("replace", source)
         assert source.parent == target.parent, "only within one folder is a rename one step"
         file, folder = self._file(source), self._folder(source.parent)
         folder.remember()
@@ -274,18 +291,18 @@ class FaultyDisk:
         folder.names[target.name] = file
 
     def unlink(self, path: Path) -> None:
-        self._begin("unlink")
+        self._begin("unlink", path)
         file, folder = self._file(path), self._folder(path.parent)
         folder.remember()
         del folder.names[path.name]
         self._grow(-len(file.content))
 
     def sync_dir(self, path: Path) -> None:
-        self._begin("sync_dir")
+        self._begin("sync_dir", path)
         self._folder(path).old_names.clear()
 
     def lock_exclusive(self, path: Path) -> int:
-        self._begin("lock_exclusive")
+        self._begin("lock_exclusive", path)
         if path.name not in self._folder(path.parent).names:
             self._create(path)
         file = self._file(path)
@@ -297,14 +314,21 @@ class FaultyDisk:
 
     # --- inside ---
 
-    def _begin(self, operation: str) -> None:
+    def _begin(self, operation: str, path: Path) -> None:
         if self._stop_at is not None and self.changing_calls >= self._stop_at:
             raise Stopped
-        self.calls[operation] += 1
-        if operation in CHANGING:
-            self.changing_calls += 1
-            if self.changing_calls == self._stop_at:
-                raise Stopped
+        with self._lock:
+            self.calls[operation] += 1
+            if operation in CHANGING:
+                self.changing_calls += 1
+                if self.changing_calls == self._stop_at:
+                    raise Stopped
+        for fault in self._faults_below:
+            folder, name, left, error = fault
+            if name == operation and path.is_relative_to(folder) and left:
+                fault[2] = left - 1
+                if left == 1:
+                    raise OSError(error, os.strerror(error), str(path))
         for name, first, stop, error, written_bytes in self._faults:
             if name == operation and self.calls[name] >= first and (stop is None or self.calls[name] < stop):
                 if written_bytes:
@@ -314,7 +338,7 @@ class FaultyDisk:
     def _sync(self, operation: str, fd: int) -> None:
         file = self._open[fd][1]
         try:
-            self._begin(operation)
+            self._begin(operation, self._open[fd][0])
         except OSError:
             file.sync_failed()
             raise
@@ -328,9 +352,10 @@ class FaultyDisk:
         folder.names[path.name] = _File()
 
     def _opened(self, path: Path, file: _File, *, writable: bool) -> int:
-        self._next_fd += 1
-        self._open[self._next_fd] = (path, file, writable)
-        return self._next_fd
+        with self._lock:
+            self._next_fd += 1
+            self._open[self._next_fd] = (path, file, writable)
+            return self._next_fd
 
     def _writable(self, fd: int) -> _File:
         path, file, writable = self._open[fd]

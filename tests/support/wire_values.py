@@ -141,6 +141,15 @@ COMMANDS: dict[N, st.SearchStrategy[Any]] = {
     N.REBUILD_INDEX: st.builds(c.RebuildIndexes, SESSION),
     N.QUERY: st.builds(c.Query, SESSION, EMBEDDING, WORDS, INT32, INT32, INT32, INT32, INT32, IDS, WORDS, WORDS),
     N.EXPLAIN: _of_id(c.Explain),
+    N.BGSAVE: st.builds(c.BackgroundSave, TEXT),
+    N.SAVE: st.builds(c.Save, TEXT),
+    N.LASTSAVE: st.just(c.GetLastSave()),
+    N.BGRESTORE: st.builds(c.Restore, TEXT),
+    N.BACKUP_STATUS: st.just(c.GetBackupStatus()),
+    N.WAL_CHECKPOINT: st.just(c.Checkpoint()),
+    N.WAL_TRUNCATE: st.builds(c.TruncateLog, UINT64),
+    N.WAL_ROTATE: st.just(c.RotateLog()),
+    N.WAL_STATUS: st.just(c.GetLogStatus()),
 }
 """A command of each row of the table."""
 
@@ -202,5 +211,14 @@ RESULTS: dict[N, st.SearchStrategy[Any]] = {
     N.REBUILD_INDEX: _DONE,
     N.QUERY: QUERY_RESULT,
     N.EXPLAIN: EXPLANATION,
+    N.BGSAVE: _DONE,
+    N.SAVE: _DONE,
+    N.LASTSAVE: st.builds(r.Saved, INT64, TEXT),
+    N.BGRESTORE: _DONE,
+    N.BACKUP_STATUS: st.builds(r.BackupStatus, st.booleans(), TEXT, INT64, INT32, TEXT, INT64, TEXT),
+    N.WAL_CHECKPOINT: _DONE,
+    N.WAL_TRUNCATE: _DONE,
+    N.WAL_ROTATE: _DONE,
+    N.WAL_STATUS: st.builds(r.LogStatus, UINT64, UINT64, INT32, INT64),
 }
 """What each row of the table may be answered with."""

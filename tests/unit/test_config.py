@@ -47,6 +47,7 @@ WRITTEN = [
     ("session_store.snapshot_dir", "/srv/snap", "/srv/snap"),
     ("session_store.snapshot_interval", "1h30m", 5_400_000),
     ("session_store.snapshot_wal_size_bytes", "67108864", 67_108_864),
+    ("session_store.snapshot_retention_count", "5", 5),
     ("session_store.require_existing", "true", True),
     ("tls.cert_file", "", ""),
     ("tls.key_file", "", ""),
@@ -518,12 +519,12 @@ DURABLE = {"session_store.mode": "durable"}
     ("flags", "expected"),
     [
         ({}, []),
-        ({**DURABLE, "session_store.snapshot_interval": "5m"}, ["takes no snapshots yet"]),
-        ({**DURABLE, "session_store.snapshot_wal_size_bytes": "1"}, ["takes no snapshots yet"]),
-        (DURABLE, ["Neither session_store.snapshot_interval", "takes no snapshots yet"]),
+        ({**DURABLE, "session_store.snapshot_interval": "5m"}, []),
+        ({**DURABLE, "session_store.snapshot_wal_size_bytes": "1"}, []),
+        (DURABLE, ["Neither session_store.snapshot_interval"]),
         (
             {**DURABLE, "session_store.snapshot_interval": "5m", "session_store.wal_sync_policy": "never"},
-            ["wal_sync_policy is never", "takes no snapshots yet"],
+            ["wal_sync_policy is never"],
         ),
         (
             {"session_store.wal_dir": "/w"},
@@ -576,7 +577,6 @@ def test_check_config_shows_every_setting_its_value_and_its_origin(tmp_path: Pat
     assert rows["security.max_sessions"] == "7 environment variable GIBRAMDB_SECURITY__MAX_SESSIONS"
     assert rows["session_store.snapshot_interval"] == f"5m {path}, line 10"
     assert rows["session_store.require_existing"] == "false default"
-    assert "warning: This version takes no snapshots yet" in done.stdout
 
 
 @pytest.mark.parametrize("command", [["check-config"], ["serve", "--config"]])

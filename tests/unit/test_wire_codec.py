@@ -50,7 +50,7 @@ from gibramdb.wire.codec import (
 
 INTERNAL = {c.ExpireSession, c.ReplaceCommunities}
 """The store's own: they have no number, and no caller can ask for them."""
-BASES = {c.Command, c.WriteCommand, c.ReadCommand}
+BASES = {c.Command, c.WriteCommand, c.ReadCommand, c.AdminCommand}
 
 EVERY_ROW = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 
@@ -221,10 +221,15 @@ def test_auth_without_keys_is_a_welcome() -> None:
     assert pb.AuthResponse.FromString(payload) == pb.AuthResponse(success=True, message="authenticated")
 
 
+def test_a_truncation_is_read_as_the_message_and_as_eight_raw_bytes() -> None:
+    for payload in (pb.WALTruncateRequest(target_lsn=4_096).SerializeToString(), (4_096).to_bytes(8, "big")):
+        assert decoded(CommandNumber.WAL_TRUNCATE, payload) == c.TruncateLog(4_096)
+
+
 # --- refused ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [0, 2, 5, 6, 13, 57, 75, 88, 110, 119, 120, 121, 203, 204, 2**31 - 1, -1])
+@pytest.mark.parametrize("number", [0, 2, 5, 6, 13, 57, 75, 88, 109, 119, 120, 121, 203, 204, 2**31 - 1, -1])
 def test_a_number_outside_the_table_is_refused_in_decimal(number: int) -> None:
     with pytest.raises(UnknownCommandError, match=f"^unknown command: {number}$"):
         decoded(number, b"")

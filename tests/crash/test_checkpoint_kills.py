@@ -1,0 +1,183 @@
+"""A snapshot, ended at every change it makes to the disk: each start gives what was there, and the next one succeeds."""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+
+import pytest
+from support.faulty_disk import FaultyDisk, Stopped
+from support.owned_store import ROOT, FakeClock
+
+from gibramdb import NewDocument, NewEntity
+from gibramdb.config import load_config
+from gibramdb.core.digest import state_digest
+from gibramdb.database.database import Answer
+from gibramdb.database.opening import OpenStore, open_store
+from gibramdb.errors import FatalError, GibramError
+from gibramdb.model import commands as c
+from gibramdb.storage import snapshot, wal
+
+CONFIG = load_config(
+    None,
+    flags={
+        "server.data_dir": str(ROOT / "data"),
+        "session_store.mode": "durable",
+        "server.vector_dim": "3",
+        "session_store.snapshot_retention_count": "2",
+    },
+)
+SNAPSHOTS, LOGS = ROOT / "data/session_snapshots", ROOT / "data/session_wal"
+
+
+class Driven:
+    """A store whose owner is this thread, on a disk that may stop the process at any change."""
+
+    def __init__(self, disk: FaultyDisk) -> None:
+        self.disk = disk
+        self.ends: dict[int, str] = {}  # the digest at the end of each generation
+        self._posted: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self.store: OpenStore = open_store(CONFIG, FakeClock(), self._posted.put, disk)
+
+    def run(self, command: c.Command) -> Answer | None:
+        """The answer; None if the process died first."""
+        answers: list[Answer] = []
+        self.store.database.submit(command, answers.append)
+        while not answers:
+            try:
+                call = self._posted.get(timeout=0.05)
+            except queue.Empty:
+                if self.disk.is_stopped:
+                    return None
+                continue
+            assert callable(call)
+            call()
+        self.ends[self.store.database.journal.facts().generation] = self.digest()
+        return answers[0]
+
+    def digest(self) -> str:
+        return state_digest(self.store.database.state.sessions.values())[0]
+
+
+def prepared() -> Driven:
+    """Two snapshots are there, and changes behind them in one of two sessions."""
+    driven = Driven(FaultyDisk(ROOT))
+    for name in ("still", "busy"):
+        driven.run(
+            c.AddEntities(name, tuple(NewEntity(f"e{n}", f"e{n}", embedding=[1.0, 2.0, 3.0]) for n in range(20)))
+        )
+    for number in range(2):
+        assert not isinstance(driven.run(c.Checkpoint()), GibramError)
+        driven.run(c.AddDocuments("busy", (NewDocument(f"d{number}"),)))
+    return driven
+
+
+def changes_of_a_checkpoint() -> int:
+    driven = prepared()
+    before = driven.disk.changing_calls
+    assert not isinstance(driven.run(c.Checkpoint()), GibramError)
+    driven.store.close()
+    return driven.disk.changing_calls - before
+
+
+@pytest.fixture(autouse=True)
+def quiet_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that dies of the stop is what is wanted here."""
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if arguments.exc_type is not Stopped:
+            threading.__excepthook__(arguments)
+
+    monkeypatch.setattr(threading, "excepthook", hook)
+
+
+@pytest.mark.parametrize("ending", ["kill", "power cut"])
+def test_every_start_gives_what_was_there_and_goes_on(ending: str) -> None:
+    steps = changes_of_a_checkpoint()
+    assert steps > 20
+    for step in range(1, steps + 1):
+        driven = prepared()
+        digest = driven.digest()
+        driven.disk.stop_at(step)
+        driven.run(c.Checkpoint())
+        left = driven.disk.after_kill()
+        if ending == "power cut":
+            left = driven.disk.after_power_cut(random.Random(step))
+        again = Driven(left)
+        assert again.digest() == digest, f"step {step} of {steps}"
+        assert not isinstance(again.run(c.AddDocuments("busy", (NewDocument("goes on"),))), GibramError)
+        assert not isinstance(again.run(c.Checkpoint()), GibramError)
+        assert len(snapshot.list_snapshots(left, SNAPSHOTS)) <= 2
+        assert not [name for name in left.list_dir(SNAPSHOTS) if name.endswith(".tmp")]
+        after = again.digest()
+        again.store.close()
+        third = Driven(left.after_kill())
+        assert third.digest() == after
+        third.store.close()
+
+
+@pytest.mark.parametrize(
+    "operation", ["open_write(create)", "pwrite", "fsync", "fdatasync", "replace", "unlink", "sync_dir"]
+)
+def test_a_snapshot_that_fails_stops_no_writes_and_is_tried_again(operation: str) -> None:
+    for at in range(1, 4):
+        driven = prepared()
+        driven.disk.fail_below(SNAPSHOTS, operation, 28, at=at)  # ENOSPC
+        answer = driven.run(c.Checkpoint())
+        assert not isinstance(driven.run(c.AddDocuments("busy", (NewDocument("meanwhile"),))), GibramError)
+        health = driven.run(c.GetHealth())
+        if isinstance(answer, GibramError):
+            assert health.components["snapshot_failures"] == "1"  # type: ignore[union-attr]
+            assert health.components["durable_state"] == "degraded"  # type: ignore[union-attr]
+            assert "No space left" in health.components["durable_state_reason"]  # type: ignore[union-attr]
+        driven.disk.forgive()
+        assert not isinstance(driven.run(c.Checkpoint()), GibramError)
+        assert driven.run(c.GetHealth()).components["durable_state"] == "serving"  # type: ignore[union-attr]
+        digest = driven.digest()
+        driven.store.close()
+        again = Driven(driven.disk.after_kill())
+        assert again.digest() == digest
+        again.store.close()
+
+
+def test_generations_and_snapshots_of_any_age_give_the_same_state_or_are_refused_by_name() -> None:
+    """Every combination of what lies there: the newest snapshot with what follows it, never less and never a guess."""
+    driven = prepared()
+    driven.run(c.RotateLog())
+    driven.run(c.AddDocuments("still", (NewDocument("d9"),)))
+    digest = driven.digest()
+    driven.store.close()
+    disk = driven.disk.after_kill()
+    logs = [path for _, path in wal.list_logs(disk, LOGS)]
+    snapshots = [path for _, path in snapshot.list_snapshots(disk, SNAPSHOTS)]
+    assert (len(logs), len(snapshots)) == (3, 2) or len(logs) > 3
+    contents = {path: disk.read(path) for path in (*logs, *snapshots)}
+    cuts = {path: snapshot.read_manifest(disk, path)[0].cut for path in snapshots}
+    same = refused = older = 0
+    for chosen in range(2 ** len(contents)):
+        present = {path for index, path in enumerate(contents) if chosen >> index & 1}
+        for path, content in contents.items():
+            if path in present:
+                disk.put(path, content)
+            elif disk.exists(path):
+                disk.unlink(path)
+        try:
+            again = Driven(disk)
+        except FatalError:
+            refused += 1
+            continue
+        found = again.digest()
+        again.store.close()
+        newest = max((cuts[path].generation for path in present & set(snapshots)), default=0)
+        there = [generation for generation, path in wal.list_logs(disk, LOGS) if path in present]
+        behind = [generation for generation in there if generation >= newest]
+        assert found == driven.ends[max(behind, default=newest)], (
+            f"all that lies there, and not a record less: {present}"
+        )
+        same += found == digest
+        older += found != digest
+        for path in [path for _, path in wal.list_logs(disk, LOGS) if path not in contents]:
+            disk.unlink(path)  # the generation that a start on a snapshot alone has made
+    assert same >= 2
+    assert refused > older > 0

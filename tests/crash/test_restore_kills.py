@@ -1,0 +1,173 @@
+"""A restore, ended at every change it makes to the disk: the start gives the old state or the new one, never a mixture."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from pathlib import Path
+
+import pytest
+from support.faulty_disk import Stopped
+from support.owned_store import FakeClock
+
+from gibramdb import NewDocument, NewEntity
+from gibramdb.config import Config, load_config
+from gibramdb.core.digest import state_digest
+from gibramdb.database.database import Answer
+from gibramdb.database.opening import OpenStore, open_store
+from gibramdb.errors import GibramError
+from gibramdb.model import commands as c
+from gibramdb.model.results import BackupStatus
+from gibramdb.storage.files import OsFileSystem
+
+
+class StoppingDisk(OsFileSystem):
+    """The real disk, until the process dies at the k-th change, counted from `stop_at`."""
+
+    def __init__(self) -> None:
+        self.changes = 0
+        self.stop_at: int | None = None
+        self._locks: list[int] = []
+
+    @property
+    def is_stopped(self) -> bool:
+        return self.stop_at is not None and self.changes >= self.stop_at
+
+    def _change(self) -> None:
+        self.changes += 1
+        if self.is_stopped:
+            raise Stopped
+
+    def open_write(self, path: Path, *, create: bool = False) -> int:
+        self._change()
+        return super().open_write(path, create=create)
+
+    def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+        self._change()
+        super().pwrite(fd, data, offset)
+
+    def fdatasync(self, fd: int) -> None:
+        self._change()
+        super().fdatasync(fd)
+
+    def fsync(self, fd: int) -> None:
+        self._change()
+        super().fsync(fd)
+
+    def allocate(self, fd: int, offset: int, length: int) -> None:
+        self._change()
+        super().allocate(fd, offset, length)
+
+    def replace(self, source: Path, target: Path) -> None:
+        self._change()
+        super().replace(source, target)
+
+    def unlink(self, path: Path) -> None:
+        self._change()
+        super().unlink(path)
+
+    def lock_exclusive(self, path: Path) -> int:
+        self._locks.append(super().lock_exclusive(path))
+        return self._locks[-1]
+
+    def die(self) -> None:
+        """What the kernel does with the locks of a dead process."""
+        for fd in self._locks:
+            os.close(fd)
+
+
+class Driven:
+    def __init__(self, config: Config) -> None:
+        self.disk = StoppingDisk()
+        self._posted: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self.store: OpenStore = open_store(config, FakeClock(), self._posted.put, self.disk)
+
+    def run(self, command: c.Command) -> Answer | None:
+        answers: list[Answer] = []
+        self.store.database.submit(command, answers.append)
+        while not answers and self.turn():
+            pass
+        return answers[0] if answers else None
+
+    def turn(self) -> bool:
+        """One call of another thread; False once the process has died."""
+        try:
+            call = self._posted.get(timeout=0.02)
+        except queue.Empty:
+            return not self.disk.is_stopped
+        assert callable(call)
+        call()
+        return True
+
+    def restore(self, path: str) -> BackupStatus | None:
+        """How it ended; None if the process died first."""
+        if self.run(c.Restore(path)) is None:
+            return None
+        while True:
+            status = self.run(c.GetBackupStatus())
+            if not isinstance(status, BackupStatus):
+                return None
+            if not status.in_progress:
+                return status
+            if not self.turn():
+                return None
+
+    def digest(self) -> str:
+        return state_digest(self.store.database.state.sessions.values())[0]
+
+
+@pytest.fixture(autouse=True)
+def quiet_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if arguments.exc_type is not Stopped:
+            threading.__excepthook__(arguments)
+
+    monkeypatch.setattr(threading, "excepthook", hook)
+
+
+def prepared(directory: Path) -> tuple[Config, Driven, str, str]:
+    """A store with a copy of an earlier state; the digests of that state and of the present one."""
+    config = load_config(
+        None,
+        flags={"server.data_dir": str(directory), "session_store.mode": "durable", "server.vector_dim": "3"},
+    )
+    driven = Driven(config)
+    driven.run(c.AddEntities("s", tuple(NewEntity(f"e{n}", f"e{n}", embedding=[1.0, 2.0, 3.0]) for n in range(20))))
+    assert not isinstance(driven.run(c.Save("copy.gibram")), GibramError)
+    copied = driven.digest()
+    driven.run(c.AddDocuments("s", (NewDocument("later"),)))
+    driven.run(c.AddDocuments("t", (NewDocument("later"),)))
+    return config, driven, copied, driven.digest()
+
+
+def test_a_restore_ended_anywhere_gives_the_old_state_or_the_new(tmp_path: Path) -> None:
+    _, driven, copied, _ = prepared(tmp_path / "whole")
+    changes = driven.disk.changes
+    status = driven.restore("copy.gibram")
+    assert status is not None
+    assert status.error == ""
+    assert driven.digest() == copied
+    driven.store.close()
+    steps = driven.disk.changes - changes
+    assert steps > 15
+    found_old = found_new = 0
+    for step in range(1, steps + 1):
+        config, driven, copied, before = prepared(tmp_path / f"at {step}")
+        driven.disk.stop_at = driven.disk.changes + step
+        driven.restore("copy.gibram")
+        driven.disk.die()
+        again = Driven(config)
+        found = again.digest()
+        assert found in (before, copied), f"step {step} of {steps}: a mixture"
+        found_old += found == before
+        found_new += found == copied
+        assert not isinstance(again.run(c.AddDocuments("u", (NewDocument("goes on"),))), GibramError)
+        assert not isinstance(again.run(c.Checkpoint()), GibramError)
+        after = again.digest()
+        again.store.close()
+        third = Driven(config)
+        assert third.digest() == after
+        third.store.close()
+    assert found_old > 10
+    assert found_new >= 1
