@@ -266,7 +266,7 @@ def test_a_directory_of_gibram_is_not_taken(tmp_path: Path) -> None:
     log.parent.mkdir(parents=True)
     log.write_text('{"format":"gibram-session-wal","version":1,"generation":1}\n')
     before = tree_hash(tmp_path / "data")
-    with pytest.raises(RefusedError, match=r"GibRAM 0\.3\.0"):
+    with pytest.raises(RefusedError, match=r"GibRAM 0\.3\.0; next: `gibramdb import-gibram"):
         Server(tmp_path / "data").kill()
     assert tree_hash(tmp_path / "data") == before
 

@@ -62,6 +62,7 @@ def _program() -> typer.Typer:
     import typer
 
     from gibramdb.cli.check_config import check_config
+    from gibramdb.cli.import_gibram import import_gibram
     from gibramdb.cli.index import index
     from gibramdb.cli.query import query
     from gibramdb.cli.serve import serve
@@ -85,6 +86,7 @@ def _program() -> typer.Typer:
     program.command("check-config")(check_config)
     program.command("index")(index)
     program.command("query")(query)
+    program.command("import-gibram")(import_gibram)
     program.add_typer(store, name="store")
     program.command("version")(version)
     return program

@@ -26,7 +26,7 @@ from gibramdb.database.recovery import Recovered, recover
 from gibramdb.database.snapshots import Snapshots, Triggers
 from gibramdb.errors import ConfigError, IncompatibleStoreError, MissingStoreError, StorageError
 from gibramdb.model.ids import NO_LSN, Generation
-from gibramdb.storage import identity, wal
+from gibramdb.storage import gibram, identity, wal
 from gibramdb.storage.files import FileSystem, OsFileSystem, publish
 from gibramdb.storage.identity import Directories, Locks
 from gibramdb.storage.wal import BasedOnSnapshot, FirstLog, LogHeader, LogWriter
@@ -212,6 +212,11 @@ def _first_start(config: Config, fs: FileSystem, directories: Directories, locks
         raise MissingStoreError(
             f"{directories.data}: session_store.require_existing is true and there is no store here; is the volume "
             "mounted? For a first start set it to false"
+        )
+    if gibram.looks_like_gibram(directories.data):
+        raise MissingStoreError(
+            f"{directories.data}: expected a store of gibramdb or an empty directory, found files of GibRAM 0.3.0; "
+            "next: `gibramdb import-gibram OLD_DATA_DIR --into NEW_DATA_DIR` makes a store of them"
         )
     for (role, directory), own in zip(
         directories.by_role(), ((), (wal.log_path(directories.wal, Generation(1)).name,), ()), strict=True

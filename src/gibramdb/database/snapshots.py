@@ -121,6 +121,7 @@ class _Job:
         self.kind = kind
         self.path = path
         self.finishes: list[Finish] = []
+        self.load: Callable[[], tuple[StoreState, int]] | None = None  # of a restore: the state, and its dimension
 
 
 class _StoppingError(Exception):
@@ -218,6 +219,17 @@ class Snapshots:
                 self._in_thread(partial(self._truncate, target_lsn, finish))
         return None
 
+    def take_in(self, state: StoreState, vector_dim: int, finish: Finish) -> None:
+        """Put a state that was built elsewhere in the place of everything, as a restore does.
+
+        `vector_dim` is 0 if it holds no vector. All LSNs in it must be ones that this store has released.
+        """
+        job = _Job("restore", None)
+        job.load = lambda: (state, vector_dim)
+        job.finishes.append(finish)
+        self._waiting.append(job)
+        self._begin_next()
+
     def facts(self) -> SnapshotFacts:
         """Figures for health."""
         newest = self._newest
@@ -291,7 +303,10 @@ class Snapshots:
             self._progress_percent, self._error = 0, ""
         self.due_lsn = NEVER_LSN
         if job.kind == "restore":
-            self._in_thread(partial(self._restore, job, self._owner.state.last_lsn))
+            if job.load is None:
+                assert job.path is not None
+                job.load = partial(self._load, job.path, self._owner.state.last_lsn)
+            self._in_thread(partial(self._restore, job, job.load))
         else:
             self._cut(job)
 
@@ -587,12 +602,11 @@ class Snapshots:
 
     # --- restoring ----------------------------------------------------------------------------------------------------
 
-    def _restore(self, job: _Job, lsn: Lsn) -> None:
+    def _restore(self, job: _Job, load: Callable[[], tuple[StoreState, int]]) -> None:
         """On the side: load, verify, write. Then the owner swaps."""
         number = self._number + 1
         try:
-            assert job.path is not None
-            state, vector_dim = self._load(job.path, lsn)
+            state, vector_dim = load()
             created_at_ms = self._clock.now_ms()
             sections: list[Section] = []
             pack_bytes = 0

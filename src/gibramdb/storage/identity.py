@@ -152,7 +152,7 @@ def refuse_foreign_files(fs: FileSystem, directory: Path, own: Sequence[str]) ->
         if name == "session.wal" or name.endswith(".wal"):
             raise MissingStoreError(
                 f"{directory / name}: this looks like the log of GibRAM 0.3.0, which this server does not convert "
-                "in place; next: give gibramdb a directory of its own"
+                "in place; next: `gibramdb import-gibram OLD_DATA_DIR --into NEW_DATA_DIR` makes a store of it"
             )
         if name not in own and not name.endswith(TEMPORARY_SUFFIX):
             raise MissingStoreError(

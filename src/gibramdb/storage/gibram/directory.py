@@ -16,6 +16,7 @@ from gibramdb.storage.gibram.log import Log, open_log, take_records
 from gibramdb.storage.gibram.settled import Mutations, link_order, session_times, weights
 from gibramdb.storage.gibram.snapshot import NAME, Snapshot, SnapshotHead
 from gibramdb.storage.identity import MARKER_NAME
+from gibramdb.storage.snapshot import COPY_MAGIC
 from gibramdb.storage.wal import RECORD_BYTES_MAX
 
 T = TypeVar("T")
@@ -190,7 +191,13 @@ def _is_snapshot(path: Path) -> bool:
 
 def _exports(path: Path) -> list[Path]:
     folders = (path, path / "snapshots")
-    return [folder / name for folder in folders for name in _names(folder) or () if name.endswith(_EXPORT_SUFFIX)]
+    found = [folder / name for folder in folders for name in _names(folder) or () if name.endswith(_EXPORT_SUFFIX)]
+    return [each for each in found if not _is_our_copy(each)]
+
+
+def _is_our_copy(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(COPY_MAGIC)) == COPY_MAGIC
 
 
 def _only(path: Path, found: list[Path]) -> Path | None:
