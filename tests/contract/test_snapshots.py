@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.server import Server
 from support.tree import tree_hash
 
 import gibramdb
@@ -16,10 +17,12 @@ from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewT
 from gibramdb.errors import (
     CorruptSnapshotError,
     FatalError,
+    HaltedError,
     IncompatibleStoreError,
     InvalidArgumentError,
     MissingStoreError,
     NotFoundError,
+    OutcomeUnknownError,
     UnavailableError,
 )
 
@@ -150,6 +153,47 @@ def test_automatic_snapshots_by_size(tmp_path: Path) -> None:
         while int(db.health().components["snapshot_count"]) < 3 and time.monotonic() < until:
             time.sleep(0.02)
         assert int(db.health().components["snapshot_count"]) >= 3
+
+
+def test_automatic_snapshots_by_time(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("session_store:\n  snapshot_interval: 1s\n")
+    with Server(tmp_path / "data", "--config", str(config)) as server, server.connect() as db:
+        db.session("s").add_document("d")
+        until = time.monotonic() + 10
+        while db.health().components["snapshot_count"] == "0" and time.monotonic() < until:
+            time.sleep(0.05)
+        assert db.health().components["snapshot_count"] == "1"
+        time.sleep(2.5)
+        assert db.health().components["snapshot_count"] == "1", "nothing has changed"
+        db.session("s").add_document("e")
+        until = time.monotonic() + 10
+        while db.health().components["snapshot_count"] == "1" and time.monotonic() < until:
+            time.sleep(0.05)
+        assert db.health().components["snapshot_count"] == "2"
+
+
+def test_a_change_that_can_not_be_applied_halts_the_store(
+    db: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db.session("s").add_document("kept")
+    with monkeypatch.context() as broken:
+
+        def fail(*arguments: object) -> None:
+            raise ZeroDivisionError("provoked")
+
+        broken.setattr("gibramdb.database.database.apply", fail)
+        with pytest.raises(OutcomeUnknownError, match="provoked"):
+            db.session("s").add_document("not applied")
+    health = db.health()
+    assert (health.status, health.components["durable_state"]) == ("error", "unhealthy")
+    assert "internal apply failure" in health.components["durable_state_reason"]
+    for refused in (db.sessions, db.info, db.checkpoint, db.save, lambda: db.session("s").add_document("x")):
+        with pytest.raises(HaltedError):
+            refused()
+    db.close()
+    with gibramdb.open(tmp_path / "data", vector_dim=4) as again:
+        assert [each.external_id for each in again.session("s").documents()] == ["kept"]
 
 
 def open_in(tmp_path: Path, durable: bool) -> Store:

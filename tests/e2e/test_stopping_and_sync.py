@@ -207,6 +207,7 @@ def test_a_full_disk_refuses_writes_answers_reads_and_recovers_by_itself(small_d
     filler = small_disk / "filler"
     text = "x" * 20_000
     with Server(small_disk / "data") as server, server.connect() as store:
+        assert "lies on tmpfs" in store.health().components["warnings"]
         session = store.session("s")
         session.add_entity("first", "first", "", text)
         filler.write_bytes(bytes(500_000))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Annotated
 
 import typer
@@ -36,6 +37,65 @@ def verify(config: flags.ConfigFile = None, data: flags.Data = None, dim: flags.
     ):
         table.add_row(name, value)
     Console(highlight=False, soft_wrap=True).print(table)
+
+
+@app.command()
+def inspect(config: flags.ConfigFile = None, data: flags.Data = None) -> None:
+    """List snapshots and log generations, each read and checked by itself. Exit code 65 if any is damaged."""
+    settings = flags.config_from(config, insecure=False, data=data, mode="durable")
+    from gibramdb.database.repair import inspect as inspect_store
+
+    snapshots, logs = inspect_store(settings)
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table("snapshot", "created (UTC)", "cut LSN", "sessions", "objects", box=None)
+    for each in snapshots:
+        created = dt.datetime.fromtimestamp(each.created_at_ms / 1000, dt.UTC)
+        when = f"{created:%Y-%m-%d %H:%M:%S}" if each.created_at_ms else ""
+        row = (f"{each.cut_lsn:,}", f"{each.sessions:,}", f"{each.objects:,}")
+        table.add_row(each.path.name, when, *(("", "", "damaged") if each.error else row))
+    console.print(table)
+    table = Table("log", "from LSN", "to LSN", "records", box=None)
+    for log in logs:
+        table.add_row(log.path.name, f"{log.base_lsn:,}", f"{log.end_lsn:,}", f"{log.records:,}")
+    console.print(table)
+    errors = [each.error for each in snapshots if each.error] + [each.error for each in logs if each.error]
+    for error in errors:
+        console.print(error)
+    if errors:
+        raise typer.Exit(65)
+
+
+@app.command()
+def repair(
+    config: flags.ConfigFile = None,
+    data: flags.Data = None,
+    dim: flags.Dim = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without this, only say what it would mean.")] = False,
+) -> None:
+    """Make a store start that does not; say first what would be lost. What is taken out is kept in a folder."""
+    settings = flags.config_from(config, insecure=False, data=data, dim=dim, mode="durable")
+    from gibramdb.database.repair import propose
+    from gibramdb.database.repair import repair as repair_store
+
+    console = Console(highlight=False, soft_wrap=True)
+    proposal = propose(settings)
+    if proposal is None:
+        console.print("Nothing is wrong with this store: it starts.")
+        return
+    table = Table(show_header=False, box=None)
+    table.add_row("wrong", proposal.why)
+    table.add_row("kept", proposal.keeps)
+    table.add_row("lost", proposal.loses)
+    for path in proposal.set_aside:
+        table.add_row("set aside", str(path))
+    if proposal.cut is not None:
+        table.add_row("cut", f"{proposal.cut[0]} after {proposal.cut[1]:,} bytes; the whole file is set aside first")
+    console.print(table)
+    if not yes:
+        console.print("Nothing has been changed. To do this, run the same command with --yes.")
+        return
+    aside, digest = repair_store(settings)
+    console.print(f"Done; what was taken out lies in {aside}. State digest: {digest}")
 
 
 @app.command()

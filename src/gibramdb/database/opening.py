@@ -34,6 +34,7 @@ from gibramdb.storage.wal import BasedOnSnapshot, FirstLog, LogHeader, LogWriter
 log = logging.getLogger(__name__)
 
 REPORT_NAME = "recovery-report.json"
+SCRATCH_FILE_SYSTEMS = {"tmpfs", "ramfs", "overlay"}
 
 
 class OpenStore:
@@ -131,6 +132,7 @@ def directories_of(config: Config) -> Directories:
 def _open_durable(config: Config, limits: Limits, clock: Clock, post: Post, fs: FileSystem) -> OpenStore:
     began_ms = clock.steady_ms()
     directories = directories_of(config)
+    config = msgspec.structs.replace(config, warnings=(*config.warnings, *_scratch_warnings(directories)))
     locks = Locks(fs)
     _LOCKS.add(locks)
     try:
@@ -190,6 +192,28 @@ def _open_durable(config: Config, limits: Limits, clock: Clock, post: Post, fs: 
         is_covered=recovered.snapshot is not None and recovered.records == 0,
     )
     return OpenStore(database, locks)
+
+
+def _scratch_warnings(directories: Directories) -> list[str]:
+    """A directory on storage that does not outlive its machine or container, as the kernel tells it."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return []  # not Linux: nobody to ask
+    kinds: dict[str, str] = {}
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        kinds[before.split()[4]] = after.split()[0]  # id, parent, device, root, mount point; behind the dash: type
+    warnings = []
+    for role, directory in directories.by_role():
+        mount = next((str(each) for each in (directory, *directory.parents) if str(each) in kinds), "")
+        kind = kinds.get(mount, "")
+        if kind in SCRATCH_FILE_SYSTEMS:
+            warnings.append(
+                f"The {role} directory {directory} lies on {kind}, which does not outlive this machine or container: "
+                "put it on persistent storage."
+            )
+    return warnings
 
 
 def _writer(fs: FileSystem, directories: Directories, recovered: Recovered, store_id: bytes, clock: Clock) -> LogWriter:

@@ -72,8 +72,17 @@ class Plan(msgspec.Struct, frozen=True):
     unfinished: int | None
 
 
-def recover(fs: FileSystem, directories: Directories, store_id: bytes, vector_dim: int) -> Recovered:
+def recover(
+    fs: FileSystem, directories: Directories, store_id: bytes, vector_dim: int, newest: int | None = None
+) -> Recovered:
     """Load the newest snapshot, if there is one, and replay the log behind its cut.
+
+    Args:
+        fs: the disk.
+        directories: where the store lies.
+        store_id: whose files they must be.
+        vector_dim: what its embeddings must have.
+        newest: snapshots with a higher number are passed over, as if they were not there; a start passes over none.
 
     Raises:
         CorruptSnapshotError, CorruptLogError: what lies there is damaged, or does not join.
@@ -89,7 +98,9 @@ def recover(fs: FileSystem, directories: Directories, store_id: bytes, vector_di
                 f"{directory}: the directory can not be synced: {error.strerror}; next: check the disk"
             ) from error
     state = StoreState(vector_dim)
-    snapshots = snapshot.list_snapshots(fs, directories.snapshots)
+    snapshots = [
+        each for each in snapshot.list_snapshots(fs, directories.snapshots) if newest is None or each[0] <= newest
+    ]
     manifest, checksum = _newest(fs, snapshots, store_id, vector_dim)
     logs = wal.list_logs(fs, directories.wal)
     headers = [wal.read_header(fs, path) for _, path in logs]

@@ -140,7 +140,7 @@ async def _serve(config: Config) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    for warning in config.warnings:
+    for warning in store.database.facts.warnings:
         log.warning(warning)
     # What was recovered stays: the collector need not walk millions of records again and again.
     gc.collect()

@@ -196,6 +196,8 @@ def _exports(path: Path) -> list[Path]:
 
 
 def _is_our_copy(path: Path) -> bool:
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
         return file.read(len(COPY_MAGIC)) == COPY_MAGIC
 
