@@ -97,6 +97,7 @@ class SessionStoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
     snapshot_interval_ms: int
     snapshot_wal_size_bytes: int
     snapshot_retention_count: int
+    snapshot_on_stop: bool
     require_existing: bool
 
 
@@ -363,6 +364,8 @@ SETTINGS: tuple[Setting, ...] = (
             "Takes a snapshot so that the log behind the newest stays below this many bytes, 0 for never."),
     Setting("session_store.snapshot_retention_count", "snapshot_retention_count", _between(1), "3",
             "How many snapshots are kept, each with the log from its cut on."),
+    Setting("session_store.snapshot_on_stop", "snapshot_on_stop", _TRUTH, "false",
+            "Takes a snapshot before a clean stop, which then takes as long as that; the next start replays nothing."),
     Setting("session_store.require_existing", "require_existing", _TRUTH, "false",
             "Refuses a first start, because a volume that is not mounted looks like one."),
     Setting("tls.cert_file", "cert_file", _PATH_OR_EMPTY, "",

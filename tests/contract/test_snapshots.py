@@ -173,6 +173,17 @@ def test_automatic_snapshots_by_time(tmp_path: Path) -> None:
         assert db.health().components["snapshot_count"] == "2"
 
 
+def test_a_snapshot_before_a_clean_stop_on_request(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("session_store:\n  snapshot_on_stop: true\n")
+    with Server(tmp_path / "data", "--config", str(config)) as server, server.connect() as db:
+        db.session("s").add_document("d")
+        server.stop()
+    with Server(tmp_path / "data") as server, server.connect() as db:
+        assert db.health().components["recovery_records_replayed"] == "0"
+        assert db.session("s").info().document_count == 1
+
+
 def test_a_change_that_can_not_be_applied_halts_the_store(
     db: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

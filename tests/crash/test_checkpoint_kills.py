@@ -181,3 +181,12 @@ def test_generations_and_snapshots_of_any_age_give_the_same_state_or_are_refused
             disk.unlink(path)  # the generation that a start on a snapshot alone has made
     assert same >= 2
     assert refused > older > 0
+
+
+def test_a_disk_that_is_nearly_full_is_told_while_everything_is_still_taken() -> None:
+    driven = Driven(FaultyDisk(ROOT, free_bytes=40_000_000))
+    assert not isinstance(driven.run(c.AddDocuments("s", (NewDocument("d"),))), GibramError)
+    health = driven.run(c.GetHealth())
+    assert health.components["durable_state"] == "degraded"  # type: ignore[union-attr]
+    assert "nearly full" in health.components["durable_state_reason"]  # type: ignore[union-attr]
+    driven.store.close()

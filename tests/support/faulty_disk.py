@@ -261,6 +261,10 @@ class FaultyDisk:
         self._grow(size_bytes - len(file.content))
         file.resize(size_bytes)
 
+    def room(self, fd: int) -> tuple[int, int]:
+        self._begin("room", self._open[fd][0])
+        return (2**40, 2**41) if self.free_bytes is None else (self.free_bytes, 2**41)
+
     def drop_cache(self, fd: int) -> None:
         self._begin("drop_cache", self._open[fd][0])
         self._open[fd][1].forget_cache()

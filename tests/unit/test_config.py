@@ -48,6 +48,7 @@ WRITTEN = [
     ("session_store.snapshot_interval", "1h30m", 5_400_000),
     ("session_store.snapshot_wal_size_bytes", "67108864", 67_108_864),
     ("session_store.snapshot_retention_count", "5", 5),
+    ("session_store.snapshot_on_stop", "true", True),
     ("session_store.require_existing", "true", True),
     ("tls.cert_file", "", ""),
     ("tls.key_file", "", ""),

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 PRESSURE_WARNING = 0.75
 PRESSURE_CRITICAL = 0.90
+DISK_FREE_BYTES_LOW = 64 * 1024 * 1024
+DISK_FREE_SHARE_LOW = 0.10
+"""Nearly full is below both: eight times what the log reserves ahead is time to do something."""
 
 
 def report(
@@ -36,6 +39,10 @@ def report(
         reasons.append(f"a session uses much of its memory quota ({pressure})")
     if journal.disk_full:
         reasons.append("the log can not grow: its disk is full")
+    is_low = 0 <= journal.disk_free_bytes < min(DISK_FREE_BYTES_LOW, journal.disk_bytes * DISK_FREE_SHARE_LOW)
+    is_nearly_full = is_low and not journal.disk_full
+    if is_nearly_full:
+        reasons.append(f"the log's disk is nearly full: {journal.disk_free_bytes} bytes are free")
     if snapshots.error:
         reasons.append(f"the last snapshot failed, the log is kept meanwhile: {snapshots.error}")
     if state.expiry_paused:
@@ -43,7 +50,7 @@ def report(
     is_durable = facts.mode == "durable"
     if failure is not None:
         durable_state = "unhealthy"
-    elif is_durable and (pressure != "ok" or journal.disk_full or snapshots.error):
+    elif is_durable and (pressure != "ok" or journal.disk_full or is_nearly_full or snapshots.error):
         durable_state = "degraded"
     else:
         durable_state = "serving"
@@ -77,6 +84,7 @@ def report(
         "wal_path": journal.path,
         "wal_pending_bytes": str(journal.pending_bytes),
         "wal_reserved_bytes": str(journal.reserved_bytes),
+        "disk_free_bytes": str(journal.disk_free_bytes),
         "wal_sync_count": str(journal.sync_count),
         "wal_last_sync_age_ms": str(journal.last_sync_age_ms),
         "wal_last_sync_duration_ms": str(journal.last_sync_duration_ms),

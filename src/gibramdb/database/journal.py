@@ -6,6 +6,7 @@ to what the kernel holds under `periodic` and `never`, to everything in a store 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -65,6 +66,8 @@ class JournalFacts(msgspec.Struct, frozen=True):
     sync_count: int = 0
     path: str = ""
     disk_full: bool = False
+    disk_free_bytes: int = -1
+    disk_bytes: int = -1
 
 
 class Journal(Protocol):
@@ -262,6 +265,7 @@ class WalJournal:
         self._growing = True
         self._in_hand: _Request | None = None  # the log thread's: taken from the queue, not answered yet
         self._disk_full = False
+        self._disk_room = (-1, -1)  # not known yet
         self._unsynced_since_ms = 0
         self._last_sync_ms = clock.steady_ms()
         self._last_sync_duration_ms = 0
@@ -349,6 +353,8 @@ class WalJournal:
             sync_count=self._sync_count,
             path=str(self._writer.path),
             disk_full=self._disk_full,
+            disk_free_bytes=self._disk_room[0],
+            disk_bytes=self._disk_room[1],
         )
 
     def close(self) -> None:
@@ -511,6 +517,8 @@ class WalJournal:
                 "free space on its disk, writes are then accepted again by themselves"
             )
         self._disk_full = refusal is not None
+        with contextlib.suppress(OSError):  # for health only
+            self._disk_room = self._writer.room()
         self._reserved_lsn = int(self._writer.reserved_lsn)
         if request.answer is not None:
             self._growing = False

@@ -20,9 +20,10 @@ from threadpoolctl import threadpool_limits
 
 from gibramdb.clock import SystemClock
 from gibramdb.config import Config
-from gibramdb.database.database import Database
+from gibramdb.database.database import Answer, Database
 from gibramdb.database.opening import OpenStore, open_store
-from gibramdb.errors import StorageError
+from gibramdb.errors import GibramError, StorageError
+from gibramdb.model.commands import Checkpoint
 from gibramdb.server.connection import Connection
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Server:
         self.database: Database = store.database
         self.frame_bytes_max = config.security.frame_bytes_max
         self._store = store
+        self._snapshot_on_stop = config.session_store.mode == "durable" and config.session_store.snapshot_on_stop
         self._connections_per_ip_max = config.security.connections_per_ip_max
         self._connections: set[Connection] = set()
         self._per_peer: Counter[str] = Counter()
@@ -79,6 +81,8 @@ class Server:
         self._is_stopping = True
         for connection in list(self._connections):
             connection.leave()
+        if self._snapshot_on_stop:
+            await self._take_snapshot()
         self._store.close()
         if self._connections:
             self._all_gone = asyncio.Event()
@@ -87,6 +91,13 @@ class Server:
             except TimeoutError:
                 for connection in list(self._connections):
                     connection.abort()
+
+    async def _take_snapshot(self) -> None:
+        taken: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.database.submit(Checkpoint(), taken.set_result)
+        answer = await taken
+        if isinstance(answer, GibramError):
+            log.warning("no snapshot before the stop, the log has everything: %s", answer)
 
 
 def serve(config: Config) -> None:

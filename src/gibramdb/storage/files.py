@@ -69,6 +69,10 @@ class FileSystem(Protocol):
         """Cuts the file; room reserved behind the cut is gone."""
         ...
 
+    def room(self, fd: int) -> tuple[int, int]:
+        """Bytes that the file's disk still has for this user, and that it has in all."""
+        ...
+
     def drop_cache(self, fd: int) -> None:
         """Asks that the next read come from the disk. A wish: the system may ignore it."""
         ...
@@ -177,6 +181,11 @@ class OsFileSystem:
     def truncate(self, fd: int, size_bytes: int) -> None:
         """See FileSystem."""
         os.ftruncate(fd, size_bytes)
+
+    def room(self, fd: int) -> tuple[int, int]:
+        """See FileSystem."""
+        figures = os.statvfs(fd)
+        return figures.f_bavail * figures.f_frsize, figures.f_blocks * figures.f_frsize
 
     def drop_cache(self, fd: int) -> None:
         """See FileSystem."""

@@ -719,6 +719,10 @@ class LogWriter:
                 self._reserved_lsn = Lsn(self._end_lsn + ahead)
                 return
 
+    def room(self) -> tuple[int, int]:
+        """Bytes that the log's disk still has, and that it has in all. Raises OSError."""
+        return self._fs.room(self._fd)
+
     def discard_tail(self, offset_bytes: int) -> None:
         """Puts the torn bytes aside in a file of their own, durably, and cuts the log where it ends.
 
