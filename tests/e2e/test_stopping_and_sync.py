@@ -19,7 +19,14 @@ from support.strace import needs_strace, strace
 
 import gibramdb
 from gibramdb import NewEntity
-from gibramdb.errors import AlreadyExistsError, DiskFullError, HaltedError, OutcomeUnknownError, UnavailableError
+from gibramdb.errors import (
+    AlreadyExistsError,
+    ConnectionFailedError,
+    DiskFullError,
+    HaltedError,
+    OutcomeUnknownError,
+    UnavailableError,
+)
 from gibramdb.model.commands import GetTextUnits
 from gibramdb.wire.codec import encode_command
 
@@ -299,6 +306,50 @@ def test_a_stop_asked_for_during_recovery_is_not_kept_waiting(tmp_path: Path, nu
     assert log.read_bytes() == before
     with Server(tmp_path / "data") as server, server.connect() as store:
         assert store.session("s").info().textunit_count == 30
+
+
+def is_answered(port: int) -> bool:
+    try:
+        gibramdb.connect(f"gibram://127.0.0.1:{port}").close()
+    except ConnectionFailedError:
+        return False
+    return True
+
+
+@needs_strace
+def test_health_says_that_it_starts_while_it_recovers_and_nothing_else_is_answered(tmp_path: Path) -> None:
+    with Server(tmp_path / "data") as server, server.connect() as store:
+        session = store.session("s")
+        session.add_document("d")
+        for index in range(10):
+            session.add_textunit(f"t{index}", 1, "x" * 1_000_000)
+        fields = set(store.health().components)
+        server.stop()
+    log = next((tmp_path / "data" / "session_wal").glob("wal-*.log"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    slow_disk = strace("inject=pread64:delay_enter=300000", trace="pread64")
+    line = [*slow_disk, "-P", str(log), *command(tmp_path / "data", "--addr", f"127.0.0.1:{port}")]
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 20
+        while not is_answered(port):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        with gibramdb.connect(f"gibram://127.0.0.1:{port}") as store:
+            health = store.health()
+            assert set(health.components) == fields
+            assert health.components["durable_state"] == "starting"
+            with pytest.raises(UnavailableError, match="starting"):
+                store.session("s").info()
+            while store.health().components["durable_state"] == "starting":
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            assert store.session("s").info().textunit_count == 10
+    finally:
+        subprocess.run(["pkill", "-KILL", "-P", str(process.pid)], check=False)
+        process.kill()
+        process.wait(5)
 
 
 @needs_strace

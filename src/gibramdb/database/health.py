@@ -105,6 +105,13 @@ def report(
     return Health(status, components)
 
 
+def starting(facts: Facts, now_ms: int) -> Health:
+    """The same fields while the store recovers, before there is anything to tell."""
+    report_ = report(StoreState(1), JournalFacts(), SnapshotFacts(), facts, 0, None, now_ms)
+    told = {"durable_state": "starting", "durable_state_reason": "the store recovers; nothing else is answered yet"}
+    return Health("degraded", report_.components | told)
+
+
 def resource_pressure(state: StoreState, session_memory_bytes_max: int) -> str:
     """The worst session's use of its quota: ok, warning from 0.75, critical from 0.90."""
     if not session_memory_bytes_max:

@@ -91,7 +91,7 @@ def open_store(config: Config, clock: Clock, post: Post, fs: FileSystem | None =
     )
     if config.session_store.mode == "ephemeral":
         database = Database(
-            StoreState(config.server.vector_dim), NullJournal(), limits, clock, _facts(config, None, 0), post
+            StoreState(config.server.vector_dim), NullJournal(), limits, clock, facts_of(config, None, 0), post
         )
         fs = fs or OsFileSystem()
         database.snapshots = Snapshots(
@@ -110,7 +110,8 @@ def open_store(config: Config, clock: Clock, post: Post, fs: FileSystem | None =
     return _open_durable(config, limits, clock, post, fs or OsFileSystem())
 
 
-def _facts(config: Config, recovered: Recovered | None, duration_ms: int) -> Facts:
+def facts_of(config: Config, recovered: Recovered | None = None, duration_ms: int = 0) -> Facts:
+    """What INFO and HEALTH tell of the configuration and of the start."""
     return Facts(
         version("gibramdb"),
         config.session_store.mode,
@@ -177,7 +178,7 @@ def _open_durable(config: Config, limits: Limits, clock: Clock, post: Post, fs: 
         on_progress,
         on_rest,
     )
-    database = Database(recovered.state, journal, limits, clock, _facts(config, recovered, duration_ms), post)
+    database = Database(recovered.state, journal, limits, clock, facts_of(config, recovered, duration_ms), post)
     store = config.session_store
     database.snapshots = Snapshots(
         database,

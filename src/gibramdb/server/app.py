@@ -1,6 +1,6 @@
 """The server: puts the parts together, starts and stops them in order.
 
-start   open the store (recovery) -> listen
+start   listen, answer PING and HEALTH -> open the store (recovery) -> answer everything
 stop    stop listening -> take no more requests -> make durable what was accepted -> answer it -> close
 """
 
@@ -12,18 +12,22 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 from threadpoolctl import threadpool_limits
 
 from gibramdb.clock import SystemClock
 from gibramdb.config import Config
+from gibramdb.database import health
 from gibramdb.database.database import Answer, Database
-from gibramdb.database.opening import OpenStore, open_store
-from gibramdb.errors import GibramError, StorageError
-from gibramdb.model.commands import Checkpoint
+from gibramdb.database.opening import OpenStore, facts_of, open_store
+from gibramdb.errors import CallerError, GibramError, StorageError, UnavailableError
+from gibramdb.model.commands import Checkpoint, Command, GetHealth, Ping
+from gibramdb.model.results import Pong
 from gibramdb.server.connection import Connection
 
 log = logging.getLogger(__name__)
@@ -35,13 +39,41 @@ SWITCH_INTERVAL_S = 0.0005
 BACKLOG_CONNECTIONS = 1024
 
 
+class _Recovering:
+    """Stands where the store will be, while it recovers: PING and HEALTH are answered, everything else is refused."""
+
+    def __init__(self, config: Config) -> None:
+        self._facts = facts_of(config)
+
+    def submit(self, command: Command, done: Callable[[Answer], None]) -> bool:
+        """As Database."""
+        done(self._answer(command))
+        return True
+
+    def submit_batch(self, items: Sequence[Command | CallerError], done: Callable[[list[Answer]], None]) -> None:
+        """As Database."""
+        answers: list[Answer] = []
+        for item in items:
+            answers.append(item if isinstance(item, CallerError) else self._answer(item))
+            if isinstance(answers[-1], GibramError):
+                break
+        done(answers)
+
+    def _answer(self, command: Command) -> Answer:
+        if isinstance(command, Ping):
+            return Pong()
+        if isinstance(command, GetHealth):
+            return health.starting(self._facts, SystemClock().now_ms())
+        return UnavailableError("the store is starting: it recovers, try again in a moment")
+
+
 class Server:
     """A store and those who are connected to it. Runs on one event loop, which owns the store."""
 
-    def __init__(self, config: Config, store: OpenStore) -> None:
-        self.database: Database = store.database
+    def __init__(self, config: Config) -> None:
+        self.database: Database | _Recovering = _Recovering(config)
         self.frame_bytes_max = config.security.frame_bytes_max
-        self._store = store
+        self._store: OpenStore | None = None
         self._snapshot_on_stop = config.session_store.mode == "durable" and config.session_store.snapshot_on_stop
         self._connections_per_ip_max = config.security.connections_per_ip_max
         self._connections: set[Connection] = set()
@@ -49,6 +81,11 @@ class Server:
         self._last_request_id = 0
         self._is_stopping = False
         self._all_gone: asyncio.Event | None = None  # while stopping
+
+    def begin(self, store: OpenStore) -> None:
+        """The store is open: everything is answered from now on."""
+        self.database = store.database
+        self._store = store
 
     def admit(self, connection: Connection) -> bool:
         """Count a new connection, unless its address has too many or the server stops."""
@@ -81,6 +118,7 @@ class Server:
         self._is_stopping = True
         for connection in list(self._connections):
             connection.leave()
+        assert self._store is not None
         if self._snapshot_on_stop:
             await self._take_snapshot()
         self._store.close()
@@ -126,19 +164,17 @@ async def _serve(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     address = config.server.addr
-    server: Server
+    server = Server(config)
     try:
-        # Taken before anything on disk is touched, listened on only when the store is open.
+        # Before anything on disk is touched. PING and HEALTH are answered from here on.
         listener = await loop.create_server(
-            lambda: Connection(server),
-            address.host or None,
-            address.port,
-            backlog=BACKLOG_CONNECTIONS,
-            start_serving=False,
+            lambda: Connection(server), address.host or None, address.port, backlog=BACKLOG_CONNECTIONS
         )
     except OSError as error:
         raise StorageError(f"server.addr {address}: can not listen there: {error.strerror or error}") from error
-    store = open_store(config, SystemClock(), lambda call: _post(loop, call))
+    opening: asyncio.Future[OpenStore] = loop.create_future()
+    threading.Thread(target=_open, args=(config, loop, opening), name="gibramdb-recovery", daemon=True).start()
+    store = await opening
     stop_asked = asyncio.Event()
 
     def on_signal() -> None:
@@ -156,17 +192,26 @@ async def _serve(config: Config) -> None:
     # What was recovered stays: the collector need not walk millions of records again and again.
     gc.collect()
     gc.freeze()
-    server = Server(config, store)
-    await listener.start_serving()
+    server.begin(store)
     port = listener.sockets[0].getsockname()[1]
     _say_ready(config, port)
-    sweeper = loop.create_task(_sweep(server, config.server.session_cleanup_interval_ms / 1000))
+    sweeper = loop.create_task(_sweep(store.database, config.server.session_cleanup_interval_ms / 1000))
     await stop_asked.wait()
     log.info("stopping")
     listener.close()
     sweeper.cancel()
     await server.stop()
     log.info("stopped")
+
+
+def _open(config: Config, loop: asyncio.AbstractEventLoop, opening: asyncio.Future[OpenStore]) -> None:
+    """In a thread of its own, so that HEALTH is answered meanwhile; from then on the store belongs to the loop."""
+    try:
+        store = open_store(config, SystemClock(), lambda call: _post(loop, call))
+    except BaseException as error:
+        _post(loop, partial(opening.set_exception, error))
+    else:
+        _post(loop, partial(opening.set_result, store))
 
 
 def _post(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
@@ -183,7 +228,7 @@ def _say_ready(config: Config, port: int) -> None:
     log.info("serving", extra=told)
 
 
-async def _sweep(server: Server, every_s: float) -> None:
+async def _sweep(database: Database, every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
-        server.database.expire_sessions()
+        database.expire_sessions()
