@@ -86,7 +86,7 @@ def test_a_damaged_snapshot_costs_nothing_while_an_older_one_and_the_log_are_the
     assert done.returncode == 0, done.stderr
     assert digests[8] in done.stdout
     assert opened(data) == digests[8]
-    assert list(data.glob("set-aside-*/snapshot-*.json"))
+    assert list(data.glob("*/set-aside-*/snapshot-*.json"))
 
 
 def test_a_damaged_log_is_cut_where_it_is_damaged_and_says_what_that_costs(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_damaged_log_is_cut_where_it_is_damaged_and_says_what_that_costs(tmp_p
     assert re.search(r"lost +what was logged behind LSN [0-9]+", said.stdout), said.stdout
     assert run("repair", data, "--yes").returncode == 0
     assert opened(data) == digests[7]
-    (aside,) = data.glob("set-aside-*")
+    (aside,) = data.glob("*/set-aside-*")
     assert len((aside / newest.name).read_bytes()) == len(whole)
 
 
@@ -128,3 +128,39 @@ def test_where_nothing_is_left_it_says_so_and_changes_nothing(tmp_path: Path) ->
     assert refused.returncode == 66
     assert "nothing can be repaired" in refused.stderr
     assert tree_hash(data) == before
+
+
+def test_what_is_no_damage_is_not_repaired(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with gibramdb.open(data, vector_dim=4) as db:
+        db.session("s").add_entity("e", "e", embedding=[1.0] * 4)
+        db.checkpoint()
+        db.session("s").add_document("behind it")
+    before = tree_hash(data)
+    refused = run("repair", data, "--yes")
+    assert refused.returncode == 65
+    assert "dimension 4" in refused.stderr
+    assert tree_hash(data) == before
+
+
+def test_an_older_snapshot_does_not_count_as_lossless_where_the_log_is_shorter_than_a_newer_one(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    made(data)
+    flip(max((data / "session_snapshots").glob("pack-*.bin")), 100)
+    for path in logs(data)[-2:]:
+        path.unlink()
+    said = run("repair", data)
+    assert not re.search(r"lost +nothing", said.stdout), said.stdout
+
+
+def test_a_lost_log_is_accepted_with_the_snapshot(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    digests = made(data)
+    for path in (data / "session_wal").iterdir():
+        path.unlink()
+    said = run("adopt", data)
+    assert "starts from that snapshot" in said.stdout, said.stdout
+    assert run("adopt", data, "--yes").returncode == 0
+    with gibramdb.open(data, vector_dim=3) as db:
+        assert db.digest().sha256 == digests[6]
+        assert "took the snapshot alone" in db.health().components["warnings"]

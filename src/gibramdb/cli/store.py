@@ -95,7 +95,9 @@ def repair(
         console.print("Nothing has been changed. To do this, run the same command with --yes.")
         return
     aside, digest = repair_store(settings)
-    console.print(f"Done; what was taken out lies in {aside}. State digest: {digest}")
+    console.print(
+        f"Done; what was taken out lies in folders named {aside}, beside what is left. State digest: {digest}"
+    )
 
 
 @app.command()

@@ -221,6 +221,9 @@ class Database:
     def _halt(self, error: BaseException) -> None:
         log.critical("applying a change failed, the store is halted", exc_info=error)
         self._halted_because = InternalError(f"internal apply failure: {error!r}")
+        if self.snapshots is not None:
+            # Memory is not what the log says any more: none of it may become a snapshot.
+            self.snapshots.stop(HaltedError(f"durable session store is unhealthy: {self._halted_because}"))
         self.progress()
 
     def _wait_for_room(self, command: Command, payload_bytes: int, finish: Callable[[Answer, Lsn], None]) -> None:
@@ -272,6 +275,9 @@ class Database:
             self.journal.enqueue_marker(always=True)
         held, self._held = self._held or [], None
         for command, finish in held:
+            if state is not None and isinstance(command, commands.ReplaceCommunities):
+                finish(ClosedError("a restore took the place of what communities were computed on"), NO_LSN)
+                continue
             executed = self._start(command, finish)
             if executed is not None:
                 finish(*executed)
@@ -486,7 +492,7 @@ class Database:
         for _, refused in held:
             refused(ClosedError("the store is closed"), NO_LSN)
         if self.snapshots is not None:
-            self.snapshots.close()
+            self.snapshots.stop(ClosedError("the store was closed; the newest snapshot and the log hold everything"))
         try:
             self.journal.close()
         finally:

@@ -469,7 +469,8 @@ class WalJournal:
         old, self._writer = self._writer, successor
         self._reserved_lsn = int(successor.reserved_lsn)
         old.give_back_reserve()
-        old.close()
+        with contextlib.suppress(OSError):  # everything in it is synced; the next generation is what counts
+            old.close()
 
     def _no_room(self, error: OSError) -> DiskFullError:
         return DiskFullError(f"the next generation of the log has no room: {error.strerror} ({self._writer.path})")

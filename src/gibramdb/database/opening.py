@@ -26,7 +26,7 @@ from gibramdb.database.recovery import Recovered, recover
 from gibramdb.database.snapshots import Snapshots, Triggers
 from gibramdb.errors import ConfigError, IncompatibleStoreError, MissingStoreError, StorageError
 from gibramdb.model.ids import NO_LSN, Generation
-from gibramdb.storage import gibram, identity, wal
+from gibramdb.storage import gibram, identity, snapshot, wal
 from gibramdb.storage.files import FileSystem, OsFileSystem, publish
 from gibramdb.storage.identity import Directories, Locks
 from gibramdb.storage.wal import BasedOnSnapshot, FirstLog, LogHeader, LogWriter
@@ -159,6 +159,14 @@ def _open_durable(config: Config, limits: Limits, clock: Clock, post: Post, fs: 
         locks.release()
         raise
     _tell(fs, directories, recovered, store_id, duration_ms)
+    if recovered.last is None:
+        assert recovered.snapshot is not None
+        warning = (
+            f"This start found no log behind snapshot {recovered.snapshot.number}, and took the snapshot alone: what "
+            f"was logged behind LSN {recovered.snapshot.cut.lsn} is not here."
+        )
+        log.warning(warning)
+        config = msgspec.structs.replace(config, warnings=(*config.warnings, warning))
     database: Database | None = None
 
     def on_progress() -> None:
@@ -367,18 +375,29 @@ def adopt(config: Config, fs: FileSystem | None = None, *, accept: bool) -> list
     directories = directories_of(config)
     markers = {role: identity.read_marker(fs, path, role) for role, path in directories.by_role()}
     logs = wal.list_logs(fs, directories.wal) if fs.exists(directories.wal) else []
-    store_id = wal.read_header(fs, logs[-1][1]).store_id if logs else os.urandom(16)
+    snapshots = snapshot.list_snapshots(fs, directories.snapshots) if fs.exists(directories.snapshots) else []
+    if logs:
+        store_id = wal.read_header(fs, logs[-1][1]).store_id
+    elif snapshots:
+        store_id = bytes.fromhex(snapshot.read_manifest(fs, snapshots[-1][1])[0].store_id)
+    else:
+        store_id = os.urandom(16)
     said = []
     for role, path in directories.by_role():
         marker = markers[role]
         if marker is None:
             said.append(f"{path}: its marker is missing and is made anew")
-        elif logs and marker.store_id != store_id.hex():
+        elif (logs or snapshots) and marker.store_id != store_id.hex():
             said.append(f"{path}: its marker names another store than the log ({marker.store_id}) and is made anew")
-    if logs and not said:
+    if (logs or snapshots) and not said:
         raise ConfigError(f"{directories.data}: nothing is missing of this store; `gibramdb serve` says what is wrong")
     if logs:
         said.append(f"{directories.wal}: the log is there ({len(logs)} files); all that it holds is kept")
+    elif snapshots:
+        said.append(
+            f"{directories.wal}: the log is lost, and with it what was logged behind {snapshots[-1][1].name}; the "
+            "store starts from that snapshot"
+        )
     else:
         said.append(
             f"{directories.wal}: the log is lost, and with it ALL data; an empty store begins, with a new identity"
@@ -388,7 +407,7 @@ def adopt(config: Config, fs: FileSystem | None = None, *, accept: bool) -> list
         locks = Locks(fs)
         locks.take(directories)
         try:
-            if not logs:
+            if not logs and not snapshots:
                 header = LogHeader(store_id, Generation(1), NO_LSN, os.urandom(16), SystemClock().now_ms(), FirstLog())
                 LogWriter.create(fs, directories.wal, header).close()
             for role, directory in reversed(directories.by_role()):

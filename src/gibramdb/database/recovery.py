@@ -115,8 +115,10 @@ def recover(
         path, header = logs[index][1], headers[index]
         if tail is not None:
             _check_joint(path, header, headers[index - 1], tail)
-        is_last = position + 1 == len(plan.replayed)
-        proven_lsn = NO_LSN if is_last else headers[index + 1].base_lsn
+        # A generation that a restore began and did not finish proves as much of the one before it as any other.
+        successor = plan.unfinished if position + 1 == len(plan.replayed) else plan.replayed[position + 1]
+        is_last = successor is None
+        proven_lsn = NO_LSN if successor is None else headers[successor].base_lsn
         after = None
         if manifest is not None and header.generation == manifest.cut.generation and manifest.cut.offset:
             after = manifest.cut.offset, manifest.cut.checksum

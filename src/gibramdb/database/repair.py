@@ -6,7 +6,7 @@ In this order, and the first that works is proposed:
     the newest snapshot that can be read, with the log up to its damage
     that snapshot alone
 
-Nothing is thrown away: what is taken out of the store is moved into a folder in the data directory.
+Nothing is thrown away: what is taken out of the store is moved into a folder beside it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gibramdb.config import Config
 from gibramdb.core.digest import state_digest
 from gibramdb.database.opening import directories_of
 from gibramdb.database.recovery import Recovered, recover
-from gibramdb.errors import ConfigError, FatalError, MissingStoreError
+from gibramdb.errors import ConfigError, CorruptLogError, CorruptSnapshotError, FatalError, MissingStoreError
 from gibramdb.storage import identity, snapshot, wal
 from gibramdb.storage.files import FileSystem, OsFileSystem, publish
 from gibramdb.storage.identity import Directories, Locks
@@ -116,8 +116,8 @@ def propose(config: Config, fs: FileSystem | None = None) -> Repair | None:
 def _propose(fs: FileSystem, directories: Directories, store_id: bytes, vector_dim: int) -> Repair | None:
     try:
         recover(fs, directories, store_id, vector_dim)
-    except FatalError as error:
-        refusal = error
+    except (CorruptLogError, CorruptSnapshotError, MissingStoreError) as error:
+        refusal: FatalError = error  # anything else is no damage: a wrong setting, a newer version, the disk
     else:
         return None
     found = snapshot.list_snapshots(fs, directories.snapshots)
@@ -130,11 +130,15 @@ def _propose(fs: FileSystem, directories: Directories, store_id: bytes, vector_d
             continue
         if recovered.last is None:
             continue  # it would be that snapshot alone, without what the log holds since
+        cuts = [_readable_cut(fs, path) for _, path in found[index:]]
+        if any(cut is not None and cut.lsn > recovered.end_lsn for cut in cuts):
+            continue  # the log does not reach as far as a snapshot that would be given up
+        is_proven = None not in cuts
         whence = f"snapshot {older}" if older else "the first record"
         return Repair(
             str(refusal),
             f"{whence} and every generation since, without a gap, up to LSN {recovered.end_lsn}: {_size(recovered)}",
-            "nothing",
+            "nothing" if is_proven else f"nothing, if {recovered.last[0].name} is the newest generation that there was",
             tuple(path for _, path in found[index:]),
             None,
         )
@@ -171,8 +175,8 @@ def _propose(fs: FileSystem, directories: Directories, store_id: bytes, vector_d
     )
 
 
-def repair(config: Config, fs: FileSystem | None = None) -> tuple[Path, str]:
-    """Do what `propose` says. Returns the folder with what was set aside, and the digest of the state that remains.
+def repair(config: Config, fs: FileSystem | None = None) -> tuple[str, str]:
+    """Do what `propose` says. Returns the name of the folders with what was set aside, and the digest of what remains.
 
     Raises:
         ConfigError: nothing is wrong.
@@ -187,9 +191,14 @@ def repair(config: Config, fs: FileSystem | None = None) -> tuple[Path, str]:
         proposal = _propose(fs, directories, store_id, config.server.vector_dim)
         if proposal is None:
             raise ConfigError(f"{directories.data}: nothing is wrong with this store")
-        aside = directories.data / f"set-aside-{SystemClock().now_ms()}"
-        fs.make_dir(aside)
-        fs.sync_dir(directories.data)
+        aside = f"set-aside-{SystemClock().now_ms()}"  # beside each file: a rename does not cross file systems
+        taken_out = [*reversed(proposal.set_aside), *([proposal.cut[0]] if proposal.cut else [])]
+        for parent in {path.parent for path in taken_out}:
+            fs.make_dir(parent / aside)
+            fs.sync_dir(parent)
+        for path in reversed(proposal.set_aside):
+            fs.replace(path, path.parent / aside / path.name)
+            fs.sync_dir(path.parent)
         if proposal.cut is not None:
             path, kept_bytes = proposal.cut
             fd = fs.open_read(path)
@@ -197,12 +206,10 @@ def repair(config: Config, fs: FileSystem | None = None) -> tuple[Path, str]:
                 whole = fs.pread(fd, fs.size(fd), 0)
             finally:
                 fs.close(fd)
-            publish(fs, aside / path.name, whole)
+            publish(fs, path.parent / aside / path.name, whole)
             publish(fs, path, whole[:kept_bytes])
-        for path in proposal.set_aside:
-            fs.replace(path, aside / path.name)
-        for directory in (aside, directories.snapshots, directories.wal):
-            fs.sync_dir(directory)
+        for parent in {path.parent for path in taken_out}:
+            fs.sync_dir(parent / aside)
         recovered = recover(fs, directories, store_id, config.server.vector_dim)
         return aside, state_digest(recovered.state.sessions.values())[0]
     finally:
@@ -220,6 +227,13 @@ def _cut_of(fs: FileSystem, directories: Directories, number: int) -> snapshot.C
     if not number:
         return None
     return snapshot.read_manifest(fs, snapshot.snapshot_path(directories.snapshots, number))[0].cut
+
+
+def _readable_cut(fs: FileSystem, path: Path) -> snapshot.Cut | None:
+    try:
+        return snapshot.read_manifest(fs, path)[0].cut
+    except FatalError:
+        return None
 
 
 def _size(recovered: Recovered) -> str:

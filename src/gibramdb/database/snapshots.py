@@ -35,9 +35,9 @@ from gibramdb.database import recovery
 from gibramdb.database.detector import Post
 from gibramdb.database.journal import Base, Journal
 from gibramdb.errors import (
-    ClosedError,
     GibramError,
     IncompatibleStoreError,
+    InternalError,
     InvalidArgumentError,
     LimitExceededError,
     StorageError,
@@ -122,6 +122,7 @@ class _Job:
         self.path = path
         self.finishes: list[Finish] = []
         self.load: Callable[[], tuple[StoreState, int]] | None = None  # of a restore: the state, and its dimension
+        self.target_lsn = NEVER_LSN  # of a truncation
 
 
 class _StoppingError(Exception):
@@ -216,7 +217,12 @@ class Snapshots:
                 self._require_log()
                 self._journal.rotate(partial(self._rotated, finish))
             case TruncateLog(target_lsn):
-                self._in_thread(partial(self._truncate, target_lsn, finish))
+                self._require_log()
+                job = _Job("truncate", None)
+                job.target_lsn = target_lsn or NEVER_LSN
+                job.finishes.append(finish)
+                self._waiting.append(job)
+                self._begin_next()
         return None
 
     def take_in(self, state: StoreState, vector_dim: int, finish: Finish) -> None:
@@ -259,13 +265,14 @@ class Snapshots:
             return
         self._ask("snapshot", None, _nobody)
 
-    def close(self) -> None:
+    def stop(self, reason: GibramError) -> None:
         """No more from now on; what runs is stopped at its next step. `join` waits for that."""
         self._is_stopping = True
+        self.due_lsn = NEVER_LSN
         running, self._running = self._running, None
         for job in [*([running] if running else []), *self._waiting]:
             for finish in job.finishes:
-                finish(ClosedError("the store was closed; the newest snapshot and the log hold everything"), NO_LSN)
+                finish(reason, NO_LSN)
         self._waiting.clear()
         self._jobs.put(None)
 
@@ -302,7 +309,9 @@ class Snapshots:
             self._operation, self._started_at_s = job.kind, self._clock.now_ms() // 1000
             self._progress_percent, self._error = 0, ""
         self.due_lsn = NEVER_LSN
-        if job.kind == "restore":
+        if job.kind == "truncate":
+            self._in_thread(partial(self._truncate, job))
+        elif job.kind == "restore":
             if job.load is None:
                 assert job.path is not None
                 job.load = partial(self._load, job.path, self._owner.state.last_lsn)
@@ -361,7 +370,8 @@ class Snapshots:
         if self._running is not job:
             return  # closed meanwhile, and the caller told
         self._running = None
-        self._interval_began_ms = self._clock.steady_ms()
+        if job.kind != "truncate":
+            self._interval_began_ms = self._clock.steady_ms()
         if isinstance(outcome, GibramError):
             log.error("%s failed: %s", job.kind, outcome)
             if job.kind in {"save", "restore"}:
@@ -370,10 +380,10 @@ class Snapshots:
                 self._failures += 1
                 self._snapshot_error = str(outcome)
                 self._retry_at_ms = self._clock.steady_ms() + RETRY_MS
-        else:
-            self._progress_percent = 100
-            if job.kind != "restore":
-                self._snapshot_error = ""
+        elif job.kind != "truncate":
+            if job.kind in {"save", "restore"}:
+                self._progress_percent = 100
+            self._snapshot_error = ""
         self._set_due_lsn()
         for finish in job.finishes:
             finish(outcome, NO_LSN)
@@ -388,7 +398,13 @@ class Snapshots:
 
     def _rotated(self, finish: Finish, refusal: GibramError | None) -> None:
         """On the log thread."""
-        self._post(lambda: finish(refusal or Done(len(self._generations())), NO_LSN))
+        self._tell(lambda: finish(refusal or self._counted(), NO_LSN))
+
+    def _counted(self) -> Result | GibramError:
+        try:
+            return Done(len(self._generations()))
+        except OSError as error:
+            return _storage_error(error, self._directories.wal)
 
     def _status(self) -> BackupStatus:
         running = self._running
@@ -437,6 +453,7 @@ class Snapshots:
                 return
             with contextlib.suppress(_StoppingError):
                 work()
+            work = None  # it holds what was frozen
 
     def _tell(self, call: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the owner's loop has ended: nobody is left to be told
@@ -453,12 +470,12 @@ class Snapshots:
         cuts: queue.SimpleQueue[Cut | GibramError],
     ) -> None:
         outcome: Result | GibramError
-        number = self._number + 1
-        published = False
+        number = 0
         try:
             cut = cuts.get()
+            number = self._next_number()
             if isinstance(cut, GibramError):
-                raise cut
+                raise cut  # noqa: TRY301 (the refusal of another thread)
             created_at_ms = self._clock.now_ms()
             if job.path is not None:
                 self._write_copy(job.path, cut, created_at_ms, vector_dim, copied)
@@ -466,19 +483,41 @@ class Snapshots:
                 sections, pack_bytes = self._write_pack(number, created_at_ms, frozen)
                 manifest = self._manifest(number, created_at_ms, cut, vector_dim, [*kept, *sections])
                 snapshot.publish_manifest(self._fs, self._directories.snapshots, manifest)
-                published = True
                 log.info("snapshot published", extra={"number": number, "lsn": cut.lsn, "written_bytes": pack_bytes})
                 self._tell(partial(self._published, manifest, covered_lsn, pack_bytes))
-                self._rotate()
-                self._prune()
+                self._tidy_up()
             outcome = Done(0 if job.kind == "save" else cut.lsn)
-        except GibramError as error:
-            outcome = error
-        except OSError as error:
-            outcome = StorageError(f"{error.filename or self._directories.snapshots}: {error.strerror or error}")
-        if isinstance(outcome, GibramError) and not published:
+        except _StoppingError:
+            raise
+        except Exception as error:  # the edge of the job: whatever it was, who asked is told, and the next one runs
+            outcome = self._refusal_of(error)
+        if isinstance(outcome, GibramError):
             self._discard(number)
         self._tell(partial(self._finished, job, outcome))
+
+    def _refusal_of(self, error: Exception) -> GibramError:
+        if isinstance(error, GibramError):
+            return error
+        if isinstance(error, OSError):
+            return _storage_error(error, self._directories.snapshots)
+        log.error("a snapshot or restore failed in a way that is a defect of ours", exc_info=error)
+        return InternalError(f"internal error: {error!r}; nothing was changed")
+
+    def _next_number(self) -> int:
+        """Above all that lies there, also what a failed attempt has left: a name is never given twice."""
+        if self._store_id is None:
+            return 1
+        directory = self._directories.snapshots
+        found = (*snapshot.list_snapshots(self._fs, directory), *snapshot.list_packs(self._fs, directory))
+        return max(self._number, *(number for number, _ in found), 0) + 1
+
+    def _tidy_up(self) -> None:
+        """The snapshot counts already; what fails here is done by the next one."""
+        try:
+            self._rotate()
+            self._prune()
+        except (GibramError, OSError) as error:
+            log.warning("what the new snapshot makes superfluous could not all be removed: %s", error)
 
     def _write_pack(self, number: int, created_at_ms: int, frozen: list[FrozenSession]) -> tuple[list[Section], int]:
         if not frozen:
@@ -550,9 +589,12 @@ class Snapshots:
             log.warning("the log could not begin its next generation: %s", refusal)
 
     def _discard(self, number: int) -> None:
-        if self._store_id is None:
+        if self._store_id is None or not number:
             return
+        directory = self._directories.snapshots
         with contextlib.suppress(OSError):
+            if self._fs.exists(snapshot.snapshot_path(directory, number)):
+                return  # published after all, though the system said that it failed: the pack is needed
             snapshot.discard_pack(self._fs, self._directories.snapshots, number)
 
     def _prune(self, target_lsn: int = NEVER_LSN) -> int:
@@ -589,37 +631,33 @@ class Snapshots:
         fs.sync_dir(directories.wal)
         return gone_lsn
 
-    def _truncate(self, target_lsn: int, finish: Finish) -> None:
+    def _truncate(self, job: _Job) -> None:
         outcome: Result | GibramError
         try:
-            self._require_log()
-            outcome = Done(self._prune(target_lsn or NEVER_LSN))
-        except GibramError as error:
-            outcome = error
-        except OSError as error:
-            outcome = StorageError(f"{error.filename or self._directories.wal}: {error.strerror or error}")
-        self._tell(partial(finish, outcome, NO_LSN))
+            outcome = Done(self._prune(job.target_lsn))
+        except Exception as error:  # as above
+            outcome = self._refusal_of(error)
+        self._tell(partial(self._finished, job, outcome))
 
     # --- restoring ----------------------------------------------------------------------------------------------------
 
     def _restore(self, job: _Job, load: Callable[[], tuple[StoreState, int]]) -> None:
         """On the side: load, verify, write. Then the owner swaps."""
-        number = self._number + 1
+        number = 0
         try:
             state, vector_dim = load()
+            number = self._next_number()
             created_at_ms = self._clock.now_ms()
             sections: list[Section] = []
             pack_bytes = 0
             if self._store_id is not None:
                 frozen = [FrozenSession(session) for session in state.sessions.values()]
                 sections, pack_bytes = self._write_pack(number, created_at_ms, frozen)
-        except GibramError as error:
+        except _StoppingError:
+            raise
+        except Exception as error:  # as above
             self._discard(number)
-            self._tell(partial(self._finished, job, error))
-        except OSError as error:
-            self._discard(number)
-            refusal = StorageError(f"{error.filename or job.path}: {error.strerror or error}")
-            self._tell(partial(self._finished, job, refusal))
+            self._tell(partial(self._finished, job, self._refusal_of(error)))
         else:
             base = _RestoredSnapshot(
                 self._fs,
@@ -638,7 +676,7 @@ class Snapshots:
             if is_copy:
                 manifest = snapshot.read_copy(disk, fd, shown)
             else:
-                manifest = snapshot.parse_manifest(shown, disk.pread(fd, disk.size(fd), 0))
+                manifest = snapshot.parse_manifest(shown, disk.pread(fd, snapshot.MANIFEST_BYTES_MAX, 0))
                 if self._store_id is None or manifest.store_id != self._store_id.hex():
                     raise IncompatibleStoreError(
                         f"{path}: it is a snapshot of store {manifest.store_id}, whose packs lie elsewhere; next: make "
@@ -677,7 +715,8 @@ class Snapshots:
     ) -> None:
         if isinstance(cut, GibramError):
             self._owner.resume(None)
-            self._in_thread(partial(self._discard, self._number + 1))
+            if base.manifest is not None:
+                self._in_thread(partial(self._discard, base.manifest.number))
             self._finished(job, cut)
             return
         state.last_lsn = Lsn(cut.lsn)
@@ -715,6 +754,10 @@ class _RestoredSnapshot(Base):
 
 def _nobody(outcome: Result | GibramError, lsn: Lsn) -> None:
     del outcome, lsn  # asked for in the background: BACKUP_STATUS, health and the log tell
+
+
+def _storage_error(error: OSError, directory: Path) -> StorageError:
+    return StorageError(f"{error.filename or directory}: {error.strerror or error}")
 
 
 def _size(fs: FileSystem, path: Path) -> int:

@@ -42,7 +42,7 @@ _U32 = struct.Struct("<I")
 SYNC_BYTES = 1024 * 1024
 """Written and synced in pieces of this size: one sync of much more would keep the log's own syncs waiting."""
 _RECORD_BYTES_MAX = 256 * 1024 * 1024
-_MANIFEST_BYTES_MAX = 1024 * 1024 * 1024
+MANIFEST_BYTES_MAX = 1024 * 1024 * 1024
 _PREFIX = b'{\n  "checksum": "'
 _NO_CHECKSUM = b"00000000"
 _ABOUT = "one snapshot of a gibramdb store: this file and the packs it names, which lie beside it; keep them together"
@@ -267,7 +267,7 @@ def read_manifest(fs: FileSystem, path: Path) -> tuple[Manifest, int]:
     try:
         fd = fs.open_read(path)
         try:
-            data = fs.pread(fd, _MANIFEST_BYTES_MAX, 0)
+            data = fs.pread(fd, MANIFEST_BYTES_MAX, 0)
         finally:
             fs.close(fd)
     except OSError as error:
