@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from gibramdb.errors import (
     FatalError,
     HaltedError,
     IncompatibleStoreError,
+    InternalError,
     InvalidArgumentError,
     MissingStoreError,
     NotFoundError,
@@ -203,6 +204,7 @@ def test_a_change_that_can_not_be_applied_halts_the_store(
         with pytest.raises(HaltedError):
             refused()
     db.close()
+    assert files(tmp_path, "session_snapshots/snapshot-*") == [], "memory is not what the log says any more"
     with gibramdb.open(tmp_path / "data", vector_dim=4) as again:
         assert [each.external_id for each in again.session("s").documents()] == ["kept"]
 
@@ -391,3 +393,33 @@ def test_another_dimension_is_refused_by_both_numbers_unless_nothing_has_vectors
         wider.checkpoint()
     with pytest.raises(IncompatibleStoreError, match=r"dimension 6, server.vector_dim is 4"):
         gibramdb.open(tmp_path / "data", vector_dim=4)
+
+
+def test_a_truncation_asked_for_during_a_restore_waits_for_it(db: Store, tmp_path: Path) -> None:
+    fill(db.session("s"), 20_000)
+    db.save("copy.gibram")
+    db.session("s").delete()
+    db.restore_in_background("copy.gibram")
+    for _ in range(3):
+        db.truncate_log()
+    assert waited(db) == ""
+    db.session("t").add_document("acknowledged")
+    digest = db.digest()
+    db.close()
+    with gibramdb.open(tmp_path / "data", vector_dim=4) as again:
+        assert again.digest() == digest
+
+
+def test_a_defect_in_a_snapshot_is_told_and_the_next_one_succeeds(db: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    db.session("s").add_document("d")
+    calls: list[Callable[[], object]] = [db.checkpoint, db.save]
+    with monkeypatch.context() as broken:
+
+        def fail(*arguments: object) -> None:
+            raise MemoryError("provoked")
+
+        broken.setattr("gibramdb.storage.snapshot.value", fail)
+        for call in calls:
+            with pytest.raises(InternalError, match="provoked"):
+                call()
+    assert db.checkpoint() > 0

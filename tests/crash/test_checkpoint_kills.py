@@ -190,3 +190,17 @@ def test_a_disk_that_is_nearly_full_is_told_while_everything_is_still_taken() ->
     assert health.components["durable_state"] == "degraded"  # type: ignore[union-attr]
     assert "nearly full" in health.components["durable_state_reason"]  # type: ignore[union-attr]
     driven.store.close()
+
+
+def test_a_snapshot_that_is_there_although_the_system_said_that_it_failed_keeps_its_pack() -> None:
+    for at in range(1, 8):
+        driven = prepared()
+        driven.disk.fail_below(SNAPSHOTS, "sync_dir", 5, at=at)  # EIO
+        driven.run(c.Checkpoint())
+        driven.disk.forgive()
+        driven.run(c.AddDocuments("busy", (NewDocument("acknowledged"),)))
+        digest = driven.digest()
+        driven.store.close()
+        again = Driven(driven.disk.after_kill())
+        assert again.digest() == digest
+        again.store.close()
