@@ -171,3 +171,19 @@ def test_a_restore_ended_anywhere_gives_the_old_state_or_the_new(tmp_path: Path)
         third.store.close()
     assert found_old > 10
     assert found_new >= 1
+
+
+def test_a_restore_that_waits_for_a_snapshot_is_in_progress_and_keeps_a_second_one_out(tmp_path: Path) -> None:
+    _, driven, copied, _ = prepared(tmp_path / "data")
+    driven.store.database.submit(c.Checkpoint(), lambda answer: None)  # runs, and is not heard of before the next turn
+    driven.store.database.submit(c.Restore("copy.gibram"), lambda answer: None)
+    answers: list[Answer] = []
+    for command in (c.GetBackupStatus(), c.Restore("copy.gibram"), c.BackgroundSave("other.gibram")):
+        driven.store.database.submit(command, answers.append)
+    assert isinstance(answers[0], BackupStatus)
+    assert (answers[0].in_progress, answers[0].kind) == (True, "restore")
+    assert all("already in progress" in str(refused) for refused in answers[1:])
+    while driven.run(c.GetBackupStatus()).in_progress:  # type: ignore[union-attr]
+        driven.turn()
+    assert driven.digest() == copied
+    driven.store.close()

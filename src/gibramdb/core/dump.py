@@ -53,11 +53,6 @@ class FrozenSession:
         self._community_vectors = session.community_vectors.freeze()
         self._row_bytes = session.entity_vectors.row_bytes
 
-    @property
-    def has_vectors(self) -> bool:
-        """Whether any object has an embedding."""
-        return any((len(self._textunit_vectors), len(self._entity_vectors), len(self._community_vectors)))
-
     def dump(self) -> Iterator[Mutation]:
         """The mutations that give this session, applied in order."""
         head = self._head

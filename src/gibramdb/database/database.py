@@ -32,7 +32,7 @@ from gibramdb.database import health
 from gibramdb.database.detector import Detector, Post
 from gibramdb.database.journal import Journal
 from gibramdb.database.reads import READS
-from gibramdb.database.snapshots import SnapshotFacts, Snapshots
+from gibramdb.database.snapshots import NEVER_LSN, SnapshotFacts, Snapshots
 from gibramdb.errors import (
     CallerError,
     ClosedError,
@@ -215,7 +215,8 @@ class Database:
             self._halt(error)
             raise OutcomeUnknownError(f"the store is halted, this write may or may not be kept: {error!r}") from error
         if self.snapshots is not None and lsn >= self.snapshots.due_lsn:
-            self.snapshots.tick()
+            self.snapshots.due_lsn = NEVER_LSN
+            self._post(self.snapshots.tick)  # in a turn of its own: this write is done, whatever comes of that
         return _Executed(result, lsn)
 
     def _halt(self, error: BaseException) -> None:

@@ -42,7 +42,6 @@ class Recovered(msgspec.Struct, frozen=True):
     unfinished: Path | None
     snapshot: Manifest | None
     snapshot_checksum: int
-    snapshots_found: int
     next_generation: Generation
     generations: int
     records: int
@@ -139,7 +138,6 @@ def recover(
         None if plan.unfinished is None else logs[plan.unfinished][1],
         manifest,
         checksum,
-        len(snapshots),
         Generation(max([generation for generation, _ in logs] + [manifest.cut.generation if manifest else 0]) + 1),
         len(plan.replayed),
         records,

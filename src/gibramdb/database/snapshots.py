@@ -297,8 +297,13 @@ class Snapshots:
         if self._store_id is None:
             raise UnavailableError("WAL not configured: session_store.mode is ephemeral")
 
+    def _backup(self) -> _Job | None:
+        """The save or restore that runs, or waits for a snapshot that does."""
+        jobs = [*([] if self._running is None else [self._running]), *self._waiting]
+        return next((job for job in jobs if job.kind in {"save", "restore"}), None)
+
     def _refuse_second(self) -> None:
-        if self._running is not None and self._running.kind in {"save", "restore"}:
+        if self._backup() is not None:
             raise UnavailableError("backup already in progress")
 
     def _begin_next(self) -> None:
@@ -317,7 +322,10 @@ class Snapshots:
                 job.load = partial(self._load, job.path, self._owner.state.last_lsn)
             self._in_thread(partial(self._restore, job, job.load))
         else:
-            self._cut(job)
+            try:
+                self._cut(job)
+            except Exception as error:  # who asked is told; the write in whose turn this may be is not touched
+                self._finished(job, self._refusal_of(error))
 
     def _cut(self, job: _Job) -> None:
         """One turn: what was applied up to here, and nothing later, is what the snapshot will hold."""
@@ -407,14 +415,15 @@ class Snapshots:
             return _storage_error(error, self._directories.wal)
 
     def _status(self) -> BackupStatus:
-        running = self._running
+        backup = self._backup()
+        is_waiting = backup is not None and backup is not self._running
         last = self._last_save
         return BackupStatus(
-            running is not None and running.kind in {"save", "restore"},
-            self._operation,
-            self._started_at_s,
-            self._progress_percent,
-            self._error,
+            backup is not None,
+            self._operation if backup is None else backup.kind,
+            0 if is_waiting else self._started_at_s,
+            0 if is_waiting else self._progress_percent,
+            "" if is_waiting else self._error,
             0 if last is None else last.at_s,
             "" if last is None else last.path,
         )
