@@ -90,6 +90,20 @@ class RetrievalNotReadyError(CallerError):
     code = 1010
 
 
+class PermissionDeniedError(CallerError):
+    """The API key may not do this, or not in this session."""
+
+    code = 1011
+    exit_code = 77
+
+
+class AuthenticationError(CallerError):
+    """The server asks for an API key, and got none, a wrong one, or one whose time is over."""
+
+    code = 1012
+    exit_code = 77
+
+
 # --- not now ----------------------------------------------------------------------------------------------------------
 
 
@@ -135,6 +149,13 @@ class MissingExtraError(UnavailableError):
     """A part that is installed separately is missing; the message says how to get it."""
 
     code = 2006
+
+
+class RateLimitedError(UnavailableError):
+    """This API key has asked too often; the request was not carried out, and may be asked again a little later."""
+
+    code = 2007
+    exit_code = 75
 
 
 # --- fatal ------------------------------------------------------------------------------------------------------------
