@@ -15,22 +15,36 @@ from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewT
 from gibramdb.core.apply import apply
 from gibramdb.core.decide import _DECIDE, decide
 from gibramdb.core.digest import state_digest
-from gibramdb.core.limits import Limits
+from gibramdb.core.limits import KEPT_TOKEN_BYTES, TOKEN_AGE_MS_MAX, TOKEN_BYTES_MAX, Limits
 from gibramdb.core.state import SessionState, StoreState
 from gibramdb.core.table import BLOCK_RECORDS, Table
-from gibramdb.errors import CallerError
+from gibramdb.errors import CallerError, InvalidArgumentError, SessionNotFoundError, StillReferencedError
 from gibramdb.model import commands as c
 from gibramdb.model.ids import Lsn
-from gibramdb.model.mutations import IN_SNAPSHOTS_ONLY, EntityDescribed, Mutation, SessionEnded, SessionReadNoted
+from gibramdb.model.mutations import (
+    IN_SNAPSHOTS_ONLY,
+    EntityDescribed,
+    Mutation,
+    SessionDeleted,
+    SessionEnded,
+    SessionReadNoted,
+    WrittenOnce,
+)
 from gibramdb.storage import record
 
 CANONICAL_OR_EPHEMERAL = {
     "session_id", "incarnation", "created_at_ms", "touched_at_ms", "read_noted_at_ms", "ttl_ms", "idle_ttl_ms", "is_ended",
-    "documents", "textunits", "entities", "relationships", "communities", "links", "textunit_vectors",
+    "documents", "textunits", "entities", "relationships", "communities", "links", "tokens", "textunit_vectors",
     "entity_vectors", "community_vectors", "last_lsn", "changed_lsn", "read_at_ms",
 }  # fmt: skip
 DERIVED = sorted(set(SessionState.__slots__) - CANONICAL_OR_EPHEMERAL)
-STEPS = st.lists(st.tuples(ANY_WRITE, st.sampled_from([0, 0, 0, 1, 3_000])), min_size=30, max_size=60)
+TOKENS = st.sampled_from([b"t1", b"t2", b"t3", b"t4"])
+MARKED = st.builds(
+    lambda command, token: msgspec.structs.replace(command, token=token),
+    ANY_WRITE.filter(lambda command: not isinstance(command, c.ExpireSession | c.ReplaceCommunities)),
+    TOKENS,
+)
+STEPS = st.lists(st.tuples(ANY_WRITE | MARKED, st.sampled_from([0, 0, 0, 1, 3_000])), min_size=30, max_size=60)
 SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 QUOTAS = Limits(
     content_bytes_max=12,
@@ -104,6 +118,7 @@ def filled() -> Run:
         c.AddCommunity("a", NewCommunity("by hand", (1,), (1,), external_id="c1", embedding=vector)),
         c.ReplaceCommunities("a", Lsn(1), (c.DetectedCluster(0, (1, 2), -1, (1,)),), hierarchy=False),
         c.SetSessionTtl("a", 50, 20),
+        c.TouchSession("a", token=b"touched"),
     ):
         assert run.take(command) is None
     return run
@@ -162,9 +177,70 @@ def test_each_kind_of_change_shows_in_the_digest_and_comes_back_from_its_record(
     assert state_digest(run.replayed().sessions.values())[0] == run.digest()
 
 
+@pytest.mark.parametrize("command", CHANGES.values(), ids=lambda command: type(command).__name__)
+def test_a_write_with_a_token_is_carried_out_once_also_after_replay(command: c.WriteCommand) -> None:
+    marked = msgspec.structs.replace(command, token=b"once")
+    run = filled()
+    if isinstance(command, c.ExpireSession | c.ReplaceCommunities):
+        return  # the store's own
+    mutation, first = decide(run.state, marked, run.now_ms, run.limits)
+    assert run.take(marked) is None
+    if isinstance(mutation, SessionDeleted):
+        assert isinstance(run.take(marked), SessionNotFoundError), "what the session remembered went with it"
+        return
+    for state in (run.state, run.replayed()):
+        before = state_digest(state.sessions.values())
+        assert decide(state, marked, run.now_ms + 5, run.limits) == (None, first)
+        assert state_digest(state.sessions.values()) == before
+        other = c.AddDocuments("a", (NewDocument("quite another"),), token=b"once")
+        with pytest.raises(InvalidArgumentError, match="token was used for another write in this session"):
+            decide(state, other, run.now_ms, run.limits)
+        anew, _ = decide(state, c.AddDocuments("b", (NewDocument("d"),), token=b"once"), run.now_ms, run.limits)
+        assert anew is not None, "each session remembers its own"
+
+
+def test_a_write_that_changes_nothing_or_is_refused() -> None:
+    run = filled()
+    linked = c.LinkTextUnitEntity("a", 1, 3, token=b"again")
+    assert run.take(linked) is None
+    kept = record.decode(run.records[-1])
+    assert isinstance(kept, WrittenOnce)
+    assert kept.change is None, "it was linked before"
+    count = len(run.records)
+    assert run.take(linked) is None
+    assert len(run.records) == count
+    refused = c.DeleteEntity("a", 1, token=b"refused")
+    assert isinstance(run.take(refused), StillReferencedError)
+    assert run.state.sessions["a"].kept_token(b"refused") is None, "it may be asked for again"
+    for size in (TOKEN_BYTES_MAX, TOKEN_BYTES_MAX + 1):
+        answer = run.take(c.TouchSession("a", token=bytes(size)))
+        assert (answer is None) == (size == TOKEN_BYTES_MAX)
+
+
+def test_tokens_are_forgotten_by_age_and_by_number_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gibramdb.core.limits.TOKENS_KEPT_MAX", 1_500)  # the figure, not the rule
+    run = filled()
+    run.take(c.SetSessionTtl("a", -1, -1))
+    before = run.state.sessions["a"].memory_bytes
+    for number in range(2_000):
+        run.take(c.TouchSession("a", token=number.to_bytes(2)))
+    for session in (run.state.sessions["a"], run.replayed().sessions["a"]):
+        assert len(session.tokens) == len(session.tokens_by_value) == 1_500
+        assert session.kept_token((499).to_bytes(2)) is None
+        assert session.kept_token((500).to_bytes(2)) is not None
+        assert session.memory_bytes == before + 1_499 * KEPT_TOKEN_BYTES, "one was there before"
+    run.now_ms += TOKEN_AGE_MS_MAX
+    run.take(c.TouchSession("a", token=b"just in time"))
+    assert len(run.state.sessions["a"].tokens) == 1_500
+    run.now_ms += 1
+    run.take(c.TouchSession("a", token=b"too late for the others"))
+    assert len(run.state.sessions["a"].tokens) == 2
+    assert state_digest(run.replayed().sessions.values())[0] == run.digest()
+
+
 def test_no_kind_of_change_is_left_out_here() -> None:
     assert set(CHANGES) == set(WRITES) == set(_DECIDE)
-    made: set[type] = {SessionReadNoted, SessionEnded}
+    made: set[type] = {SessionReadNoted, SessionEnded, WrittenOnce}
     for kind, command in CHANGES.items():
         run = filled()
         run.now_ms += 60_000 if kind is c.ExpireSession else 1
@@ -189,8 +265,6 @@ def test_a_note_of_reading_comes_back_and_delays_the_end() -> None:
 
 
 def test_what_the_reader_would_refuse_is_refused_by_the_writer() -> None:
-    from gibramdb.errors import InvalidArgumentError
-
     for wrong in (None, 5, b"text", 1.5, "\ud800", ["text"]):
         mutation = EntityDescribed("a", 1, opens=False, id=1, description=wrong, vector=b"")  # type: ignore[arg-type]
         with pytest.raises(InvalidArgumentError, match=r"^this can not be stored: "):
@@ -219,7 +293,7 @@ def test_the_digest_covers_every_canonical_field() -> None:
         index.replace(1, bytes(12))
 
     scalars = ("incarnation", "created_at_ms", "touched_at_ms", "read_noted_at_ms", "ttl_ms", "idle_ttl_ms", "is_ended")
-    tables = ("documents", "textunits", "entities", "relationships", "communities", "links")
+    tables = ("documents", "textunits", "entities", "relationships", "communities", "links", "tokens")
     changes: dict[str, Any] = {
         "session_id": lambda session: setattr(session, "session_id", "b"),
         **{name: lambda session, name=name: setattr(session, name, getattr(session, name) + 1) for name in scalars},

@@ -25,6 +25,7 @@ OBJECTS = {
     TextUnit: st.builds(TextUnit, NUMBER, TEXT, NUMBER, TEXT, NUMBER, NUMBER, IDS),
     Entity: st.builds(Entity, NUMBER, TEXT, TEXT, TEXT, TEXT, NUMBER, IDS),
     Relationship: st.builds(Relationship, NUMBER, TEXT, NUMBER, NUMBER, TEXT, TEXT, st.floats(allow_nan=False), NUMBER),
+    m.KeptToken: st.builds(m.KeptToken, VECTORS, NUMBER, VECTORS, NUMBER, st.none() | NUMBER),
     Community: st.builds(Community, NUMBER, TEXT, TEXT, TEXT, TEXT, NUMBER, IDS, IDS, NUMBER, TEXT, NUMBER),
 }
 
@@ -42,7 +43,11 @@ def _values(type_: object) -> st.SearchStrategy[object]:
         return simple[type_]
     if type_ in OBJECTS:
         return OBJECTS[type_]
+    if isinstance(type_, type) and issubclass(type_, m.MutationBase):
+        return _mutations(type_)
     items = get_args(type_)
+    if items[-1] is type(None):
+        return st.none() | st.one_of(*map(_values, items[:-1]))
     if items[-1] is ...:
         return st.lists(_values(items[0]), max_size=3).map(tuple)
     return st.tuples(*map(_values, items))
@@ -67,10 +72,12 @@ TEXTUNIT = TextUnit(2, "t", 1, "content", 3, 4)
 ENTITY = Entity(3, "e", "TITLE", "type", "described", 5)
 RELATIONSHIP = Relationship(4, "r", 3, 9, "knows", "well", 0.5, 6)
 COMMUNITY = Community(5, "c", "title", "summary", "full", 1, (3, 9), (4,), 7, "detected", 8)
+KEPT = m.KeptToken(b"once", 9, b"12345678", 3, 2)
 VECTOR = b"\x00\x00\x80\x3f\x00\x00\x00\xc0"
 
 HEAD = "a474616c65cf0000018bcfe56800c2"
 # The object as it lies inside a mutation.
+K = "95c4046f6e636509c40831323334353637380302"
 D = "9501a164a5662e7478740290"
 T = "9702a17401a7636f6e74656e74030490"
 E = "9703a165a55449544c45a474797065a96465736372696265640590"
@@ -103,6 +110,9 @@ FROZEN: list[tuple[m.Mutation, str]] = [
     (m.EntityDeleted(*BASE, 3), f"9520{HEAD}03"),
     (m.RelationshipDeleted(*BASE, 4), f"9521{HEAD}04"),
     (m.CommunityDeleted(*BASE, 5), f"9522{HEAD}05"),
+    (m.TokensKept(*BASE, 8, (KEPT,)), f"9617{HEAD}0891{K}"),
+    (m.WrittenOnce(*BASE, KEPT, m.DocumentDeleted(*BASE, 1)), f"9628{HEAD}{K}951e{HEAD}01"),
+    (m.WrittenOnce(*BASE, msgspec.structs.replace(KEPT, created_count=None), None), f"9628{HEAD}{K[:-2]}c0c0"),
 ]
 """One of each kind, as it lies on disks that exist. A line here is added, never changed."""
 

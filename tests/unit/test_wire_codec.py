@@ -50,7 +50,7 @@ from gibramdb.wire.codec import (
 
 INTERNAL = {c.ExpireSession, c.ReplaceCommunities}
 """The store's own: they have no number, and no caller can ask for them."""
-BASES = {c.Command, c.WriteCommand, c.ReadCommand, c.AdminCommand}
+BASES = {c.Command, c.RepeatableCommand, c.WriteCommand, c.ReadCommand, c.AdminCommand}
 
 EVERY_ROW = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 

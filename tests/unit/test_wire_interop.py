@@ -106,6 +106,7 @@ ADDED_FIELDS = {
     ("Community", "parent_id"),
     ("DocumentsResponse", "next_cursor"),
     ("EntityResult", "score"),
+    ("Envelope", "token"),
     ("TextUnitResult", "score"),
     ("TextUnitsResponse", "next_cursor"),
 }

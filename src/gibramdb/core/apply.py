@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from gibramdb.core import limits
 from gibramdb.core.state import SessionState, StoreState
 from gibramdb.model import mutations
 from gibramdb.model.ids import Lsn
@@ -22,6 +23,10 @@ def apply(state: StoreState, mutation: Mutation, lsn: Lsn) -> None:
     state.last_lsn = lsn
     if isinstance(mutation, mutations.SessionDeleted | mutations.SessionExpired):
         del state.sessions[mutation.session_id]
+        return
+    if isinstance(mutation, mutations.WrittenOnce):
+        apply(state, mutation.change or _use(mutation), lsn)
+        _keep_token(state.sessions[mutation.session_id], mutation.kept)
         return
     if mutation.opens:
         session = SessionState(mutation.session_id, lsn, mutation.at_ms, state.vector_dim)
@@ -39,6 +44,28 @@ def apply(state: StoreState, mutation: Mutation, lsn: Lsn) -> None:
         return
     session.touched_at_ms = mutation.at_ms
     _APPLY[type(mutation)](session, mutation)
+
+
+def _use(mutation: mutations.WrittenOnce) -> mutations.SessionTouched:
+    """Of a write that had nothing to change: all the same the session was used."""
+    return mutations.SessionTouched(mutation.session_id, mutation.at_ms, mutation.opens)
+
+
+def _keep_token(session: SessionState, kept: mutations.KeptToken) -> None:
+    number = session.tokens.next_id
+    session.tokens.put(number, kept)
+    session.index_token(number, kept)
+    while (oldest := session.oldest_token()) is not None and (
+        len(session.tokens) > limits.TOKENS_KEPT_MAX or oldest.at_ms < kept.at_ms - limits.TOKEN_AGE_MS_MAX
+    ):
+        session.tokens.remove(session.tokens.next_id - len(session.tokens))
+        session.forget_token(oldest)
+
+
+def _tokens_kept(session: SessionState, mutation: mutations.TokensKept) -> None:
+    for number, kept in enumerate(mutation.tokens, mutation.first_id):
+        session.tokens.put(number, kept)
+        session.index_token(number, kept)
 
 
 def _restored(session: SessionState, mutation: mutations.SessionRestored) -> None:
@@ -189,6 +216,7 @@ _APPLY: dict[type, Callable[[SessionState, Any], None]] = {
     mutations.CommunitiesAdded: _communities_added,
     mutations.TextUnitLinked: _textunit_linked,
     mutations.TextUnitsLinked: _textunits_linked,
+    mutations.TokensKept: _tokens_kept,
     mutations.EntityDescribed: _entity_described,
     mutations.DocumentDeleted: _document_deleted,
     mutations.TextUnitDeleted: _textunit_deleted,

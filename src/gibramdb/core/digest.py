@@ -18,7 +18,7 @@ def state_digest(sessions: Iterable[SessionState]) -> tuple[str, int]:
     object_count = 0
     for session in sorted(sessions, key=lambda each: each.session_id):
         object_count += session.object_count()
-        tables = session.tables()
+        tables = (*session.tables(), session.tokens)
         head = (
             session.session_id,
             session.incarnation,

@@ -48,6 +48,8 @@ class FrozenSession:
         self._relationships = session.relationships.freeze()
         self._communities = session.communities.freeze()
         self._links = session.links.freeze()
+        self._first_token_id = session.tokens.next_id - len(session.tokens)
+        self._tokens = session.tokens.freeze()
         self._textunit_vectors = session.textunit_vectors.freeze()
         self._entity_vectors = session.entity_vectors.freeze()
         self._community_vectors = session.community_vectors.freeze()
@@ -76,6 +78,10 @@ class FrozenSession:
         for links in _batches(self._links, lambda _link: 16, BATCH_RECORDS_MAX):
             yield mutations.TextUnitsLinked(name, at_ms, False, first_id, links)
             first_id += len(links)
+        first_id = self._first_token_id
+        for tokens in _batches(self._tokens, lambda kept: len(kept.token), BATCH_RECORDS_MAX):
+            yield mutations.TokensKept(name, at_ms, False, first_id, tokens)
+            first_id += len(tokens)
 
 
 def _six(ids: list[int]) -> Any:

@@ -15,6 +15,13 @@ ANSWERED_LINK_BYTES = 8
 SESSIONS_MAX_DEFAULT = 10_000
 CONTENT_BYTES_MAX_DEFAULT = 1_048_576
 
+TOKEN_BYTES_MAX = 64
+TOKENS_KEPT_MAX = 100_000
+"""What one session remembers of writes marked with a token: so many, and none for longer than the next figure says."""
+TOKEN_AGE_MS_MAX = 3_600_000
+KEPT_TOKEN_BYTES = 160
+"""What one of them weighs, as an estimate."""
+
 LIST_LIMIT_DEFAULT = 1_000
 LIST_LIMIT_MAX = 10_000
 TOP_K_DEFAULT = 10

@@ -20,6 +20,7 @@ from gibramdb.core.table import Table
 from gibramdb.core.vectors import VectorIndex
 from gibramdb.model.ids import NO_LSN, Lsn
 from gibramdb.model.knowledge import Community, Document, Entity, Relationship, TextUnit
+from gibramdb.model.mutations import KeptToken
 
 _NO_IDS: dict[int, None] = {}
 _NO_EDGES: array[int] = array("Q")
@@ -62,6 +63,8 @@ class SessionState:
         "textunits_by_document",
         "textunits_by_entity",
         "textunits_by_external_id",
+        "tokens",
+        "tokens_by_value",
         "touched_at_ms",
         "ttl_ms",
     )
@@ -82,6 +85,7 @@ class SessionState:
         self.relationships: Table[Relationship] = Table()
         self.communities: Table[Community] = Table()
         self.links: Table[tuple[int, int]] = Table()  # (text unit, entity), numbered in the order of linking
+        self.tokens: Table[KeptToken] = Table()  # of writes that are carried out once, oldest first, without a gap
         self.textunit_vectors = VectorIndex(vector_dim)
         self.entity_vectors = VectorIndex(vector_dim)
         self.community_vectors = VectorIndex(vector_dim)
@@ -107,6 +111,7 @@ class SessionState:
         self.communities_by_relationship: dict[int, dict[int, None]] = {}
         self.outgoing: dict[int, array[int]] = {}
         self.incoming: dict[int, array[int]] = {}
+        self.tokens_by_value: dict[bytes, int] = {}
         self.memory_bytes = 0
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -129,6 +134,15 @@ class SessionState:
         """Documents, text units, entities, relationships and communities together."""
         entities_and_edges = len(self.entities) + len(self.relationships)
         return len(self.documents) + len(self.textunits) + entities_and_edges + len(self.communities)
+
+    def kept_token(self, token: bytes) -> KeptToken | None:
+        """What is remembered of the write that was marked with a token."""
+        number = self.tokens_by_value.get(token)
+        return None if number is None else self.tokens.get(number)
+
+    def oldest_token(self) -> KeptToken | None:
+        """The one to be forgotten first."""
+        return self.tokens.get(self.tokens.next_id - len(self.tokens))
 
     def linked_entities(self, textunit_id: int) -> Iterable[int]:
         """Entities that a text unit speaks of, in the order of linking."""
@@ -245,6 +259,16 @@ class SessionState:
         self.textunits_by_entity.setdefault(entity_id, {})[textunit_id] = None
         self.memory_bytes += limits.LINK_BYTES
 
+    def index_token(self, number: int, kept: KeptToken) -> None:
+        """Follow an addition."""
+        self.tokens_by_value[kept.token] = number
+        self.memory_bytes += limits.KEPT_TOKEN_BYTES
+
+    def forget_token(self, kept: KeptToken) -> None:
+        """Follow a deletion."""
+        del self.tokens_by_value[kept.token]
+        self.memory_bytes -= limits.KEPT_TOKEN_BYTES
+
     def rebuild(self) -> None:
         """Make all derived fields anew from the canonical ones."""
         self._clear_derived()
@@ -260,6 +284,8 @@ class SessionState:
             self.index_community(community, self.community_vectors.stored_bytes(community.id))
         for textunit_id, entity_id in self.links:
             self.index_link(textunit_id, entity_id)
+        for number, kept in enumerate(self.tokens, self.tokens.next_id - len(self.tokens)):
+            self.index_token(number, kept)
 
 
 class StoreState:

@@ -34,8 +34,18 @@ class Command(msgspec.Struct, frozen=True, gc=False):
     session_rule: ClassVar[str] = "required"
 
 
-class WriteCommand(Command, frozen=True, gc=False):
-    """May change the state; goes through decide."""
+class RepeatableCommand(Command, frozen=True, gc=False, kw_only=True):
+    """`token`: what the caller marks a write with, so that asked for twice it is carried out once; empty is none."""
+
+    token: bytes = b""
+
+
+class WriteCommand(RepeatableCommand, frozen=True, gc=False):
+    """May change the state; goes through decide.
+
+    A write with a `token` that its session remembers is answered as it was the first time, and changes nothing.
+    Detection, the end of a session and rebuilding pay no heed to it.
+    """
 
     permission: ClassVar[str] = "write"
     session_id: str

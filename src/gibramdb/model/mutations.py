@@ -65,6 +65,19 @@ class SessionRestored(MutationBase, frozen=True, tag=7):
     next_ids: tuple[int, int, int, int, int, int]
 
 
+class KeptToken(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """What a session remembers of a write that was marked with a token: what it was, and how it was answered.
+
+    `fingerprint`: of the command. `created_count`: the answer was so many ids from `answer_id` on; None: just that id.
+    """
+
+    token: bytes
+    at_ms: int
+    fingerprint: bytes
+    answer_id: int
+    created_count: int | None
+
+
 class DocumentsAdded(MutationBase, frozen=True, tag=10):
     """New documents with their ids."""
 
@@ -137,6 +150,13 @@ class EntityDescribed(MutationBase, frozen=True, tag=21):
     vector: bytes
 
 
+class TokensKept(MutationBase, frozen=True, tag=23):
+    """Tokens that a session remembers, numbered from `first_id`. Stands in snapshots only."""
+
+    first_id: int
+    tokens: tuple[KeptToken, ...]
+
+
 class DocumentDeleted(MutationBase, frozen=True, tag=30):
     """Gone."""
 
@@ -167,6 +187,32 @@ class CommunityDeleted(MutationBase, frozen=True, tag=34):
     id: int
 
 
+Change = (
+    SessionTtlSet
+    | SessionTouched
+    | DocumentsAdded
+    | TextUnitsAdded
+    | EntitiesAdded
+    | RelationshipsAdded
+    | CommunityAdded
+    | TextUnitLinked
+    | EntityDescribed
+    | DocumentDeleted
+    | TextUnitDeleted
+    | EntityDeleted
+    | RelationshipDeleted
+    | CommunityDeleted
+)
+"""What a write that was marked with a token may come to."""
+
+
+class WrittenOnce(MutationBase, frozen=True, tag=40):
+    """A write that was marked with a token: what it changed, if anything, and what is remembered of it."""
+
+    kept: KeptToken
+    change: Change | None
+
+
 Mutation = (
     SessionDeleted
     | SessionExpired
@@ -190,6 +236,8 @@ Mutation = (
     | EntityDeleted
     | RelationshipDeleted
     | CommunityDeleted
+    | TokensKept
+    | WrittenOnce
 )
 
-IN_SNAPSHOTS_ONLY: tuple[type[MutationBase], ...] = (SessionRestored, CommunitiesAdded, TextUnitsLinked)
+IN_SNAPSHOTS_ONLY: tuple[type[MutationBase], ...] = (SessionRestored, CommunitiesAdded, TextUnitsLinked, TokensKept)

@@ -37,6 +37,7 @@ _REQUEST_ID = b"\x10"
 _NUMBER = b"\x18"
 _PAYLOAD = b"\x22"
 _SESSION_ID = b"\x2a"
+_TOKEN = b"\xa2\x06"
 
 
 def varint(value: int) -> bytes:
@@ -62,7 +63,7 @@ def encode_frame(body: bytes) -> bytes:
     return HEADER.pack(CODEC_PROTOBUF, len(body)) + body
 
 
-def encode_envelope(request_id: int, number: int, payload: bytes, session_id: str = "") -> bytes:
+def encode_envelope(request_id: int, number: int, payload: bytes, session_id: str = "", token: bytes = b"") -> bytes:
     """The bytes of one Envelope; fields that hold their default are left out.
 
     Raises:
@@ -79,6 +80,8 @@ def encode_envelope(request_id: int, number: int, payload: bytes, session_id: st
     if session_id:
         session = session_id.encode()
         parts += (_SESSION_ID, varint(len(session)), session)
+    if token:
+        parts += (_TOKEN, varint(len(token)), token)
     return b"".join(parts)
 
 

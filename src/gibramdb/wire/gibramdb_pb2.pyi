@@ -7,18 +7,20 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Envelope(_message.Message):
-    __slots__ = ("version", "request_id", "cmd_type", "payload", "session_id")
+    __slots__ = ("version", "request_id", "cmd_type", "payload", "session_id", "token")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     CMD_TYPE_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
     version: int
     request_id: int
     cmd_type: int
     payload: bytes
     session_id: str
-    def __init__(self, version: _Optional[int] = ..., request_id: _Optional[int] = ..., cmd_type: _Optional[int] = ..., payload: _Optional[bytes] = ..., session_id: _Optional[str] = ...) -> None: ...
+    token: bytes
+    def __init__(self, version: _Optional[int] = ..., request_id: _Optional[int] = ..., cmd_type: _Optional[int] = ..., payload: _Optional[bytes] = ..., session_id: _Optional[str] = ..., token: _Optional[bytes] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("message", "code")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gibramdb.core.decide import communities, documents, entities, relationships, sessions, textunits
+from gibramdb.core.decide import communities, documents, entities, once, relationships, sessions, textunits
 from gibramdb.core.decide.admission import Decision, Moment
 from gibramdb.core.limits import Limits
 from gibramdb.core.state import StoreState
@@ -44,4 +44,7 @@ def decide(state: StoreState, command: WriteCommand, now_ms: int, limits: Limits
     Raises:
         CallerError: the command is refused.
     """
-    return _DECIDE[type(command)](Moment(state, now_ms, limits), command)
+    moment = Moment(state, now_ms, limits)
+    if command.token:
+        return once.decide(moment, command, _DECIDE[type(command)])
+    return _DECIDE[type(command)](moment, command)

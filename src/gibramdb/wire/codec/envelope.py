@@ -30,6 +30,7 @@ class Request(NamedTuple):
     number: int
     session_id: str
     payload: bytes
+    token: bytes = b""
 
 
 class Reply(NamedTuple):
@@ -50,7 +51,14 @@ def decode_request(body: bytes) -> Request:
         envelope = _parse_envelope(body)
     except DecodeError as error:
         raise ProtocolError(f"undecodable envelope: {error}") from None
-    return Request(envelope.version, envelope.request_id, envelope.cmd_type, envelope.session_id, envelope.payload)
+    return Request(
+        envelope.version,
+        envelope.request_id,
+        envelope.cmd_type,
+        envelope.session_id,
+        envelope.payload,
+        envelope.token,
+    )
 
 
 def read_reply(body: bytes) -> Reply:

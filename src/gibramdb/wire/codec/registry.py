@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, cast
 
+import msgspec
 from google.protobuf.message import DecodeError, EncodeError
 
 from gibramdb.errors import (
@@ -23,7 +24,7 @@ from gibramdb.errors import (
     UnknownCommandError,
 )
 from gibramdb.model import commands
-from gibramdb.model.commands import Command
+from gibramdb.model.commands import Command, WriteCommand
 from gibramdb.model.results import Result
 from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec import objects, requests, results
@@ -160,9 +161,12 @@ def decode_command(request: Request) -> Command:
     if needs_session_id and not session_id:
         raise InvalidArgumentError("session_id is required")
     try:
-        return decode(session_id, request.payload)
+        command = decode(session_id, request.payload)
     except DecodeError as error:
         raise InvalidArgumentError(f"{name}: undecodable payload: {error}") from None
+    if request.token and isinstance(command, WriteCommand):
+        return msgspec.structs.replace(command, token=request.token)
+    return command
 
 
 def encode_result(result: Result, request: Request) -> tuple[int, bytes]:
@@ -198,8 +202,9 @@ def encode_command(command: Command, request_id: int) -> bytes:
     """
     row = row_of(command)
     session_id = "" if row.session_rule == "unused" else cast("_OfSession", command).session_id
+    token = command.token if isinstance(command, WriteCommand) else b""
     try:
-        return encode_frame(encode_envelope(request_id, row.number, row.request.encode(command), session_id))
+        return encode_frame(encode_envelope(request_id, row.number, row.request.encode(command), session_id, token))
     except (EncodeError, TypeError, ValueError) as error:
         raise InvalidArgumentError(f"{row.name}: {error}") from None
 

@@ -1,0 +1,66 @@
+"""A write that is marked with a token is carried out once; asked for again, it is answered from what is remembered.
+
+What is remembered is part of the same record as the change, so that no crash can keep the one without the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from gibramdb.core.decide.admission import Decision, Moment
+from gibramdb.core.limits import TOKEN_BYTES_MAX
+from gibramdb.errors import InvalidArgumentError
+from gibramdb.model.commands import WriteCommand
+from gibramdb.model.mutations import KeptToken, SessionDeleted, WrittenOnce
+from gibramdb.model.results import Created, Done, Result
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def decide(moment: Moment, command: WriteCommand, first: Callable[[Moment, Any], Decision]) -> Decision:
+    """What was answered to this token, or what `first` decides, to be remembered.
+
+    Raises:
+        InvalidArgumentError: the token is too long, or was used for another write.
+        CallerError: the command is refused; nothing is remembered of that, so it may be asked for again.
+    """
+    token = command.token
+    if len(token) > TOKEN_BYTES_MAX:
+        raise InvalidArgumentError(f"token too large: {len(token)} bytes (max: {TOKEN_BYTES_MAX})")
+    fingerprint = _fingerprint(command)
+    session = moment.state.sessions.get(command.session_id)
+    if session is not None and not moment.state.is_expired(session, moment.now_ms):
+        kept = session.kept_token(token)
+        if kept is not None:
+            if kept.fingerprint != fingerprint:
+                raise InvalidArgumentError(
+                    "token was used for another write in this session; a new write needs its own"
+                )
+            return None, _answer(kept, command)
+    change, result = first(moment, command)
+    # The end of a session is the end of what it remembers; no other write answers anything else.
+    if isinstance(change, SessionDeleted) or not isinstance(result, Created | Done):
+        return change, result
+    if isinstance(result, Created):
+        kept = KeptToken(token, moment.now_ms, fingerprint, result.ids[0] if result.ids else 0, len(result.ids))
+    else:
+        kept = KeptToken(token, moment.now_ms, fingerprint, result.id, None)
+    opens = change is not None and change.opens
+    # What `first` decides for a caller is a Change; the record's reader holds it to that before it is applied.
+    return WrittenOnce(command.session_id, moment.now_ms, opens, kept, change), result  # type: ignore[arg-type]
+
+
+def _fingerprint(command: WriteCommand) -> bytes:
+    whole = _encode((type(command).__name__, msgspec.structs.replace(command, token=b"")))
+    return hashlib.blake2b(whole, digest_size=8).digest()
+
+
+def _answer(kept: KeptToken, command: WriteCommand) -> Result:
+    if kept.created_count is None:
+        return Done(kept.answer_id)
+    # Ids of one write follow each other.
+    return Created(tuple(range(kept.answer_id, kept.answer_id + kept.created_count)), getattr(command, "bulk", False))
