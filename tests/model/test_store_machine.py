@@ -368,6 +368,7 @@ DERIVED = (
     "textunits_by_document",
     "textunits_by_entity",
     "textunits_by_external_id",
+    "tokens_by_value",
 )
 
 
@@ -399,7 +400,7 @@ def test_every_slot_of_a_session_is_canonical_derived_or_ephemeral() -> None:
 
     canonical = {
         "session_id", "incarnation", "created_at_ms", "touched_at_ms", "read_noted_at_ms", "ttl_ms", "idle_ttl_ms", "is_ended",
-        "documents", "textunits", "entities", "relationships", "communities", "links",
+        "documents", "textunits", "entities", "relationships", "communities", "links", "tokens",
         "textunit_vectors", "entity_vectors", "community_vectors",
     }  # fmt: skip
     assert set(SessionState.__slots__) == canonical | set(DERIVED) | {"last_lsn", "changed_lsn", "read_at_ms"}
@@ -417,7 +418,10 @@ def test_tables_of_the_engine_have_no_gaps() -> None:
         children: list[type] = base.__subclasses__()
         return {leaf for child in children for leaf in (leaves(child) or {child})}
 
-    in_place = {mutations.SessionDeleted, mutations.SessionExpired, mutations.SessionReadNoted, mutations.SessionEnded}
+    in_place = {
+        mutations.SessionDeleted, mutations.SessionExpired, mutations.SessionReadNoted, mutations.SessionEnded,
+        mutations.WrittenOnce,
+    }  # fmt: skip
     assert set(_APPLY) | in_place == set(get_args(Mutation))
     assert set(_DECIDE) == leaves(c.WriteCommand) - {c.DetectCommunities, c.DetectHierarchy, c.RebuildIndexes}
     assert set(READS) == leaves(c.ReadCommand) - {c.Ping, c.GetHealth, c.GetInfo, c.Query, c.Explain}
