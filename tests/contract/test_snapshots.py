@@ -237,6 +237,27 @@ def test_a_copy_restores_what_was_saved(tmp_path: Path, durable: bool) -> None:
             assert db.last_save().path.endswith("copy.gibram"), "it survives a restart"
 
 
+def test_progress_goes_up_once_and_a_later_snapshot_leaves_it_alone(db: Store) -> None:
+    for number in range(4):
+        fill(db.session(f"s{number}"), 5_000)
+    begins: list[Callable[[], object]] = [
+        lambda: db.save_in_background("copy"),
+        lambda: db.restore_in_background("copy"),
+    ]
+    for begin in begins:
+        begin()
+        seen = []
+        until = time.monotonic() + 20
+        while (status := db.backup_status()).in_progress:
+            assert time.monotonic() < until
+            seen.append(status.progress_percent)
+        assert seen == sorted(seen)
+        assert len(set(seen)) > 3
+        assert max(seen) < 100
+        db.checkpoint()
+        assert db.backup_status().progress_percent == 100
+
+
 def test_a_copy_of_another_store_and_an_older_snapshot_can_be_restored(db: Store, tmp_path: Path) -> None:
     with gibramdb.open(tmp_path / "other", vector_dim=4) as other:
         fill(other.session("s"))

@@ -12,7 +12,7 @@ from support.faulty_disk import FaultyDisk
 from gibramdb.config import load_config
 from gibramdb.core.digest import state_digest
 from gibramdb.core.state import StoreState
-from gibramdb.database.database import Answer
+from gibramdb.database.database import Answer, Database
 from gibramdb.database.opening import OpenStore, open_store
 from gibramdb.model.commands import Command
 
@@ -37,13 +37,23 @@ class FakeClock:
         return self.ms * 1000
 
 
+class SteppingClock(FakeClock):
+    """Each look at the short time says that 10 ms have passed: whatever takes turns gets little done in each."""
+
+    def steady_us(self) -> int:
+        self.ms += 10
+        return super().steady_us()
+
+
 class OwnedStore:
     """A store and everything it stands on."""
 
-    def __init__(self, *, durable: bool = True, flags: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *, durable: bool = True, flags: dict[str, str] | None = None, clock: FakeClock | None = None
+    ) -> None:
         settings = {"server.data_dir": str(ROOT / "data"), "server.vector_dim": str(VECTOR_DIM), **(flags or {})}
         settings["session_store.mode"] = "durable" if durable else "ephemeral"
-        self.clock = FakeClock()
+        self.clock = clock or FakeClock()
         self.disk = FaultyDisk(ROOT)
         self._config = load_config(None, flags=settings)
         self._posted: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -55,15 +65,29 @@ class OwnedStore:
 
     def run(self, command: Command) -> Answer:
         """The command's answer, once it may be shown."""
+        answers = self.start(command)
+        while not answers:
+            self.turn()
+        return answers[0]
+
+    def start(self, command: Command) -> list[Answer]:
+        """Hand a command in; the answer will be in the list, once enough turns have passed."""
         answers: list[Answer] = []
         self._store.database.submit(command, answers.append)
-        while not answers:
-            self._posted.get(timeout=ANSWER_SECONDS_MAX)()
-        return answers[0]
+        return answers
+
+    def turn(self) -> None:
+        """One call that a thread of the store has posted to its owner."""
+        self._posted.get(timeout=ANSWER_SECONDS_MAX)()
 
     def sweep(self) -> None:
         """End what is over."""
         self._store.database.expire_sessions()
+
+    @property
+    def database(self) -> Database:
+        """The store as one thing."""
+        return self._store.database
 
     @property
     def state(self) -> StoreState:

@@ -6,7 +6,7 @@ thread, while the session goes on changing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from gibramdb.core.state import SessionState
@@ -24,12 +24,31 @@ BATCH_CHARACTERS_MAX = 2 * 1024 * 1024
 
 
 class FrozenSession:
-    """A session as it was at one moment; can be dumped once."""
+    """A session as it was at one moment; can be dumped in any thread, several times."""
+
+    __slots__ = (
+        "_communities",
+        "_community_vectors",
+        "_documents",
+        "_entities",
+        "_entity_vectors",
+        "_first_token_id",
+        "_head",
+        "_links",
+        "_relationships",
+        "_row_bytes",
+        "_textunit_vectors",
+        "_textunits",
+        "_tokens",
+        "changed_lsn",
+        "objects",
+        "session_id",
+    )
 
     def __init__(self, session: SessionState) -> None:
         self.session_id = session.session_id
         self.changed_lsn = session.changed_lsn
-        self.object_count = session.object_count()
+        self.objects = session.object_count()
         self._head = mutations.SessionRestored(
             session.session_id,
             session.touched_at_ms,
@@ -88,7 +107,7 @@ def _six(ids: list[int]) -> Any:
     return tuple(ids)  # as many as there are tables, which the struct checks when it is read
 
 
-def _batches(records: Iterator[T], characters: Callable[[T], int], records_max: int) -> Iterator[tuple[T, ...]]:
+def _batches(records: Iterable[T], characters: Callable[[T], int], records_max: int) -> Iterator[tuple[T, ...]]:
     batch: list[T] = []
     total = 0
     limit = min(records_max, BATCH_RECORDS_MAX)

@@ -144,6 +144,10 @@ class SessionState:
         """The one to be forgotten first."""
         return self.tokens.get(self.tokens.next_id - len(self.tokens))
 
+    def holds_vectors(self) -> bool:
+        """Whether any of its objects has an embedding."""
+        return bool(self.entity_vectors or self.textunit_vectors or self.community_vectors)
+
     def linked_entities(self, textunit_id: int) -> Iterable[int]:
         """Entities that a text unit speaks of, in the order of linking."""
         return self.entities_by_textunit.get(textunit_id, _NO_IDS)

@@ -7,7 +7,7 @@ copies it, so that freezing costs a list of blocks and no record.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -33,10 +33,12 @@ class Table(Generic[T]):
         """All records by rising id."""
         return _records(self._blocks)
 
-    def freeze(self) -> Iterator[T]:
-        """All records by rising id as they are now, whatever happens later; may be read in any thread."""
+    def freeze(self) -> Iterable[T]:
+        """All records by rising id as they are now, whatever happens later; for any thread, and repeatedly."""
+        if not self._count:
+            return ()
         self._shared.update(range(len(self._blocks)))
-        return _records(self._blocks.copy())
+        return _FrozenTable(self._blocks.copy())
 
     def get(self, id: int) -> T | None:
         """The record, or None."""
@@ -102,6 +104,18 @@ class Table(Generic[T]):
                         return found, True
                     found.append(record)
         return found, False
+
+
+class _FrozenTable(Generic[T]):
+    """Blocks that nobody writes to."""
+
+    __slots__ = ("_blocks",)
+
+    def __init__(self, blocks: list[list[T | None] | None]) -> None:
+        self._blocks = blocks
+
+    def __iter__(self) -> Iterator[T]:
+        return _records(self._blocks)
 
 
 def _records(blocks: list[list[T | None] | None]) -> Iterator[T]:

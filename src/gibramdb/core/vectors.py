@@ -107,6 +107,8 @@ class VectorIndex:
 
     def freeze(self) -> FrozenVectors:
         """What it holds now, whatever happens later. Copies 16 bytes a row, and no embedding."""
+        if not self._slots:
+            return FrozenVectors((), self._vector_dim)
         views = [(block.rows, *block.living()) for block in self._blocks if block.live_count]
         return FrozenVectors(views, self._vector_dim)
 

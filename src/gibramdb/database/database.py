@@ -207,6 +207,8 @@ class Database:
             raise LimitExceededError(f"record too large: {len(payload)} bytes (max: {RECORD_BYTES_MAX})")
         if not self.journal.has_room(len(payload)):
             raise _NoRoomError(len(payload))
+        if self.snapshots is not None and self.snapshots.unfrozen:
+            self.snapshots.freeze(command.session_id)
         try:
             lsn = self.journal.lsn_after(len(payload))
             apply(self.state, mutation, lsn)
@@ -353,6 +355,8 @@ class Database:
 
     def _log_note(self, mutation: SessionReadNoted | SessionEnded) -> None:
         payload = record.encode(mutation)
+        if self.snapshots is not None and self.snapshots.unfrozen:
+            self.snapshots.freeze(mutation.session_id)
         try:
             apply(self.state, mutation, self.journal.lsn_after(len(payload)))
             self.journal.enqueue(payload)

@@ -1,6 +1,7 @@
-"""When a snapshot is taken, and the way it takes: cut -> write -> publish -> rotate -> prune.
+"""When a snapshot is taken, and the way it takes: cut -> freeze -> write -> publish -> rotate -> prune.
 
-    cut        one turn of the owner: sessions are frozen, the log is asked to sync and to say where it stands
+    cut        one turn of the owner: the moment is marked, and the log is asked to sync and to say where it stands
+    freeze     some sessions a turn; one that is about to change before its turn is frozen first
     write      a thread of its own: changed sessions into one pack, read back; an operator's copy, if one was asked for
     publish    the manifest: from its rename on, this is the newest snapshot
     rotate     the log goes on in its next generation
@@ -21,7 +22,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -74,6 +75,8 @@ RETRY_MS = 10_000
 """After a failure, the next automatic one is tried no sooner."""
 SIZE_TRIGGER_SHARE = 0.75
 """Of `snapshot_wal_size_bytes`, where a snapshot is begun: the log stays below the whole while it is written."""
+FREEZE_TURN_US = 2_000
+"""So long sessions are frozen in one turn; then others get theirs."""
 WAITING_MAX = 16
 NEVER_LSN = 2**63
 
@@ -114,6 +117,20 @@ class Owner(Protocol):
         ...
 
 
+class _Work:
+    """How far something is: objects written or read back, each session counting as one more."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.done = 0
+        self.is_over = False
+
+    @property
+    def percent(self) -> int:
+        """100 only once it is over, and well."""
+        return 100 if self.is_over else 99 * self.done // max(1, self.total)
+
+
 class _Job:
     """One snapshot or restore that somebody asked for; `path` is None where no copy is wanted."""
 
@@ -121,8 +138,27 @@ class _Job:
         self.kind = kind
         self.path = path
         self.finishes: list[Finish] = []
+        self.work = _Work()
+        self.started_at_s = 0
+        self.error = ""
         self.load: Callable[[], tuple[StoreState, int]] | None = None  # of a restore: the state, and its dimension
         self.target_lsn = NEVER_LSN  # of a truncation
+
+
+class _Freezing:
+    """A snapshot that has been cut and whose sessions are being frozen.
+
+    `changed`: the names of those that go into its pack. `kept`: where the others lie already.
+    """
+
+    def __init__(self, job: _Job, covered_lsn: int, vector_dim: int, kept: list[Section], changed: list[str]) -> None:
+        self.job = job
+        self.covered_lsn = covered_lsn
+        self.vector_dim = vector_dim
+        self.kept = kept
+        self.changed = changed
+        self.cuts: queue.SimpleQueue[Cut | GibramError] = queue.SimpleQueue()
+        self.frozen: dict[str, FrozenSession] = {}
 
 
 class _StoppingError(Exception):
@@ -162,8 +198,12 @@ class Snapshots:
         self._pack_bytes: dict[int, int] = {}
         self._last_save = None if newest is None else newest.last_save
         self._running: _Job | None = None
+        self._freezing: _Freezing | None = None
+        self.unfrozen: dict[str, SessionState] = {}
+        """What `freeze` must be called for before it changes."""
         self._waiting: deque[_Job] = deque()
-        self._operation, self._started_at_s, self._progress_percent, self._error = "", 0, 0, ""
+        self._last_backup: _Job | None = None  # a save or restore; the one that runs, if one does
+        self._work = _Work()  # the snapshot thread's: of what it does
         self._failures = 0
         self._snapshot_error = ""
         self._retained = 0
@@ -236,6 +276,16 @@ class Snapshots:
         self._waiting.append(job)
         self._begin_next()
 
+    def freeze(self, session_id: str) -> None:
+        """This session is about to change: if the cut that was made last still needs it as it is, now is the time."""
+        session = self.unfrozen.pop(session_id, None)
+        if session is None or self._freezing is None:
+            return
+        try:
+            self._freezing.frozen[session_id] = FrozenSession(session)
+        except Exception as error:  # the snapshot fails; who changes the session is not touched
+            self._give_up_cut(error)
+
     def facts(self) -> SnapshotFacts:
         """Figures for health."""
         newest = self._newest
@@ -269,6 +319,8 @@ class Snapshots:
         """No more from now on; what runs is stopped at its next step. `join` waits for that."""
         self._is_stopping = True
         self.due_lsn = NEVER_LSN
+        self._freezing = None
+        self.unfrozen.clear()
         running, self._running = self._running, None
         for job in [*([running] if running else []), *self._waiting]:
             for finish in job.finishes:
@@ -311,8 +363,7 @@ class Snapshots:
             return
         job = self._running = self._waiting.popleft()
         if job.kind in {"save", "restore"}:
-            self._operation, self._started_at_s = job.kind, self._clock.now_ms() // 1000
-            self._progress_percent, self._error = 0, ""
+            self._last_backup, job.started_at_s = job, self._clock.now_ms() // 1000
         self.due_lsn = NEVER_LSN
         if job.kind == "truncate":
             self._in_thread(partial(self._truncate, job))
@@ -331,30 +382,52 @@ class Snapshots:
         """One turn: what was applied up to here, and nothing later, is what the snapshot will hold."""
         state = self._owner.state
         kept: list[Section] = []
-        changed: list[SessionState] = []
-        for session in state.sessions.values():
-            section = self._sections.get(session.session_id)
+        changed: list[str] = []
+        holds_vectors = False
+        for name, session in state.sessions.items():
+            holds_vectors = holds_vectors or session.holds_vectors()
+            section = self._sections.get(name)
             if section is not None and section.changed_lsn == session.changed_lsn:
                 kept.append(section)
             else:
-                changed.append(session)
+                changed.append(name)
         if self._store_id is None:
             kept, changed = [], []
         sparse = self._sparse_packs(kept)
         if sparse:
-            changed += [state.sessions[each.session_id] for each in kept if each.pack in sparse]
+            changed += [each.session_id for each in kept if each.pack in sparse]
             kept = [each for each in kept if each.pack not in sparse]
-        frozen = [FrozenSession(session) for session in changed]
-        copied = [] if job.path is None else [FrozenSession(session) for session in state.sessions.values()]
-        holds_vectors = any(
-            len(vectors)
-            for session in state.sessions.values()
-            for vectors in (session.textunit_vectors, session.entity_vectors, session.community_vectors)
-        )
         vector_dim = state.vector_dim if holds_vectors else 0
-        cuts: queue.SimpleQueue[Cut | GibramError] = queue.SimpleQueue()
-        self._journal.cut(cuts.put)
-        self._in_thread(partial(self._write, job, int(state.last_lsn), vector_dim, kept, frozen, copied, cuts))
+        freezing = _Freezing(job, int(state.last_lsn), vector_dim, kept, changed)
+        # What a copy holds includes what the pack does: each session is frozen once.
+        self.unfrozen = {name: state.sessions[name] for name in (changed if job.path is None else state.sessions)}
+        self._freezing = freezing
+        self._journal.cut(freezing.cuts.put)
+        self._freeze_some()
+
+    def _freeze_some(self) -> None:
+        freezing = self._freezing
+        if freezing is None:
+            return  # given up
+        ends_us = self._clock.steady_us() + FREEZE_TURN_US
+        while self.unfrozen:
+            name, session = self.unfrozen.popitem()
+            try:
+                freezing.frozen[name] = FrozenSession(session)
+            except Exception as error:  # who asked is told; whoever else has a turn here is not touched
+                self._give_up_cut(error)
+                return
+            if self.unfrozen and self._clock.steady_us() >= ends_us:
+                self._post(self._freeze_some)
+                return
+        self._freezing = None
+        self._in_thread(partial(self._write, freezing))
+
+    def _give_up_cut(self, error: Exception) -> None:
+        freezing, self._freezing = self._freezing, None
+        self.unfrozen.clear()
+        assert freezing is not None
+        self._finished(freezing.job, self._refusal_of(error))
 
     def _sparse_packs(self, kept: list[Section]) -> set[int]:
         """Packs of which less than half would still be read."""
@@ -383,14 +456,13 @@ class Snapshots:
         if isinstance(outcome, GibramError):
             log.error("%s failed: %s", job.kind, outcome)
             if job.kind in {"save", "restore"}:
-                self._error = str(outcome)
+                job.error = str(outcome)
             if job.kind in {"snapshot", "checkpoint"}:
                 self._failures += 1
                 self._snapshot_error = str(outcome)
                 self._retry_at_ms = self._clock.steady_ms() + RETRY_MS
         elif job.kind != "truncate":
-            if job.kind in {"save", "restore"}:
-                self._progress_percent = 100
+            job.work.is_over = True
             self._snapshot_error = ""
         self._set_due_lsn()
         for finish in job.finishes:
@@ -416,14 +488,14 @@ class Snapshots:
 
     def _status(self) -> BackupStatus:
         backup = self._backup()
-        is_waiting = backup is not None and backup is not self._running
+        shown = backup or self._last_backup or _Job("", None)
         last = self._last_save
         return BackupStatus(
             backup is not None,
-            self._operation if backup is None else backup.kind,
-            0 if is_waiting else self._started_at_s,
-            0 if is_waiting else self._progress_percent,
-            "" if is_waiting else self._error,
+            shown.kind,
+            shown.started_at_s,
+            shown.work.percent,
+            shown.error if backup is not None else shown.error or self._snapshot_error,
             0 if last is None else last.at_s,
             "" if last is None else last.path,
         )
@@ -468,32 +540,28 @@ class Snapshots:
         with contextlib.suppress(RuntimeError):  # the owner's loop has ended: nobody is left to be told
             self._post(call)
 
-    def _write(
-        self,
-        job: _Job,
-        covered_lsn: int,
-        vector_dim: int,
-        kept: list[Section],
-        frozen: list[FrozenSession],
-        copied: list[FrozenSession],
-        cuts: queue.SimpleQueue[Cut | GibramError],
-    ) -> None:
+    def _write(self, freezing: _Freezing) -> None:
+        job, vector_dim = freezing.job, freezing.vector_dim
+        self._work = job.work
         outcome: Result | GibramError
         number = 0
         try:
-            cut = cuts.get()
+            cut = freezing.cuts.get()
             number = self._next_number()
             if isinstance(cut, GibramError):
                 raise cut  # noqa: TRY301 (the refusal of another thread)
             created_at_ms = self._clock.now_ms()
+            copied = [] if job.path is None else list(freezing.frozen.values())
+            packed = [freezing.frozen[name] for name in freezing.changed]
+            job.work.total = 2 * (_weight(copied) + _weight(packed))
             if job.path is not None:
                 self._write_copy(job.path, cut, created_at_ms, vector_dim, copied)
             if self._store_id is not None:
-                sections, pack_bytes = self._write_pack(number, created_at_ms, frozen)
-                manifest = self._manifest(number, created_at_ms, cut, vector_dim, [*kept, *sections])
+                sections, pack_bytes = self._write_pack(number, created_at_ms, packed)
+                manifest = self._manifest(number, created_at_ms, cut, vector_dim, [*freezing.kept, *sections])
                 snapshot.publish_manifest(self._fs, self._directories.snapshots, manifest)
                 log.info("snapshot published", extra={"number": number, "lsn": cut.lsn, "written_bytes": pack_bytes})
-                self._tell(partial(self._published, manifest, covered_lsn, pack_bytes))
+                self._tell(partial(self._published, manifest, freezing.covered_lsn, pack_bytes))
                 self._tidy_up()
             outcome = Done(0 if job.kind == "save" else cut.lsn)
         except _StoppingError:
@@ -539,19 +607,21 @@ class Snapshots:
             writer.finish()
         finally:
             self._fs.close(fd)
-        snapshot.publish_pack(self._fs, directory, number, self._stopping_between(sections))
+        snapshot.publish_pack(self._fs, directory, number, self._gone_through(sections))
         return sections, writer.bytes_so_far
 
     def _write_sections(self, writer: PackWriter, frozen: list[FrozenSession]) -> list[Section]:
-        total = max(1, sum(each.object_count for each in frozen))
-        done = 0
         sections = []
         for each in frozen:
             payloads = map(record.encode, self._stopping_between(each.dump()))
-            sections.append(writer.write_section(each.session_id, each.changed_lsn, each.object_count, payloads))
-            done += each.object_count
-            self._progress_percent = 99 * done // total
+            sections.append(writer.write_section(each.session_id, each.changed_lsn, each.objects, payloads))
+            self._work.done += _weight([each])
         return sections
+
+    def _gone_through(self, sections: Iterable[Section]) -> Iterator[Section]:
+        for section in self._stopping_between(sections):
+            yield section
+            self._work.done += _weight([section])
 
     def _write_copy(
         self, path: str, cut: Cut, created_at_ms: int, vector_dim: int, copied: list[FrozenSession]
@@ -566,7 +636,7 @@ class Snapshots:
             writer.write_manifest(self._manifest(0, created_at_ms, cut, vector_dim, sections))
             disk.drop_cache(writing.fd)
             manifest = snapshot.read_copy(disk, writing.fd, writing.resolved)
-            for section in self._stopping_between(manifest.sections):
+            for section in self._gone_through(manifest.sections):
                 snapshot.verify_section(disk, writing.resolved, section, writing.fd)
             writing.publish()
         self._last_save = LastSave(created_at_ms // 1000, resolved)
@@ -653,6 +723,7 @@ class Snapshots:
     def _restore(self, job: _Job, load: Callable[[], tuple[StoreState, int]]) -> None:
         """On the side: load, verify, write. Then the owner swaps."""
         number = 0
+        self._work = job.work
         try:
             state, vector_dim = load()
             number = self._next_number()
@@ -697,8 +768,8 @@ class Snapshots:
                     f"{self._owner.state.vector_dim}"
                 )
             state = StoreState(self._owner.state.vector_dim)
-            for done, section in enumerate(self._stopping_between(manifest.sections)):
-                self._progress_percent = 49 * done // len(manifest.sections)
+            self._work.total = 3 * _weight(manifest.sections)
+            for section in self._gone_through(manifest.sections):
                 if is_copy:
                     payloads = snapshot.read_section(disk, shown, section, fd)
                 else:
@@ -763,6 +834,10 @@ class _RestoredSnapshot(Base):
 
 def _nobody(outcome: Result | GibramError, lsn: Lsn) -> None:
     del outcome, lsn  # asked for in the background: BACKUP_STATUS, health and the log tell
+
+
+def _weight(sessions: Sequence[FrozenSession | Section]) -> int:
+    return sum(each.objects for each in sessions) + len(sessions)
 
 
 def _storage_error(error: OSError, directory: Path) -> StorageError:
