@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from crash.test_restore_kills import StoppingDisk
+from support.faulty_disk import Stopped
 from support.tree import tree_hash
 
 import gibramdb
-from gibramdb.errors import FatalError
+from gibramdb.config import load_config
+from gibramdb.database.repair import propose, repair
+from gibramdb.errors import FatalError, MissingStoreError
 
 
 def run(command: str, data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -109,11 +116,172 @@ def test_a_damaged_log_is_cut_where_it_is_damaged_and_says_what_that_costs(tmp_p
 def test_without_any_of_the_log_behind_it_the_snapshot_alone_remains(tmp_path: Path) -> None:
     data = tmp_path / "data"
     digests = made(data)
+    for path in logs(data)[:-1]:
+        path.unlink()
     flip(logs(data)[-1], 20)
     said = run("repair", data)
     assert "alone" in said.stdout, said.stdout
+    assert "not even the header" in said.stdout, said.stdout
     assert run("repair", data, "--yes").returncode == 0
     assert opened(data) == digests[6]
+
+
+def rotated(data: Path) -> dict[int, str]:
+    """A store with one snapshot and five generations behind its cut, each of two documents; digests as `made`."""
+    digests = {}
+    with gibramdb.open(data, vector_dim=3) as db:
+        for number in range(1, 11):
+            db.session("s").add_document(f"d{number}")
+            digests[number] = db.digest().sha256
+            if number == 1:
+                db.checkpoint()
+            elif number % 2 == 1:
+                db.rotate_log()
+    return digests
+
+
+def shorten(path: Path) -> None:
+    """Its last record is gone, and nothing in the file tells."""
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex(b"\xe3\xa5\xb1\xd7")])
+
+
+def damage_middle(path: Path) -> None:
+    flip(path, path.read_bytes().rindex(b"\xe3\xa5\xb1\xd7") + 50)
+
+
+@pytest.mark.parametrize(
+    ("what", "kept", "told"),
+    [
+        (
+            Path.unlink,
+            5,
+            r"generation 4, which is missing and ended at LSN [0-9]+; .*-05.log: 2 records up to LSN [0-9]+, l",
+        ),
+        (shorten, 6, r"the end of wal-.*04.log, which reached to LSN [0-9]+; .*-05.log: 2 records"),
+        (damage_middle, 6, r"wal-.*04.log: [0-9]+ bytes that can not be read.*; .*05.log: 2 records"),
+        (lambda path: flip(path, 20), 5, r"wal-.*04.log, of which not even the header can be read: [0-9]+ bytes; "),
+    ],
+)
+def test_of_a_log_with_a_fault_in_its_middle_all_before_the_fault_is_kept(
+    tmp_path: Path, what: Callable[[Path], object], kept: int, told: str
+) -> None:
+    data = tmp_path / "data"
+    digests = rotated(data)
+    fourth = data / "session_wal/wal-00000000000000000004.log"
+    what(fourth)
+    with pytest.raises(FatalError):
+        opened(data)
+    before = tree_hash(data)
+    assert run("inspect", data).returncode == 65
+    (said,) = re.findall(r"lost +(.*?)set aside", run("repair", data).stdout, re.DOTALL)
+    assert re.search(told.replace("-05", "-.*05"), " ".join(said.split())), said
+    assert tree_hash(data) == before
+    done = run("repair", data, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert digests[kept] in done.stdout
+    assert opened(data) == digests[kept]
+    aside = next((data / "session_wal").glob("set-aside-*"))
+    assert {path.name for path in aside.iterdir()} >= {path.name for path in aside.glob("wal-*0[56].log")} != set()
+
+
+def test_a_damaged_generation_that_nothing_needs_costs_nothing(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    digests = made(data)
+    assert len(logs(data)) > 2
+    flip(logs(data)[0], 20)
+    with pytest.raises(FatalError):
+        opened(data)
+    assert run("repair", data, "--yes").returncode == 0
+    assert opened(data) == digests[8]
+
+
+def test_a_restore_whose_snapshot_is_damaged_leaves_what_was_before_it(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with gibramdb.open(data, vector_dim=3) as db:
+        db.session("s").add_document("before")
+        before = db.digest().sha256
+        db.save("copy")
+        db.restore_in_background("copy")
+        while db.backup_status().in_progress:
+            time.sleep(0.01)
+        db.session("s").add_document("behind")
+    flip(snapshots(data)[-1], 200)
+    assert len(snapshots(data)) == 2
+    said = run("repair", data, "--yes")
+    assert "1 records up to LSN" in " ".join(said.stdout.split()), said.stdout
+    assert opened(data) == before
+
+
+def test_the_end_of_the_log_is_missing_and_part_of_it_is_there(tmp_path: Path) -> None:
+    """A log that was moved aside is gone as a whole: what lies behind the cut was lost, and that is not guessed away."""
+    data = tmp_path / "data"
+    digests = made(data)
+    with gibramdb.open(data, vector_dim=3) as db:
+        db.checkpoint()
+    for path in logs(data)[-2:]:
+        path.unlink()
+    left = logs(data)
+    before = tree_hash(data)
+    with pytest.raises(MissingStoreError, match="move these out of the log directory") as refused:
+        opened(data)
+    assert all(path.name in str(refused.value) for path in left)
+    assert tree_hash(data) == before
+    said = run("repair", data)
+    assert "alone" in said.stdout
+    for path in left:
+        path.rename(tmp_path / path.name)
+    with gibramdb.open(data, vector_dim=3) as db:
+        assert db.digest().sha256 == digests[8]
+        assert "took the snapshot alone" in db.health().components["warnings"]
+
+
+def test_a_snapshot_set_aside_takes_its_own_packs_along_and_leaves_those_that_another_needs(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with gibramdb.open(data, vector_dim=3) as db:
+        db.session("still").add_documents([gibramdb.NewDocument(f"d{n}") for n in range(100)])
+        db.session("busy").add_document("a")
+        db.checkpoint()
+        db.session("busy").add_document("b")
+        db.checkpoint()
+        digest = db.digest().sha256
+    flip(snapshots(data)[-1], 200)
+    packs = sorted((data / "session_snapshots").glob("pack-*.bin"))
+    assert len(packs) == 2
+    assert run("repair", data, "--yes").returncode == 0
+    (aside,) = (data / "session_snapshots").glob("set-aside-*")
+    assert [path.name for path in sorted(aside.iterdir())] == [packs[1].name, "snapshot-00000000000000000002.json"]
+    assert packs[0].exists()
+    assert opened(data) == digest
+
+
+def test_a_repair_ended_anywhere_can_be_done_again(tmp_path: Path) -> None:
+    """At any change it makes to the disk; what it ends with is what it had proposed."""
+    whole = tmp_path / "whole"
+    digests = rotated(whole)
+    with gibramdb.open(whole, vector_dim=3) as db:
+        db.checkpoint()
+    flip(snapshots(whole)[-1], 200)
+    damage_middle(whole / "session_wal/wal-00000000000000000003.log")
+    for step in range(1, 100):
+        data = tmp_path / str(step)
+        shutil.copytree(whole, data)
+        config = load_config(
+            None,
+            flags={"server.data_dir": str(data), "session_store.mode": "durable", "server.vector_dim": "3"},
+        )
+        disk = StoppingDisk()
+        disk.stop_at = step
+        try:
+            repair(config, disk)
+        except Stopped:
+            disk.die()
+        else:
+            break
+        if propose(config) is not None:
+            repair(config)
+        assert opened(data) == digests[4], step
+    assert step > 8
 
 
 def test_where_nothing_is_left_it_says_so_and_changes_nothing(tmp_path: Path) -> None:

@@ -172,6 +172,7 @@ def test_generations_and_snapshots_of_any_age_give_the_same_state_or_are_refused
         newest = max((cuts[path].generation for path in present & set(snapshots)), default=0)
         there = [generation for generation, path in wal.list_logs(disk, LOGS) if path in present]
         behind = [generation for generation in there if generation >= newest]
+        assert behind or not there, f"the end of the log is missing, and was not missed: {present}"
         assert found == driven.ends[max(behind, default=newest)], (
             f"all that lies there, and not a record less: {present}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -74,7 +75,8 @@ class StoppingDisk(OsFileSystem):
     def die(self) -> None:
         """What the kernel does with the locks of a dead process."""
         for fd in self._locks:
-            os.close(fd)
+            with contextlib.suppress(OSError):  # let go of already
+                os.close(fd)
 
 
 class Driven:

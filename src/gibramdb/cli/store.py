@@ -54,9 +54,10 @@ def inspect(config: flags.ConfigFile = None, data: flags.Data = None) -> None:
         row = (f"{each.cut_lsn:,}", f"{each.sessions:,}", f"{each.objects:,}")
         table.add_row(each.path.name, when, *(("", "", "damaged") if each.error else row))
     console.print(table)
-    table = Table("log", "from LSN", "to LSN", "records", box=None)
+    table = Table("log", "from LSN", "to LSN", "records", "torn bytes", box=None)
     for log in logs:
-        table.add_row(log.path.name, f"{log.base_lsn:,}", f"{log.end_lsn:,}", f"{log.records:,}")
+        figures = (log.base_lsn, log.end_lsn, log.records, log.torn_bytes)
+        table.add_row(log.path.name, *(f"{figure:,}" for figure in figures))
     console.print(table)
     errors = [each.error for each in snapshots if each.error] + [each.error for each in logs if each.error]
     for error in errors:
@@ -83,11 +84,15 @@ def repair(
         console.print("Nothing is wrong with this store: it starts.")
         return
     table = Table(show_header=False, box=None)
+    table.add_column()
+    table.add_column(overflow="fold")  # a path that is cut short helps nobody
     table.add_row("wrong", proposal.why)
     table.add_row("kept", proposal.keeps)
     table.add_row("lost", proposal.loses)
     for path in proposal.set_aside:
         table.add_row("set aside", str(path))
+    for path in proposal.shared:
+        table.add_row("stays", f"{path}, which a snapshot set aside needs too")
     if proposal.cut is not None:
         table.add_row("cut", f"{proposal.cut[0]} after {proposal.cut[1]:,} bytes; the whole file is set aside first")
     console.print(table)

@@ -5,7 +5,7 @@ Reads, and changes no file. Whatever does not fit is refused by name, never gues
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -71,9 +71,7 @@ class Plan(msgspec.Struct, frozen=True):
     unfinished: int | None
 
 
-def recover(
-    fs: FileSystem, directories: Directories, store_id: bytes, vector_dim: int, newest: int | None = None
-) -> Recovered:
+def recover(fs: FileSystem, directories: Directories, store_id: bytes, vector_dim: int) -> Recovered:
     """Load the newest snapshot, if there is one, and replay the log behind its cut.
 
     Args:
@@ -81,7 +79,6 @@ def recover(
         directories: where the store lies.
         store_id: whose files they must be.
         vector_dim: what its embeddings must have.
-        newest: snapshots with a higher number are passed over, as if they were not there; a start passes over none.
 
     Raises:
         CorruptSnapshotError, CorruptLogError: what lies there is damaged, or does not join.
@@ -97,10 +94,7 @@ def recover(
                 f"{directory}: the directory can not be synced: {error.strerror}; next: check the disk"
             ) from error
     state = StoreState(vector_dim)
-    snapshots = [
-        each for each in snapshot.list_snapshots(fs, directories.snapshots) if newest is None or each[0] <= newest
-    ]
-    manifest, checksum = _newest(fs, snapshots, store_id, vector_dim)
+    manifest, checksum = _newest(fs, snapshot.list_snapshots(fs, directories.snapshots), store_id, vector_dim)
     logs = wal.list_logs(fs, directories.wal)
     headers = [wal.read_header(fs, path) for _, path in logs]
     for (generation, path), header in zip(logs, headers, strict=True):
@@ -110,23 +104,11 @@ def recover(
         load(fs, directories.snapshots, manifest, state)
     tail: LogTail | None = None
     records = log_bytes = 0
-    for position, index in enumerate(plan.replayed):
-        path, header = logs[index][1], headers[index]
-        if tail is not None:
-            _check_joint(path, header, headers[index - 1], tail)
-        # A generation that a restore began and did not finish proves as much of the one before it as any other.
-        successor = plan.unfinished if position + 1 == len(plan.replayed) else plan.replayed[position + 1]
-        is_last = successor is None
-        proven_lsn = NO_LSN if successor is None else headers[successor].base_lsn
-        after = None
-        if manifest is not None and header.generation == manifest.cut.generation and manifest.cut.offset:
-            after = manifest.cut.offset, manifest.cut.checksum
-            proven_lsn = max(proven_lsn, Lsn(manifest.cut.lsn))
-        reading = wal.read_log(fs, path, proven_lsn, is_last=is_last, after=after)
-        _replay(state, path, reading, vector_dim)
+    for index, begin, reading in readings(fs, plan, logs, headers, manifest):
+        _replay(state, logs[index][1], reading, vector_dim)
         tail = reading.tail
         records += tail.records
-        log_bytes += tail.end_lsn - header.base_lsn - (after[0] if after else 0)
+        log_bytes += tail.end_lsn - headers[index].base_lsn - begin
     if plan.unfinished is not None:
         _check_empty(fs, logs[plan.unfinished][1])
     last = None
@@ -198,8 +180,17 @@ def replay_plan(
     else:
         cut, number = manifest.cut, manifest.number
         first = next((index for index, (generation, _) in enumerate(logs) if generation >= cut.generation), len(logs))
-        if first == len(logs):
+        if not logs:
             return Plan((), None)  # the operator has moved the log aside: the snapshot alone
+        if first == len(logs):
+            # Whoever moves the log aside moves all of it. That some of it lies here and the newest does not is a loss.
+            names = ", ".join(path.name for _, path in logs)
+            raise MissingStoreError(
+                f"{directory}: the end of the log is missing: expected generation {cut.generation}, in which snapshot "
+                f"{number} was cut at LSN {cut.lsn}, or the one that follows it, found only earlier ones; next: put it "
+                "back, or, to take the snapshot alone and give up what was logged behind it, move these out of the log "
+                f"directory too: {names}"
+            )
     replayed: list[int] = []
     for index in range(first, len(logs)):
         path, header = logs[index][1], headers[index]
@@ -219,7 +210,7 @@ def replay_plan(
                 )
         elif header.generation == cut.generation:
             if cut.offset == 0 and is_based and origin != wal.BasedOnSnapshot(number, checksum):
-                raise _gap(path, header, f"snapshot {number}", logs[index:])
+                raise _gap(path, header, f"snapshot {number}", logs)
             if header.base_lsn + cut.offset != cut.lsn:
                 raise CorruptLogError(
                     f"{path}: the snapshot was cut at offset {cut.offset} and LSN {cut.lsn}; expected the base LSN "
@@ -227,11 +218,43 @@ def replay_plan(
                 )
         elif isinstance(origin, wal.Successor):
             if header.generation != cut.generation + 1 or header.base_lsn != cut.lsn:
-                raise _gap(path, header, f"snapshot {number}, cut at LSN {cut.lsn}", logs[index:])
+                raise _gap(path, header, f"snapshot {number}, cut at LSN {cut.lsn}", logs)
         elif origin != wal.BasedOnSnapshot(number, checksum) or header.base_lsn != cut.lsn:
-            raise _gap(path, header, f"snapshot {number}, cut at LSN {cut.lsn}", logs[index:])
+            raise _gap(path, header, f"snapshot {number}, cut at LSN {cut.lsn}", logs)
         replayed.append(index)
     return Plan(tuple(replayed), None)
+
+
+def readings(
+    fs: FileSystem,
+    plan: Plan,
+    logs: list[tuple[Generation, Path]],
+    headers: list[LogHeader],
+    manifest: Manifest | None,
+) -> Iterator[tuple[int, int, wal.LogReading]]:
+    """The generations of a plan, one after the other; each has to be read to its end before the next is asked for.
+
+    Yields the index of each, at which of its record bytes reading begins, and the reading.
+
+    Raises:
+        CorruptLogError: one does not join the one before it.
+    """
+    tail: LogTail | None = None
+    for position, index in enumerate(plan.replayed):
+        path, header = logs[index][1], headers[index]
+        if tail is not None:
+            _check_joint(path, header, headers[index - 1], tail)
+        # A generation that a restore began and did not finish proves as much of the one before it as any other.
+        successor = plan.unfinished if position + 1 == len(plan.replayed) else plan.replayed[position + 1]
+        is_last = successor is None
+        proven_lsn = NO_LSN if successor is None else headers[successor].base_lsn
+        after = None
+        if manifest is not None and header.generation == manifest.cut.generation and manifest.cut.offset:
+            after = manifest.cut.offset, manifest.cut.checksum
+            proven_lsn = max(proven_lsn, Lsn(manifest.cut.lsn))
+        reading = wal.read_log(fs, path, proven_lsn, is_last=is_last, after=after)
+        yield index, after[0] if after else 0, reading
+        tail = reading.tail
 
 
 def _gap(path: Path, header: LogHeader, expected: str, later: list[tuple[Generation, Path]]) -> MissingStoreError:

@@ -1,16 +1,19 @@
 """What can be done about a store that does not start: looked for without changing anything, and done on request.
 
-In this order, and the first that works is proposed:
-
-    an older snapshot, with every generation since: proves that nothing is lost
-    the newest snapshot that can be read, with the log up to its damage
-    that snapshot alone
+Each snapshot that can be read, and the very beginning, is followed as far as the log behind it is whole and joins. What
+reaches furthest is proposed; an older snapshot that reaches as far as the log ever went loses nothing. That the store
+would start, and with what, is seen before anything is changed: by the same recovery, on the disk as it would be.
 
 Nothing is thrown away: what is taken out of the store is moved into a folder beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
+import errno
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,11 +22,16 @@ from gibramdb.clock import SystemClock
 from gibramdb.config import Config
 from gibramdb.core.digest import state_digest
 from gibramdb.database.opening import directories_of
-from gibramdb.database.recovery import Recovered, recover
+from gibramdb.database.recovery import Plan, Recovered, readings, recover, replay_plan
 from gibramdb.errors import ConfigError, CorruptLogError, CorruptSnapshotError, FatalError, MissingStoreError
+from gibramdb.model.ids import NO_LSN, Generation, Lsn
 from gibramdb.storage import identity, snapshot, wal
-from gibramdb.storage.files import FileSystem, OsFileSystem, publish
+from gibramdb.storage.files import TEMPORARY_SUFFIX, OsFileSystem
 from gibramdb.storage.identity import Directories, Locks
+from gibramdb.storage.snapshot import Manifest
+from gibramdb.storage.wal import LogHeader, Successor
+
+_COPY_BYTES = 1024 * 1024
 
 
 class SnapshotFound(msgspec.Struct, frozen=True):
@@ -38,39 +46,84 @@ class SnapshotFound(msgspec.Struct, frozen=True):
 
 
 class LogFound(msgspec.Struct, frozen=True):
-    """A generation on disk, as far as it can be read. `error` says what is wrong behind that, in words."""
+    """A generation on disk, as far as it can be read. `error` says what is wrong behind that, in words.
+
+    `first_ms`, `last_ms`: when the first and the last record were written. `torn_bytes`: of something at its end that
+    was never acknowledged, which is no damage.
+    """
 
     path: Path
     base_lsn: int
     end_lsn: int
     records: int
+    first_ms: int
+    last_ms: int
+    torn_bytes: int
     error: str
 
 
 class Repair(msgspec.Struct, frozen=True):
-    """What is proposed. `cut`: of one generation only so many bytes of the file are kept."""
+    """What is proposed. `cut`: of one generation only so many bytes of the file are kept.
+
+    `shared`: packs that a snapshot set aside needs too, and that stay because one that stays needs them.
+    """
 
     why: str
     keeps: str
     loses: str
     set_aside: tuple[Path, ...]
     cut: tuple[Path, int] | None
+    shared: tuple[Path, ...]
 
 
-def inspect(config: Config, fs: FileSystem | None = None) -> tuple[list[SnapshotFound], list[LogFound]]:
-    """Every snapshot and every generation, each read and checked by itself. Changes nothing.
+class _Reach(msgspec.Struct, frozen=True):
+    """How far one snapshot leads, or the beginning, which has the number 0.
+
+    `kept`: the generations that are replayed behind it. `cut`: the last of them is damaged behind so many bytes.
+    """
+
+    end_lsn: int
+    number: int
+    kept: tuple[Path, ...]
+    cut: tuple[Path, int] | None
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """What lies in the directories. A manifest or header that can not be read is None."""
+
+    directories: Directories
+    manifests: dict[int, tuple[Path, Manifest | None, int]]
+    logs: dict[Generation, tuple[Path, LogHeader | None]]
+
+
+def inspect(config: Config) -> tuple[list[SnapshotFound], list[LogFound]]:
+    """Every snapshot and every generation, each read and checked, and whether the generations join. Changes nothing.
 
     Raises:
         FatalError: the directories are not those of a store.
     """
-    fs = fs or OsFileSystem()
+    fs = OsFileSystem()
     directories = directories_of(config)
     _store_id(fs, directories)
-    snapshots = [_look_at_snapshot(fs, path) for _, path in snapshot.list_snapshots(fs, directories.snapshots)]
-    return snapshots, [_look_at_log(fs, path) for _, path in wal.list_logs(fs, directories.wal)]
+    found = _find(fs, directories)
+    snapshots = [_look_at_snapshot(fs, path) for path, _, _ in found.manifests.values()]
+    logs: list[LogFound] = []
+    headers = [*(header for _, header in found.logs.values()), None]
+    before: Generation | None = None
+    for (generation, (path, header)), following in zip(found.logs.items(), headers[1:], strict=True):
+        is_last = following is None or _predecessor(following) != generation
+        seen = _look_at_log(fs, path, NO_LSN if following is None or is_last else following.base_lsn, is_last=is_last)
+        predecessor = None if header is None else _predecessor(header)
+        if predecessor is not None and before not in (None, predecessor) and not seen.error:
+            seen = msgspec.structs.replace(
+                seen, error=f"{path}: it goes on from generation {predecessor}, which is not there"
+            )
+        logs.append(seen)
+        before = generation
+    return snapshots, logs
 
 
-def _look_at_snapshot(fs: FileSystem, path: Path) -> SnapshotFound:
+def _look_at_snapshot(fs: OsFileSystem, path: Path) -> SnapshotFound:
     try:
         manifest, _ = snapshot.read_manifest(fs, path)
         for section in manifest.sections:
@@ -81,28 +134,33 @@ def _look_at_snapshot(fs: FileSystem, path: Path) -> SnapshotFound:
     return SnapshotFound(path, manifest.created_at_ms, manifest.cut.lsn, len(manifest.sections), objects, "")
 
 
-def _look_at_log(fs: FileSystem, path: Path) -> LogFound:
-    base_lsn = end_lsn = records = 0
+def _look_at_log(
+    fs: OsFileSystem, path: Path, proven_lsn: Lsn = NO_LSN, *, is_last: bool = True, behind_lsn: int = -1
+) -> LogFound:
+    """`records` and their times: only of those behind `behind_lsn`."""
+    base_lsn = end_lsn = records = first_ms = last_ms = torn_bytes = 0
+    error = ""
     try:
-        reading = wal.read_log(fs, path)
+        reading = wal.read_log(fs, path, proven_lsn, is_last=is_last)
         base_lsn = end_lsn = int(reading.header.base_lsn)
-        for lsn, _, _ in reading:
+        for lsn, wall_ms, _ in reading:
             end_lsn = lsn
-            records += 1
-        torn_bytes = reading.tail.torn_bytes
-    except FatalError as error:
-        return LogFound(path, base_lsn, end_lsn, records, str(error))
-    told = f"{torn_bytes} bytes at its end were never acknowledged" if torn_bytes else ""
-    return LogFound(path, base_lsn, int(reading.tail.end_lsn), records, told)
+            if lsn > behind_lsn:
+                records += 1
+                first_ms, last_ms = first_ms or wall_ms, wall_ms
+        end_lsn, torn_bytes = int(reading.tail.end_lsn), reading.tail.torn_bytes
+    except FatalError as fault:
+        error = str(fault)
+    return LogFound(path, base_lsn, end_lsn, records, first_ms, last_ms, torn_bytes, error)
 
 
-def propose(config: Config, fs: FileSystem | None = None) -> Repair | None:
+def propose(config: Config) -> Repair | None:
     """What could be done; None where nothing is wrong. Changes nothing.
 
     Raises:
         FatalError: nothing can be done, or another process owns the store.
     """
-    fs = fs or OsFileSystem()
+    fs = OsFileSystem()
     directories = directories_of(config)
     store_id = _store_id(fs, directories)
     locks = Locks(fs)
@@ -113,70 +171,220 @@ def propose(config: Config, fs: FileSystem | None = None) -> Repair | None:
         locks.release()
 
 
-def _propose(fs: FileSystem, directories: Directories, store_id: bytes, vector_dim: int) -> Repair | None:
+def _propose(fs: OsFileSystem, directories: Directories, store_id: bytes, vector_dim: int) -> Repair | None:
     try:
         recover(fs, directories, store_id, vector_dim)
     except (CorruptLogError, CorruptSnapshotError, MissingStoreError) as error:
         refusal: FatalError = error  # anything else is no damage: a wrong setting, a newer version, the disk
     else:
         return None
-    found = snapshot.list_snapshots(fs, directories.snapshots)
-    logs = wal.list_logs(fs, directories.wal)
-    for index in range(len(found) - 1, -1, -1):
-        older = 0 if index == 0 else found[index - 1][0]
+    found = _find(fs, directories)
+    for reach in sorted(_reaches(fs, found), key=lambda each: (each.end_lsn, each.number, each.kept), reverse=True):
+        proposal = _proposal(fs, found, reach, str(refusal))
         try:
-            recovered = recover(fs, directories, store_id, vector_dim, older)
+            recovered = recover(_AsRepaired(proposal), directories, store_id, vector_dim)
         except FatalError:
-            continue
-        if recovered.last is None:
-            continue  # it would be that snapshot alone, without what the log holds since
-        cuts = [_readable_cut(fs, path) for _, path in found[index:]]
-        if any(cut is not None and cut.lsn > recovered.end_lsn for cut in cuts):
-            continue  # the log does not reach as far as a snapshot that would be given up
-        is_proven = None not in cuts
-        whence = f"snapshot {older}" if older else "the first record"
-        return Repair(
-            str(refusal),
-            f"{whence} and every generation since, without a gap, up to LSN {recovered.end_lsn}: {_size(recovered)}",
-            "nothing" if is_proven else f"nothing, if {recovered.last[0].name} is the newest generation that there was",
-            tuple(path for _, path in found[index:]),
-            None,
-        )
-    usable = next((number for number, path in reversed(found) if not _look_at_snapshot(fs, path).error), 0)
-    unusable = tuple(path for number, path in found if number > usable)
-    cut = _cut_of(fs, directories, usable)
-    behind = [path for generation, path in logs if generation >= (cut.generation if cut else 0)]
-    for index, path in enumerate(behind):
-        seen = _look_at_log(fs, path)
-        if not seen.error or seen.end_lsn <= (cut.lsn if cut else 0):
-            continue
-        kept_bytes = wal.FILE_HEADER_BYTES + seen.end_lsn - seen.base_lsn
-        lost_bytes = sum(_bytes(fs, each) for each in behind[index:]) - kept_bytes
-        whence = f"snapshot {usable}, and the log" if usable else "the log"
-        return Repair(
-            str(refusal),
-            f"{whence} up to LSN {seen.end_lsn}, where {path.name} is damaged",
-            f"what was logged behind LSN {seen.end_lsn}: {lost_bytes} bytes of log",
-            (*unusable, *behind[index + 1 :]),
-            (path, kept_bytes),
-        )
-    if not usable:
-        raise MissingStoreError(
-            f"{directories.data}: nothing can be repaired: no snapshot can be read, and the log does not begin at the "
-            f"first record ({refusal}); next: restore a backup of all three directories"
-        ) from refusal
-    assert cut is not None
+            continue  # whole by its checksums, and yet it does not fit together
+        return msgspec.structs.replace(proposal, keeps=f"{proposal.keeps}: {_size(recovered)}")
+    raise MissingStoreError(
+        f"{directories.data}: nothing can be repaired: no snapshot can be read, and the log does not begin at the "
+        f"first record ({refusal}); next: restore a backup of all three directories"
+    ) from refusal
+
+
+def _find(fs: OsFileSystem, directories: Directories) -> _Found:
+    manifests: dict[int, tuple[Path, Manifest | None, int]] = {}
+    for number, path in snapshot.list_snapshots(fs, directories.snapshots):
+        try:
+            manifests[number] = path, *snapshot.read_manifest(fs, path)
+        except FatalError:
+            manifests[number] = path, None, 0
+    logs: dict[Generation, tuple[Path, LogHeader | None]] = {}
+    for generation, path in wal.list_logs(fs, directories.wal):
+        try:
+            logs[generation] = path, wal.read_header(fs, path)
+        except FatalError:
+            logs[generation] = path, None
+    return _Found(directories, manifests, logs)
+
+
+def _predecessor(header: LogHeader) -> Generation | None:
+    return header.origin.generation if isinstance(header.origin, Successor) else None
+
+
+# --- how far each snapshot leads --------------------------------------------------------------------------------------
+
+
+def _reaches(fs: OsFileSystem, found: _Found) -> Iterator[_Reach]:
+    starts: list[tuple[int, Manifest | None, int]] = [(0, None, 0)]
+    for number, (path, manifest, checksum) in found.manifests.items():
+        if manifest is not None and not _look_at_snapshot(fs, path).error:
+            starts.append((number, manifest, checksum))
+            yield _Reach(manifest.cut.lsn, number, (), None)
+    logs = [(generation, path) for generation, (path, header) in found.logs.items() if header is not None]
+    headers = [header for _, header in found.logs.values() if header is not None]
+    for number, manifest, checksum in starts:
+        for count in range(len(logs), 0, -1):
+            try:
+                plan = replay_plan(found.directories.wal, logs[:count], headers[:count], manifest, checksum)
+            except FatalError:
+                continue
+            yield _follow(fs, plan, logs, headers, number, manifest)
+            break
+
+
+def _follow(
+    fs: OsFileSystem,
+    plan: Plan,
+    logs: list[tuple[Generation, Path]],
+    headers: list[LogHeader],
+    number: int,
+    manifest: Manifest | None,
+) -> _Reach:
+    end_lsn = 0 if manifest is None else manifest.cut.lsn
+    kept: list[Path] = []
+    cut: tuple[Path, int] | None = None
+    with contextlib.suppress(CorruptLogError):  # the next one does not join; those before it are whole
+        for index, _, reading in readings(fs, plan, logs, headers, manifest):
+            path = logs[index][1]
+            kept.append(path)
+            try:
+                for lsn, _, _ in reading:
+                    end_lsn = lsn
+                end_lsn = reading.tail.end_lsn
+            except CorruptLogError:
+                cut = path, wal.FILE_HEADER_BYTES + end_lsn - headers[index].base_lsn
+                break
+    return _Reach(end_lsn, number, tuple(kept), cut)
+
+
+def _proposal(fs: OsFileSystem, found: _Found, reach: _Reach, why: str) -> Repair:
+    kept = [generation for generation, (path, _) in found.logs.items() if path in reach.kept]
+    # What lies before the first that is kept serves older snapshots. Without any, the log begins anew on the snapshot.
+    logs = [
+        path
+        for generation, (path, header) in reversed(found.logs.items())
+        if header is None or not kept or (generation > kept[0] and generation not in kept)
+    ]
+    gone = {n for n, (_, manifest, _) in found.manifests.items() if n > reach.number or manifest is None}
+    named = {n: _packs(manifest) for n, (_, manifest, _) in found.manifests.items()}
+    needed = set().union(*(packs for n, packs in named.items() if n not in gone))
+    packs = snapshot.list_packs(fs, found.directories.snapshots)
+    set_aside = [
+        *logs,
+        *(path for n, (path, _, _) in reversed(found.manifests.items()) if n in gone),
+        *(path for pack, path in packs if pack not in needed),
+    ]
+    wanted = set().union(*(packs for n, packs in named.items() if n in gone))
+    whence = f"snapshot {reach.number}" if reach.number else "the first record"
+    if not reach.kept:
+        keeps = f"{whence} alone, up to LSN {reach.end_lsn}"
+    elif reach.cut is not None:
+        keeps = f"{whence}, and the log up to LSN {reach.end_lsn}, where {reach.cut[0].name} is damaged"
+    else:
+        keeps = f"{whence} and every generation since, without a gap, up to LSN {reach.end_lsn}"
     return Repair(
-        str(refusal),
-        f"snapshot {usable} alone, up to LSN {cut.lsn}",
-        f"what was logged behind LSN {cut.lsn}: up to {sum(_bytes(fs, each) for each in behind)} bytes of log",
-        (*unusable, *behind),
-        None,
+        why,
+        keeps,
+        _loss(fs, found, reach, logs, gone),
+        tuple(set_aside),
+        reach.cut,
+        tuple(path for pack, path in packs if pack in needed & wanted),
     )
 
 
-def repair(config: Config, fs: FileSystem | None = None) -> tuple[str, str]:
+def _packs(manifest: Manifest | None) -> set[int]:
+    return set() if manifest is None else {section.pack for section in manifest.sections}
+
+
+def _loss(fs: OsFileSystem, found: _Found, reach: _Reach, taken: list[Path], gone: set[int]) -> str:
+    """What was logged and will not be there, as far as it can be known."""
+    start = found.manifests[reach.number][1] if reach.number else None
+    lost: list[str] = []
+    for generation, (path, header) in found.logs.items():
+        if start is not None and generation < start.cut.generation:
+            continue  # the snapshot holds all that it does
+        if header is None:
+            lost.append(f"{path.name}, of which not even the header can be read: {_content_bytes(fs, path):,} bytes")
+            continue
+        before = _predecessor(header)
+        if before is not None and header.base_lsn > reach.end_lsn:
+            if before not in found.logs:
+                lost.append(f"generation {before}, which is missing and ended at LSN {header.base_lsn}")
+            elif found.logs[before][0] in reach.kept[-1:]:
+                lost.append(f"the end of {reach.kept[-1].name}, which reached to LSN {header.base_lsn}")
+        if path in taken:
+            seen = _look_at_log(fs, path, behind_lsn=reach.end_lsn)
+            whole_bytes = wal.FILE_HEADER_BYTES + seen.end_lsn - seen.base_lsn
+            if seen.records:
+                times = f"logged from {_time(seen.first_ms)} to {_time(seen.last_ms)}"
+                lost.append(f"{path.name}: {seen.records:,} records up to LSN {seen.end_lsn}, {times}")
+        elif reach.cut is not None and path == reach.cut[0]:
+            whole_bytes = reach.cut[1]
+        else:
+            continue
+        unread_bytes = _content_bytes(fs, path) - whole_bytes
+        if unread_bytes > 0:
+            lost.append(f"{path.name}: {unread_bytes:,} bytes that can not be read, or not be believed")
+    for number in sorted(gone):
+        path, manifest, _ = found.manifests[number]
+        if manifest is not None and manifest.cut.lsn > reach.end_lsn:
+            made = _time(manifest.created_at_ms)
+            lost.append(f"{path.name}: what it held up to LSN {manifest.cut.lsn}, as of {made}")
+    if lost:
+        return f"what was logged behind LSN {reach.end_lsn}: " + "; ".join(lost)
+    if not reach.kept:
+        return f"what was logged behind LSN {reach.end_lsn}, if anything was: no log is there that tells"
+    if any(found.manifests[number][1] is None for number in gone):
+        return f"nothing, if {reach.kept[-1].name} is the newest generation that there was"
+    return "nothing"
+
+
+def _time(unix_ms: int) -> str:
+    return f"{dt.datetime.fromtimestamp(unix_ms / 1000, dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+class _AsRepaired(OsFileSystem):
+    """The disk as it would be after a repair, to read from."""
+
+    def __init__(self, proposal: Repair) -> None:
+        self._gone = frozenset(proposal.set_aside)
+        self._cut = proposal.cut
+        self._cut_fds: set[int] = set()
+
+    def list_dir(self, path: Path) -> list[str]:
+        """Without what is set aside."""
+        return [name for name in super().list_dir(path) if path / name not in self._gone]
+
+    def open_read(self, path: Path) -> int:
+        """What is set aside is not there."""
+        if path in self._gone:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        fd = super().open_read(path)
+        if self._cut is not None and path == self._cut[0]:
+            self._cut_fds.add(fd)
+        return fd
+
+    def close(self, fd: int) -> None:
+        """See FileSystem."""
+        self._cut_fds.discard(fd)
+        super().close(fd)
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        """What is cut ends where it will end."""
+        if self._cut is not None and fd in self._cut_fds:
+            length = max(0, min(length, self._cut[1] - offset))
+        return super().pread(fd, length, offset)
+
+
+# --- doing it ---------------------------------------------------------------------------------------------------------
+
+
+def repair(config: Config, fs: OsFileSystem | None = None) -> tuple[str, str]:
     """Do what `propose` says. Returns the name of the folders with what was set aside, and the digest of what remains.
+
+    Ended in its middle, it leaves a store that starts with what was proposed, or that does not start and is proposed
+    the same for.
 
     Raises:
         ConfigError: nothing is wrong.
@@ -192,48 +400,47 @@ def repair(config: Config, fs: FileSystem | None = None) -> tuple[str, str]:
         if proposal is None:
             raise ConfigError(f"{directories.data}: nothing is wrong with this store")
         aside = f"set-aside-{SystemClock().now_ms()}"  # beside each file: a rename does not cross file systems
-        taken_out = [*reversed(proposal.set_aside), *([proposal.cut[0]] if proposal.cut else [])]
+        taken_out = [*([proposal.cut[0]] if proposal.cut else []), *proposal.set_aside]
         for parent in {path.parent for path in taken_out}:
             fs.make_dir(parent / aside)
             fs.sync_dir(parent)
-        for path in reversed(proposal.set_aside):
-            fs.replace(path, path.parent / aside / path.name)
-            fs.sync_dir(path.parent)
         if proposal.cut is not None:
             path, kept_bytes = proposal.cut
-            fd = fs.open_read(path)
-            try:
-                whole = fs.pread(fd, fs.size(fd), 0)
-            finally:
-                fs.close(fd)
-            publish(fs, path.parent / aside / path.name, whole)
-            publish(fs, path, whole[:kept_bytes])
-        for parent in {path.parent for path in taken_out}:
-            fs.sync_dir(parent / aside)
+            _copy(fs, path, path.parent / aside / path.name)
+            _copy(fs, path, path, kept_bytes)
+        for path in proposal.set_aside:
+            fs.replace(path, path.parent / aside / path.name)
+            fs.sync_dir(path.parent / aside)
+            fs.sync_dir(path.parent)
         recovered = recover(fs, directories, store_id, config.server.vector_dim)
         return aside, state_digest(recovered.state.sessions.values())[0]
     finally:
         locks.release()
 
 
-def _store_id(fs: FileSystem, directories: Directories) -> bytes:
+def _copy(fs: OsFileSystem, source: Path, target: Path, length: int | None = None) -> None:
+    """A file, or its first bytes, under a name, in one step."""
+    temporary = target.with_name(target.name + TEMPORARY_SUFFIX)
+    if fs.exists(temporary):
+        fs.unlink(temporary)
+    source_fd, fd = fs.open_read(source), fs.open_write(temporary, create=True)
+    try:
+        length = fs.size(source_fd) if length is None else length
+        for offset in range(0, length, _COPY_BYTES):
+            fs.pwrite(fd, fs.pread(source_fd, min(_COPY_BYTES, length - offset), offset), offset)
+        fs.fsync(fd)
+    finally:
+        fs.close(source_fd)
+        fs.close(fd)
+    fs.replace(temporary, target)
+    fs.sync_dir(target.parent)
+
+
+def _store_id(fs: OsFileSystem, directories: Directories) -> bytes:
     store_id = identity.established_id(fs, directories)
     if store_id is None:
         raise MissingStoreError(f"{directories.data}: expected a store, found none; next: correct the path")
     return store_id
-
-
-def _cut_of(fs: FileSystem, directories: Directories, number: int) -> snapshot.Cut | None:
-    if not number:
-        return None
-    return snapshot.read_manifest(fs, snapshot.snapshot_path(directories.snapshots, number))[0].cut
-
-
-def _readable_cut(fs: FileSystem, path: Path) -> snapshot.Cut | None:
-    try:
-        return snapshot.read_manifest(fs, path)[0].cut
-    except FatalError:
-        return None
 
 
 def _size(recovered: Recovered) -> str:
@@ -241,9 +448,10 @@ def _size(recovered: Recovered) -> str:
     return f"{len(sessions)} sessions, {sum(session.object_count() for session in sessions)} objects"
 
 
-def _bytes(fs: FileSystem, path: Path) -> int:
+def _content_bytes(fs: OsFileSystem, path: Path) -> int:
+    """How long a log is, without the zeros of its reserve."""
     fd = fs.open_read(path)
     try:
-        return fs.size(fd)
+        return wal.written_end(fs, fd, 0)
     finally:
         fs.close(fd)

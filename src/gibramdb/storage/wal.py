@@ -372,7 +372,7 @@ class LogReading:
     def _torn_bytes(self, fd: int, offset: int, extent_bytes: int, damage: str) -> int:
         """Decides what the first bad record is: the clean end (0), torn (how many bytes), or corrupt."""
         lsn = self._lsn_at(offset)
-        content_end = _content_end(self._fs, fd, offset)
+        content_end = written_end(self._fs, fd, offset)
         if lsn < self._proven_lsn:
             raise self._corrupt(offset, damage, f"the log is proven to have been durable up to LSN {self._proven_lsn}")
         if content_end == offset:
@@ -451,7 +451,7 @@ def read_log(
     return LogReading(fs, path, _read_header_bytes(fs, path), proven_lsn, is_last=is_last, after=after)
 
 
-def _content_end(fs: FileSystem, fd: int, offset: int) -> int:
+def written_end(fs: FileSystem, fd: int, offset: int) -> int:
     """Just past the last byte from `offset` on that is not zero; `offset` if all are."""
     end = start = offset
     while window := fs.pread(fd, _READ_BYTES, start):
@@ -540,7 +540,7 @@ class LogWriter:
         fd = fs.open_write(path)
         try:
             offset = end_lsn - header.base_lsn + FILE_HEADER_BYTES
-            torn_bytes = _content_end(fs, fd, offset) - offset
+            torn_bytes = written_end(fs, fd, offset) - offset
         except OSError:
             fs.close(fd)
             raise
