@@ -118,6 +118,37 @@ def test_no_turn_is_long_with_ten_thousand_sessions(frozen_heap: Callable[[], No
     store.close()
 
 
+def test_what_a_restore_has_replaced_is_let_go_in_short_turns() -> None:
+    store = filled(40, clock=SteppingClock())
+    old = store.state
+    answers: list[object] = []
+    store.database.snapshots.take_in(StoreState(VECTOR_DIM), 0, lambda answer, _lsn: answers.append(answer))  # type: ignore[union-attr]
+    while not answers:
+        store.turn()
+    assert not store.state.sessions
+    turns = 0
+    while old.sessions:
+        store.turn()
+        turns += 1
+    assert turns > 30
+    store.close()
+
+
+def test_the_collector_rests_while_a_state_is_built_and_leaves_it_alone_where_it_leaves_the_rest_alone(
+    frozen_heap: Callable[[], None],
+) -> None:
+    with recovery.collector_paused():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+    frozen_heap()
+    before = gc.get_freeze_count()
+    with recovery.collector_paused():
+        state = StoreState(VECTOR_DIM)
+        made = [[state] for _ in range(1_000)]
+    assert gc.get_freeze_count() >= before + len(made)
+
+
 def test_a_session_that_can_not_be_frozen_costs_the_snapshot_and_not_who_changes_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +25,7 @@ from gibramdb.errors import (
     IncompatibleStoreError,
     InternalError,
     InvalidArgumentError,
+    LimitExceededError,
     MissingStoreError,
     NotFoundError,
     OutcomeUnknownError,
@@ -309,6 +314,65 @@ def test_what_can_not_be_restored_changes_nothing(db: Store, tmp_path: Path) -> 
             db.save(refused)
     assert db.digest() == before
     db.session("s").add_document("goes on")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells how much memory there is on Linux")
+def test_a_restore_for_which_there_is_no_memory_is_refused_before_it_begins(tmp_path: Path) -> None:
+    script = f"""
+import resource
+from pathlib import Path
+import gibramdb
+from contract.test_snapshots import waited
+with gibramdb.open({str(tmp_path / "data")!r}, vector_dim=512) as db:
+    db.session("s").add_entities([gibramdb.NewEntity(f"e{{n}}", f"e{{n}}", embedding=[1.0] * 512) for n in range(2_000)])
+    db.save("copy")
+    db.session("s").add_document("kept")
+    before = db.digest()
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 3_000_000, -1))
+    db.restore_in_background("copy")
+    print(waited(db))
+    resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+    assert db.digest() == before
+    db.restore_in_background("copy")
+    assert waited(db) == ""
+    assert db.session("s").info().document_count == 0
+"""
+    tests = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False,
+        env=os.environ | {"PYTHONPATH": str(tests)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"copy: a restore .* expected about [0-9,]+ bytes of memory, found [0-9,]+ available", done.stdout)
+
+
+def test_a_restore_beyond_the_limits_of_admission_is_kept_and_said(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with gibramdb.open(data, vector_dim=8) as db:
+        for number in range(4):
+            db.session(f"s{number}").add_documents([NewDocument(f"d{n}") for n in range(number + 1)])
+        digest = db.digest()
+        db.save("copy")
+    config = tmp_path / "config.yaml"
+    config.write_text("security:\n  max_sessions: 2\n  max_session_documents: 3\n")
+    with Server(data, "--config", str(config)) as server, server.connect() as db:
+        db.restore_in_background("copy")
+        assert waited(db) == ""
+        assert db.digest() == digest
+        warnings = db.health().components["warnings"]
+        assert "brought 4 sessions, security.max_sessions is 2" in warnings
+        assert "brought 1 sessions that hold more than their quota" in warnings
+        with pytest.raises(LimitExceededError, match="max sessions"):
+            db.session("new").add_document("d")
+        for number in range(3):
+            db.session(f"s{number}").delete()
+        db.session("s3").delete_document(1)
+        db.save("smaller")
+        db.restore_in_background("smaller")
+        assert waited(db) == ""
+        assert "A restore brought" not in db.health().components["warnings"]
+        server.stop()
 
 
 def test_every_flipped_byte_of_a_snapshot_refuses_the_start(db: Store, tmp_path: Path) -> None:

@@ -270,6 +270,7 @@ class Database:
             state.serving_since_ms = self._clock.now_ms()
             state.expiry_paused = self.state.expiry_paused
             self.state = state
+            self._warn_beyond_limits(state)
             self._explanations.clear()
             self._explained_steps = 0
             detecting, self._detecting = self._detecting, []
@@ -284,6 +285,37 @@ class Database:
             executed = self._start(command, finish)
             if executed is not None:
                 finish(*executed)
+
+    def _warn_beyond_limits(self, state: StoreState) -> None:
+        """Limits are of admission: what comes back by a restore is kept, as it is by a start, and that is said."""
+        limits = self._limits
+        beyond = sum(
+            any(
+                allowed and held > allowed
+                for held, allowed in (
+                    (len(session.documents), limits.session_documents_max),
+                    (len(session.entities), limits.session_entities_max),
+                    (len(session.relationships), limits.session_relationships_max),
+                    (session.memory_bytes, limits.session_memory_bytes_max),
+                )
+            )
+            for session in state.sessions.values()
+        )
+        warnings = []
+        if len(state.sessions) > limits.sessions_max:
+            warnings.append(
+                f"A restore brought {len(state.sessions)} sessions, security.max_sessions is {limits.sessions_max}: "
+                "all are kept, and no new one begins until there are fewer."
+            )
+        if beyond:
+            warnings.append(
+                f"A restore brought {beyond} sessions that hold more than their quota in security.max_session_* or "
+                "security.max_memory_bytes: all is kept, and nothing is added to them until they hold less."
+            )
+        for warning in warnings:
+            log.warning(warning)
+        kept = (each for each in self.facts.warnings if not each.startswith("A restore brought "))
+        self.facts = self.facts._replace(warnings=(*kept, *warnings))
 
     # --- detecting communities: computed elsewhere, then decided here -------------------------------------------------
 

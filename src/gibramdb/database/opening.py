@@ -5,7 +5,6 @@ look (reads only) -> lock -> recover -> log thread -> Database
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import weakref
@@ -22,7 +21,7 @@ from gibramdb.core.state import StoreState
 from gibramdb.database.database import Database, Facts
 from gibramdb.database.detector import Post
 from gibramdb.database.journal import Journal, NullJournal, WalJournal
-from gibramdb.database.recovery import Recovered, recover
+from gibramdb.database.recovery import Recovered, collector_paused, recover
 from gibramdb.database.snapshots import Snapshots, Triggers
 from gibramdb.errors import ConfigError, IncompatibleStoreError, MissingStoreError, StorageError
 from gibramdb.model.ids import NO_LSN, Generation
@@ -142,14 +141,8 @@ def _open_durable(config: Config, limits: Limits, clock: Clock, post: Post, fs: 
             store_id = _first_start(config, fs, directories, locks, clock)
         else:
             locks.take(directories)
-        # A full collection in the middle of millions of new objects costs more than all the rest of recovery.
-        collects = gc.isenabled()
-        gc.disable()
-        try:
+        with collector_paused():
             recovered = recover(fs, directories, store_id, config.server.vector_dim)
-        finally:
-            if collects:
-                gc.enable()
         duration_ms = clock.steady_ms() - began_ms
         writer = _writer(fs, directories, recovered, store_id, clock)
     except OSError as error:

@@ -32,7 +32,7 @@ import msgspec
 from gibramdb.clock import Clock
 from gibramdb.core.dump import FrozenSession
 from gibramdb.core.state import SessionState, StoreState
-from gibramdb.database import recovery
+from gibramdb.database import memory, recovery
 from gibramdb.database.detector import Post
 from gibramdb.database.journal import Base, Journal
 from gibramdb.errors import (
@@ -75,8 +75,8 @@ RETRY_MS = 10_000
 """After a failure, the next automatic one is tried no sooner."""
 SIZE_TRIGGER_SHARE = 0.75
 """Of `snapshot_wal_size_bytes`, where a snapshot is begun: the log stays below the whole while it is written."""
-FREEZE_TURN_US = 2_000
-"""So long sessions are frozen in one turn; then others get theirs."""
+TURN_US = 2_000
+"""So long sessions are frozen, or freed, in one turn; then others get theirs."""
 WAITING_MAX = 16
 NEVER_LSN = 2**63
 
@@ -409,7 +409,7 @@ class Snapshots:
         freezing = self._freezing
         if freezing is None:
             return  # given up
-        ends_us = self._clock.steady_us() + FREEZE_TURN_US
+        ends_us = self._clock.steady_us() + TURN_US
         while self.unfrozen:
             name, session = self.unfrozen.popitem()
             try:
@@ -725,7 +725,8 @@ class Snapshots:
         number = 0
         self._work = job.work
         try:
-            state, vector_dim = load()
+            with recovery.collector_paused():
+                state, vector_dim = load()
             number = self._next_number()
             created_at_ms = self._clock.now_ms()
             sections: list[Section] = []
@@ -767,6 +768,7 @@ class Snapshots:
                     f"{path}: it holds vectors of dimension {manifest.vector_dim}, server.vector_dim is "
                     f"{self._owner.state.vector_dim}"
                 )
+            self._check_memory(path, manifest)
             state = StoreState(self._owner.state.vector_dim)
             self._work.total = 3 * _weight(manifest.sections)
             for section in self._gone_through(manifest.sections):
@@ -782,6 +784,15 @@ class Snapshots:
         finally:
             os.close(fd)
         return state, manifest.vector_dim
+
+    def _check_memory(self, path: str, manifest: Manifest) -> None:
+        needed, available = memory.needed_bytes(manifest.sections), memory.available_bytes()
+        if available is not None and needed > available:
+            raise UnavailableError(
+                f"{path}: a restore builds what it reads beside what is served: expected about {needed:,} bytes of "
+                f"memory, found {available:,} available; nothing was changed; next: delete sessions that are not "
+                "needed, or restore into a new, empty store on a machine with more"
+            )
 
     def _swap(self, job: _Job, state: StoreState, base: _RestoredSnapshot, pack_bytes: int) -> None:
         """On the owner's thread: nothing is admitted until the log stands on the new snapshot."""
@@ -800,11 +811,22 @@ class Snapshots:
             self._finished(job, cut)
             return
         state.last_lsn = Lsn(cut.lsn)
+        old = self._owner.state
         if base.manifest is not None:
             self._published(base.manifest, cut.lsn, pack_bytes)
             self._retained += 1
         self._owner.resume(state)
         self._finished(job, Done())
+        self._let_go(old)
+
+    def _let_go(self, old: StoreState) -> None:
+        """Some sessions a turn: to free all of them takes longer than anybody should wait."""
+        ends_us = self._clock.steady_us() + TURN_US
+        while old.sessions:
+            old.sessions.popitem()
+            if self._clock.steady_us() >= ends_us:
+                self._tell(partial(self._let_go, old))
+                return
 
 
 class _RestoredSnapshot(Base):
