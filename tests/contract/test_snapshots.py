@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -314,6 +316,37 @@ def test_what_can_not_be_restored_changes_nothing(db: Store, tmp_path: Path) -> 
             db.save(refused)
     assert db.digest() == before
     db.session("s").add_document("goes on")
+
+
+def test_a_copy_is_written_and_read_in_pieces(tmp_path: Path) -> None:
+    """What a save needs beside the store, and a restore beside the new state, is the same for four times as much."""
+    needed: dict[int, tuple[int, int]] = {}
+    for sessions in (1, 4):
+        with gibramdb.open(tmp_path / str(sessions), vector_dim=384) as db:
+            row = array.array("f", [0.5] * 384).tobytes()
+            for number in range(sessions):
+                for begin in range(0, 5_000, 1_000):
+                    new = [NewEntity(f"e{n}", f"e{n}", "k", "x" * 1_000, row) for n in range(begin, begin + 1_000)]
+                    db.session(f"s{number}").add_entities(new)
+            tracemalloc.start()
+            try:
+                before = tracemalloc.get_traced_memory()[0]
+                db.save("copy")
+                for_save = tracemalloc.get_traced_memory()[1] - before
+                for number in range(sessions):
+                    db.session(f"s{number}").delete()
+                tracemalloc.reset_peak()
+                db.restore_in_background("copy")
+                assert waited(db) == ""
+                after, peak = tracemalloc.get_traced_memory()
+                needed[sessions] = for_save, peak - after
+            finally:
+                tracemalloc.stop()
+    print(needed)
+    assert (tmp_path / "4/copy").stat().st_size > 50_000_000
+    for once, four_times in zip(needed[1], needed[4], strict=True):
+        assert four_times < 16_000_000
+        assert four_times < 1.5 * once + 2_000_000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells how much memory there is on Linux")

@@ -752,12 +752,12 @@ class Snapshots:
         fd = operator_path.open_for_reading(self._directories, path)
         try:
             shown = Path(path)
-            beginning = disk.pread(fd, len(snapshot.COPY_MAGIC), 0)
-            is_copy = beginning == snapshot.COPY_MAGIC
+            beginning = disk.pread(fd, len(snapshot.MANIFEST_BEGINNING), 0)
+            is_copy = beginning != snapshot.MANIFEST_BEGINNING
             if is_copy:
                 manifest = snapshot.read_copy(disk, fd, shown)
             else:
-                manifest = snapshot.parse_manifest(shown, disk.pread(fd, snapshot.MANIFEST_BYTES_MAX, 0))
+                manifest = snapshot.parse_manifest(shown, snapshot.manifest_bytes(disk, fd))
                 if self._store_id is None or manifest.store_id != self._store_id.hex():
                     raise IncompatibleStoreError(
                         f"{path}: it is a snapshot of store {manifest.store_id}, whose packs lie elsewhere; next: make "

@@ -42,8 +42,8 @@ _U32 = struct.Struct("<I")
 SYNC_BYTES = 1024 * 1024
 """Written and synced in pieces of this size: one sync of much more would keep the log's own syncs waiting."""
 _RECORD_BYTES_MAX = 256 * 1024 * 1024
-MANIFEST_BYTES_MAX = 1024 * 1024 * 1024
-_PREFIX = b'{\n  "checksum": "'
+_MANIFEST_BYTES_MAX = 1024 * 1024 * 1024
+MANIFEST_BEGINNING = b'{\n  "checksum": "'
 _NO_CHECKSUM = b"00000000"
 _ABOUT = "one snapshot of a gibramdb store: this file and the packs it names, which lie beside it; keep them together"
 
@@ -197,9 +197,9 @@ class PackWriter:
 def encode_manifest(manifest: Manifest) -> bytes:
     """The manifest's file, its checksum filled in."""
     data = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
-    assert data.startswith(_PREFIX + _NO_CHECKSUM)
+    assert data.startswith(MANIFEST_BEGINNING + _NO_CHECKSUM)
     digits = f"{value(data):08x}".encode()
-    return _PREFIX + digits + data[len(_PREFIX) + len(digits) :]
+    return MANIFEST_BEGINNING + digits + data[len(MANIFEST_BEGINNING) + len(digits) :]
 
 
 def write_pack(
@@ -267,7 +267,7 @@ def read_manifest(fs: FileSystem, path: Path) -> tuple[Manifest, int]:
     try:
         fd = fs.open_read(path)
         try:
-            data = fs.pread(fd, MANIFEST_BYTES_MAX, 0)
+            data = manifest_bytes(fs, fd)
         finally:
             fs.close(fd)
     except OSError as error:
@@ -282,6 +282,11 @@ def read_manifest(fs: FileSystem, path: Path) -> tuple[Manifest, int]:
     return manifest, value(data)
 
 
+def manifest_bytes(fs: FileSystem, fd: int) -> bytes:
+    """What lies in a manifest's file. No more is asked for than is there: memory for all of it would be made ready."""
+    return fs.pread(fd, min(fs.size(fd), _MANIFEST_BYTES_MAX), 0)
+
+
 def manifest_checksum(manifest: Manifest) -> int:
     """Of the whole file that `publish_manifest` would write."""
     return int(value(encode_manifest(manifest)))
@@ -289,12 +294,12 @@ def manifest_checksum(manifest: Manifest) -> int:
 
 def parse_manifest(path: Path, data: bytes) -> Manifest:
     """The manifest that these bytes are; `path` is for messages. Raises as `read_manifest`."""
-    digits = data[len(_PREFIX) : len(_PREFIX) + len(_NO_CHECKSUM)]
-    covered = _PREFIX + _NO_CHECKSUM + data[len(_PREFIX) + len(digits) :]
+    digits = data[len(MANIFEST_BEGINNING) : len(MANIFEST_BEGINNING) + len(_NO_CHECKSUM)]
+    covered = MANIFEST_BEGINNING + _NO_CHECKSUM + data[len(MANIFEST_BEGINNING) + len(digits) :]
     computed = f"{value(covered):08x}".encode()
-    if not data.startswith(_PREFIX) or digits != computed:
+    if not data.startswith(MANIFEST_BEGINNING) or digits != computed:
         raise CorruptSnapshotError(
-            f"{path}: offset {len(_PREFIX)}: the snapshot's JSON is damaged: expected the checksum "
+            f"{path}: offset {len(MANIFEST_BEGINNING)}: the snapshot's JSON is damaged: expected the checksum "
             f"{computed.decode()}, found {digits.decode(errors='replace')!r}; next: {NEXT}"
         )
     try:
