@@ -200,6 +200,7 @@ REFUSED = [
     ("folder/up/saved", "a link at"),
     ("to_wal/1.log", "a link at"),
     ("to_itself/new", "a link at"),
+    ("to_new/new", "a link at"),
     ("to_secret", "a link at"),
     ("to_saved", "a link at"),
     ("to_new", "a link at"),
@@ -285,8 +286,9 @@ def test_sockets_and_devices_are_refused(
         os.mknod(tree.data / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     except PermissionError:
         return  # only root makes devices
-    with unchanged(tree), pytest.raises(InvalidArgumentError, match="a device at"):
-        way(tree, "null")
+    for path in ("null", "null/new"):
+        with unchanged(tree), pytest.raises(InvalidArgumentError, match="a device at"):
+            way(tree, path)
 
 
 @both
@@ -332,7 +334,7 @@ def test_a_lack_of_rights_is_reported_with_the_place(tree: Tree, way: Way) -> No
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root mounts, on Linux")
 @both
-def test_a_mount_of_the_log_directory_is_recognised(tree: Tree, way: Way) -> None:
+def test_a_mount_of_one_of_the_stores_directories_is_recognised(tree: Tree, way: Way) -> None:
     """In a mount namespace of its own, so that nothing stays mounted."""
     script = f"""
 import sys
@@ -342,7 +344,13 @@ from test_operator_path import *
 class There(Tree):
     def __init__(self): self.data = Path({str(tree.data)!r}); \
 self.directories = Directories(self.data, self.data / "session_wal", self.data / "session_snapshots")
-for path, found in (("folder/inner/1.log", "wal_dir"), ("folder/inner/new", "wal_dir"), ("empty_data/LOCK", "own file")):
+refused = [("folder/inner/1.log", "wal_dir"), ("folder/inner/new", "wal_dir"), ("empty_data/LOCK", "own file")]
+refused += [("empty_data/session_wal/new", "wal_dir")]
+if {way.__name__} is write:
+    refused += [("second/new", "snapshot_dir"), ("second/1.snapshot", "snapshot_dir")]
+else:
+    assert read(There(), "second/1.snapshot") == SAVED
+for path, found in refused:
     try:
         {way.__name__}(There(), path)
     except InvalidArgumentError as error:
@@ -350,9 +358,15 @@ for path, found in (("folder/inner/1.log", "wal_dir"), ("folder/inner/new", "wal
     else:
         raise AssertionError(path)
 """
-    (tree.data / "empty_data").mkdir()
-    mount = f"mount --bind '{tree.directories.wal}' '{tree.data}/folder/inner' && "
-    mount += f"mount --bind '{tree.data}' '{tree.data}/empty_data' || exit 77; exec \"$0\" -c \"$1\""
+    mounts = {
+        tree.directories.wal: "folder/inner",
+        tree.directories.snapshots: "second",
+        tree.data: "empty_data",
+    }
+    for place in mounts.values():
+        (tree.data / place).mkdir(exist_ok=True)
+    mount = " && ".join(f"mount --bind '{what}' '{tree.data}/{place}'" for what, place in mounts.items())
+    mount += ' || exit 77; exec "$0" -c "$1"'
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", mount, sys.executable, script], capture_output=True, text=True, timeout=60
     )
@@ -519,6 +533,37 @@ def test_what_is_swapped_in_between_look_and_open_is_not_followed_and_not_waited
         (tree.data / temporary).unlink()
     assert tree.canary() == canary
     assert open_descriptors() == descriptors
+
+
+@both
+def test_the_log_directory_swapped_in_for_a_folder_is_recognised(tree: Tree, way: Way) -> None:
+    folder, aside = tree.data / "folder", tree.data / "aside"
+
+    def swap() -> None:
+        folder.rename(aside)
+        tree.directories.wal.rename(folder)
+
+    names = sorted(path.name for path in tree.directories.wal.iterdir())
+    descriptors = open_descriptors()
+    with just_before_opening("folder", swap), pytest.raises(InvalidArgumentError, match="the store's wal_dir"):
+        way(tree, "folder/1.log")
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert open_descriptors() == descriptors
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
+def test_a_device_swapped_in_between_look_and_open_is_refused(tree: Tree) -> None:
+    saved = tree.data / "saved"
+
+    def device() -> None:
+        saved.unlink()
+        os.mknod(saved, stat.S_IFCHR | 0o666, os.makedev(1, 5))
+
+    for way in (read, write):
+        with just_before_opening("saved", device), pytest.raises(InvalidArgumentError, match="a device at"):
+            way(tree, "saved")
+        saved.unlink()
+        saved.write_bytes(SAVED)
 
 
 def test_of_two_writings_of_one_name_the_later_wins_and_the_earlier_is_told(tree: Tree) -> None:
