@@ -560,14 +560,13 @@ def test_the_weight_of_an_object_is_never_below_what_it_takes(tmp_path: Path) ->
         held: tuple[Any, ...] = ()
         if isinstance(mutation, m.DocumentsAdded):
             held = mutation.documents
-        elif isinstance(mutation, m.CommunitiesReplaced):
+        elif isinstance(mutation, m.CommunitiesAdded):
             held = mutation.communities
         elif isinstance(mutation, m.EntitiesAdded):
             held = mutation.entities
         if held:
-            names = 4 * len(mutation.session_id) + (
-                len(mutation.vectors) if isinstance(mutation, m.EntitiesAdded) else 0
-            )
+            rows = mutation.vectors if isinstance(mutation, m.EntitiesAdded | m.CommunitiesAdded) else b""
+            names = 4 * len(mutation.session_id) + len(rows)
             assert len(record.encode(mutation)) <= sum(weight(each, 0) for each in held) + names
 
 

@@ -1,20 +1,20 @@
 """What has been read becomes mutations, from which an empty state grows to the same.
 
-Each session begins at the time it was made, takes its objects in the order of their ids, and ends with its last use, so
-that the times come out as they were. Ids that were given out to objects since deleted are used up first, by one object
-of the highest such id, made and deleted while the session is still empty: nothing can be in its way.
+As in a snapshot of ours, a session begins with its times, its settings and the ids to give out next; then come its
+objects in the order of their ids, and its links.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby, pairwise
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 from gibramdb.model import mutations as m
-from gibramdb.model.knowledge import DETECTED, Community, Document, Entity, Relationship, TextUnit
+from gibramdb.model.ids import NO_LSN
+from gibramdb.model.knowledge import Community, Document, Entity, Relationship, TextUnit
 from gibramdb.model.mutations import Mutation
-from gibramdb.storage.gibram.forms import KINDS, NOUNS, Kind
+from gibramdb.storage.gibram.forms import KINDS, NOUNS
 from gibramdb.storage.gibram.holdings import Held, SessionHoldings
 from gibramdb.storage.wal import RECORD_BYTES_MAX
 
@@ -23,6 +23,7 @@ T = TypeVar("T", Document, TextUnit, Entity, Relationship, Community)
 BATCH_BYTES_MAX = 8 * 1024 * 1024
 """How much is put into one mutation, as far as it consists of more than one object."""
 assert BATCH_BYTES_MAX <= RECORD_BYTES_MAX
+BATCH_LINKS_MAX = 100_000
 
 _NUMBER_BYTES = 9
 _HEAD_BYTES = 256
@@ -107,41 +108,43 @@ def session_times(session: SessionHoldings) -> tuple[int, int]:
 def _session(session: SessionHoldings) -> Iterator[Mutation]:
     name = session.session_id
     made_ms, used_ms = session_times(session)
-    yield m.SessionTouched(name, made_ms, opens=True)
-    yield from _used_up_ids(session, made_ms)
-    for documents, _ in _batches(session.documents, {}):
-        yield m.DocumentsAdded(name, made_ms, opens=False, documents=documents)
-    for textunits, vectors in _batches(session.textunits, session.vectors["textunit"]):
-        ids, rows = tuple(vectors), b"".join(vectors.values())
-        yield m.TextUnitsAdded(name, made_ms, opens=False, textunits=textunits, vector_ids=ids, vectors=rows)
-    for entities, vectors in _batches(session.entities, session.vectors["entity"]):
-        ids, rows = tuple(vectors), b"".join(vectors.values())
-        yield m.EntitiesAdded(name, made_ms, opens=False, entities=entities, vector_ids=ids, vectors=rows)
-    for relationships, _ in _batches(session.relationships, {}):
-        yield m.RelationshipsAdded(name, made_ms, opens=False, relationships=relationships)
-    yield from _communities(session, made_ms)
-    for textunit_id, entity_id in link_order(session)[0]:
-        yield m.TextUnitLinked(name, made_ms, opens=False, textunit_id=textunit_id, entity_id=entity_id)
-    if session.ttl_ms or session.idle_ttl_ms:
-        yield m.SessionTtlSet(name, used_ms, opens=False, ttl_ms=session.ttl_ms, idle_ttl_ms=session.idle_ttl_ms)
-    else:
-        yield m.SessionTouched(name, used_ms, opens=False)
+    counters = session.counters
+    yield m.SessionRestored(
+        name,
+        used_ms,
+        opens=True,
+        incarnation=NO_LSN,
+        created_at_ms=made_ms,
+        read_noted_at_ms=made_ms,
+        ttl_ms=session.ttl_ms,
+        idle_ttl_ms=session.idle_ttl_ms,
+        is_ended=False,
+        next_ids=(
+            counters["document"] + 1,
+            counters["textunit"] + 1,
+            counters["entity"] + 1,
+            counters["relationship"] + 1,
+            counters["community"] + 1,
+            1,
+        ),
+    )
+    for documents, _, _ in _batches(session.documents, {}):
+        yield m.DocumentsAdded(name, used_ms, False, documents)
+    for textunits, ids, rows in _batches(session.textunits, session.vectors["textunit"]):
+        yield m.TextUnitsAdded(name, used_ms, False, textunits, ids, rows)
+    for entities, ids, rows in _batches(session.entities, session.vectors["entity"]):
+        yield m.EntitiesAdded(name, used_ms, False, entities, ids, rows)
+    for relationships, _, _ in _batches(session.relationships, {}):
+        yield m.RelationshipsAdded(name, used_ms, False, relationships)
+    for communities, ids, rows in _batches(session.communities, session.vectors["community"]):
+        yield m.CommunitiesAdded(name, used_ms, False, communities, ids, rows)
+    links = link_order(session)[0]
+    for begin in range(0, len(links), BATCH_LINKS_MAX):
+        yield m.TextUnitsLinked(name, used_ms, False, begin + 1, tuple(links[begin : begin + BATCH_LINKS_MAX]))
 
 
-def _communities(session: SessionHoldings, at_ms: int) -> Iterator[Mutation]:
-    name, vectors = session.session_id, session.vectors["community"]
-    in_order = [session.communities[id] for id in sorted(session.communities)]
-    for detected, run in groupby(in_order, key=lambda community: community.origin == DETECTED):
-        if detected:
-            for communities, _ in _batches({community.id: community for community in run}, {}):
-                yield m.CommunitiesReplaced(name, at_ms, opens=False, removed_ids=(), communities=communities)
-        else:
-            for community in run:
-                row = vectors.get(community.id, b"")
-                yield m.CommunityAdded(name, at_ms, opens=False, community=community, vector=row)
-
-
-def _batches(held: dict[int, T], vectors: dict[int, bytes]) -> Iterator[tuple[tuple[T, ...], dict[int, bytes]]]:
+def _batches(held: dict[int, T], vectors: dict[int, bytes]) -> Iterator[tuple[tuple[T, ...], tuple[int, ...], bytes]]:
+    """Objects by rising id; of those that have an embedding the ids, and the rows, one after the other."""
     batch: list[T] = []
     rows: dict[int, bytes] = {}
     batch_bytes = _HEAD_BYTES
@@ -149,60 +152,11 @@ def _batches(held: dict[int, T], vectors: dict[int, bytes]) -> Iterator[tuple[tu
         row = vectors.get(id, b"")
         added = weight(held[id], len(row))
         if batch and batch_bytes + added > BATCH_BYTES_MAX:
-            yield tuple(batch), rows
+            yield tuple(batch), tuple(rows), b"".join(rows.values())
             batch, rows, batch_bytes = [], {}, _HEAD_BYTES
         batch.append(held[id])
         if row:
             rows[id] = row
         batch_bytes += added
     if batch:
-        yield tuple(batch), rows
-
-
-def _used_up_ids(session: SessionHoldings, at_ms: int) -> Iterator[Mutation]:
-    name, last = session.session_id, session.counters
-    spent = [kind for kind in KINDS if last[kind] > max(session.table(kind), default=0)]
-    for kind in spent:
-        yield _MADE[kind](name, at_ms, last)
-    for kind in reversed(spent):
-        yield _DELETED[kind](name, at_ms, False, last[kind])
-
-
-def _document(name: str, at_ms: int, last: dict[Kind, int]) -> Mutation:
-    return m.DocumentsAdded(name, at_ms, opens=False, documents=(Document(last["document"], "", "", at_ms),))
-
-
-def _textunit(name: str, at_ms: int, last: dict[Kind, int]) -> Mutation:
-    textunit = TextUnit(last["textunit"], "", last["document"], "", 0, at_ms)
-    return m.TextUnitsAdded(name, at_ms, opens=False, textunits=(textunit,), vector_ids=(), vectors=b"")
-
-
-def _entity(name: str, at_ms: int, last: dict[Kind, int]) -> Mutation:
-    entity = Entity(last["entity"], "", "", "", "", at_ms)
-    return m.EntitiesAdded(name, at_ms, opens=False, entities=(entity,), vector_ids=(), vectors=b"")
-
-
-def _relationship(name: str, at_ms: int, last: dict[Kind, int]) -> Mutation:
-    relationship = Relationship(last["relationship"], "", last["entity"], last["entity"], "", "", 1.0, at_ms)
-    return m.RelationshipsAdded(name, at_ms, opens=False, relationships=(relationship,))
-
-
-def _community(name: str, at_ms: int, last: dict[Kind, int]) -> Mutation:
-    community = Community(last["community"], "", "", "", "", 0, (), (), at_ms)
-    return m.CommunityAdded(name, at_ms, opens=False, community=community, vector=b"")
-
-
-_MADE: dict[Kind, Callable[[str, int, dict[Kind, int]], Mutation]] = {
-    "document": _document,
-    "textunit": _textunit,
-    "entity": _entity,
-    "relationship": _relationship,
-    "community": _community,
-}
-_DELETED: dict[Kind, Callable[[str, int, bool, int], Mutation]] = {
-    "document": m.DocumentDeleted,
-    "textunit": m.TextUnitDeleted,
-    "entity": m.EntityDeleted,
-    "relationship": m.RelationshipDeleted,
-    "community": m.CommunityDeleted,
-}
+        yield tuple(batch), tuple(rows), b"".join(rows.values())
