@@ -16,6 +16,12 @@ def import_gibram(
     source: Annotated[Path, typer.Argument(help="GibRAM's data directory; it is only read.", metavar="OLD_DATA_DIR")],
     into: Annotated[Path, typer.Option("--into", help="The new store's data directory.", metavar="NEW_DATA_DIR")],
     dim: flags.Dim = None,
+    wal_dir: Annotated[
+        Path | None, typer.Option(help="Its session_store.wal_dir, where that is no folder of OLD_DATA_DIR.")
+    ] = None,
+    snapshot_dir: Annotated[
+        Path | None, typer.Option(help="Its session_store.snapshot_dir, where that is no folder of OLD_DATA_DIR.")
+    ] = None,
 ) -> None:
     """Make a durable store of what GibRAM 0.3.0 has stored in OLD_DATA_DIR, and say what was taken."""
     from gibramdb.database.importing import read_gibram, store_gibram
@@ -23,7 +29,7 @@ def import_gibram(
     settings = flags.config_from(None, insecure=False, data=str(into), dim=dim, mode="durable")
     console = Console(highlight=False, soft_wrap=True)
     with console.status(f"reading {source}"):
-        imported, settings = read_gibram(source, settings)
+        imported, settings = read_gibram(source, settings, wal_dir, snapshot_dir)
     with console.status(f"writing {into}"):
         store_gibram(imported, settings)
     report = imported.report

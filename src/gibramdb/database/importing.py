@@ -23,8 +23,12 @@ from gibramdb.storage import gibram, identity
 from gibramdb.storage.files import OsFileSystem
 
 
-def read_gibram(source: Path, config: Config) -> tuple[gibram.Import, Config]:
+def read_gibram(
+    source: Path, config: Config, log_directory: Path | None = None, snapshot_directory: Path | None = None
+) -> tuple[gibram.Import, Config]:
     """What GibRAM's directory holds, and the configuration with the dimension of its embeddings.
+
+    `log_directory`, `snapshot_directory`: where they lie, if not in `source`.
 
     Raises:
         ConfigError: there is a store already where the new one would be.
@@ -33,7 +37,7 @@ def read_gibram(source: Path, config: Config) -> tuple[gibram.Import, Config]:
     directories = directories_of(config)
     if identity.established_id(OsFileSystem(), directories) is not None:
         raise ConfigError(f"{directories.data}: expected no store yet, found one; next: name another directory")
-    imported = gibram.read_directory(source)
+    imported = gibram.read_directory(source, log_directory=log_directory, snapshot_directory=snapshot_directory)
     if imported.vector_dim is not None:
         if config.origins["server.vector_dim"] != "default" and config.server.vector_dim != imported.vector_dim:
             raise IncompatibleStoreError(

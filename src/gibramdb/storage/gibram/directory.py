@@ -111,6 +111,9 @@ def read_directory(path: Path, *, log_directory: Path | None = None, snapshot_di
         raise IncompatibleStoreError(
             f"{path}: expected a data directory of GibRAM 0.3.0, found a store of gibramdb; next: correct the path"
         )
+    for named in (log_directory, snapshot_directory):
+        if named is not None and _names(named) is None:
+            raise MissingStoreError(f"{named}: expected a directory of GibRAM's, found none; next: correct the path")
     log_folders = [path / folder for folder in LOG_FOLDERS] if log_directory is None else [log_directory]
     snapshot_folders = (
         [path / folder for folder in SNAPSHOT_FOLDERS] if snapshot_directory is None else [snapshot_directory]
@@ -198,8 +201,11 @@ def _exports(path: Path) -> list[Path]:
 def _is_our_copy(path: Path) -> bool:
     if not path.is_file():
         return False
-    with path.open("rb") as file:
-        return file.read(len(COPY_MAGIC)) == COPY_MAGIC
+    try:
+        with path.open("rb") as file:
+            return file.read(len(COPY_MAGIC)) == COPY_MAGIC
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _only(path: Path, found: list[Path]) -> Path | None:
@@ -231,7 +237,8 @@ def _nothing_found(path: Path) -> MissingStoreError:
         )
     return MissingStoreError(
         f"{path}: expected {LOG_NAME} or a snapshot-*.json of GibRAM 0.3.0, here or under {LOG_FOLDERS[1]} and "
-        f"{SNAPSHOT_FOLDERS[1]}, found neither; next: correct the path, or name both directories as once configured"
+        f"{SNAPSHOT_FOLDERS[1]}, found neither; next: correct the path, or name the directories that "
+        "were configured (--wal-dir, --snapshot-dir)"
     )
 
 
