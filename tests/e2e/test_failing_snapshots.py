@@ -11,6 +11,7 @@ import pytest
 from support.server import Server
 
 from gibramdb import NewDocument, Store
+from gibramdb.errors import InvalidArgumentError, StorageError
 
 WAITING_SECONDS_MAX = 30.0
 
@@ -61,6 +62,12 @@ def test_a_full_snapshot_directory_and_then_one_with_something_in_the_way(tmp_pa
         components = health_with(db, "snapshot_failures", "2")
         assert "Is a directory" in components["snapshot_error"]
         assert str(in_the_way) in db.backup_status().error
+        with pytest.raises(StorageError, match="Is a directory"):
+            db.save("copy")
+        assert int(db.health().components["snapshot_failures"]) >= 3
+        assert (db.backup_status().kind, db.last_save().path) == ("save", ""), "not a successful one"
+        with pytest.raises(InvalidArgumentError):
+            db.save("../elsewhere")
         db.session("s").add_document("and again")
         digest = db.digest()
         server.kill()

@@ -141,6 +141,7 @@ class _Job:
         self.work = _Work()
         self.started_at_s = 0
         self.error = ""
+        self.is_copied = False  # the operator's copy is there: what fails from here on is the snapshot
         self.load: Callable[[], tuple[StoreState, int]] | None = None  # of a restore: the state, and its dimension
         self.target_lsn = NEVER_LSN  # of a truncation
 
@@ -457,7 +458,7 @@ class Snapshots:
             log.error("%s failed: %s", job.kind, outcome)
             if job.kind in {"save", "restore"}:
                 job.error = str(outcome)
-            if job.kind in {"snapshot", "checkpoint"}:
+            if job.kind in {"snapshot", "checkpoint"} or job.is_copied:
                 self._failures += 1
                 self._snapshot_error = str(outcome)
                 self._retry_at_ms = self._clock.steady_ms() + RETRY_MS
@@ -554,15 +555,20 @@ class Snapshots:
             copied = [] if job.path is None else list(freezing.frozen.values())
             packed = [freezing.frozen[name] for name in freezing.changed]
             job.work.total = 2 * (_weight(copied) + _weight(packed))
+            last_save = self._last_save
             if job.path is not None:
-                self._write_copy(job.path, cut, created_at_ms, vector_dim, copied)
+                last_save = self._write_copy(job.path, cut, created_at_ms, vector_dim, copied)
+                job.is_copied = True
             if self._store_id is not None:
                 sections, pack_bytes = self._write_pack(number, created_at_ms, packed)
-                manifest = self._manifest(number, created_at_ms, cut, vector_dim, [*freezing.kept, *sections])
+                manifest = self._manifest(
+                    number, created_at_ms, cut, vector_dim, last_save, [*freezing.kept, *sections]
+                )
                 snapshot.publish_manifest(self._fs, self._directories.snapshots, manifest)
                 log.info("snapshot published", extra={"number": number, "lsn": cut.lsn, "written_bytes": pack_bytes})
                 self._tell(partial(self._published, manifest, freezing.covered_lsn, pack_bytes))
                 self._tidy_up()
+            self._last_save = last_save
             outcome = Done(0 if job.kind == "save" else cut.lsn)
         except _StoppingError:
             raise
@@ -625,7 +631,7 @@ class Snapshots:
 
     def _write_copy(
         self, path: str, cut: Cut, created_at_ms: int, vector_dim: int, copied: list[FrozenSession]
-    ) -> None:
+    ) -> LastSave:
         disk = OsFileSystem()
         if not disk.exists(self._directories.data):
             disk.make_dir(self._directories.data)  # a store in memory has not needed it so far
@@ -633,16 +639,22 @@ class Snapshots:
             writer = PackWriter(disk, writing.fd, 0, self._store_id or bytes(16), created_at_ms)
             sections = self._write_sections(writer, copied)
             resolved = str(writing.resolved)
-            writer.write_manifest(self._manifest(0, created_at_ms, cut, vector_dim, sections))
+            writer.write_manifest(self._manifest(0, created_at_ms, cut, vector_dim, self._last_save, sections))
             disk.drop_cache(writing.fd)
             manifest = snapshot.read_copy(disk, writing.fd, writing.resolved)
             for section in self._gone_through(manifest.sections):
                 snapshot.verify_section(disk, writing.resolved, section, writing.fd)
             writing.publish()
-        self._last_save = LastSave(created_at_ms // 1000, resolved)
+        return LastSave(created_at_ms // 1000, resolved)
 
     def _manifest(
-        self, number: int, created_at_ms: int, cut: Cut, vector_dim: int, sections: list[Section]
+        self,
+        number: int,
+        created_at_ms: int,
+        cut: Cut,
+        vector_dim: int,
+        last_save: LastSave | None,
+        sections: list[Section],
     ) -> Manifest:
         return Manifest(
             store_id=(self._store_id or bytes(16)).hex(),
@@ -650,7 +662,7 @@ class Snapshots:
             created_at_ms=created_at_ms,
             cut=cut,
             vector_dim=vector_dim,
-            last_save=self._last_save,
+            last_save=last_save,
             sections=tuple(sorted(sections, key=lambda each: each.session_id)),
         )
 
@@ -743,7 +755,7 @@ class Snapshots:
             base = _RestoredSnapshot(
                 self._fs,
                 self._directories.snapshots,
-                lambda cut: self._manifest(number, created_at_ms, cut, vector_dim, sections),
+                lambda cut: self._manifest(number, created_at_ms, cut, vector_dim, self._last_save, sections),
             )
             self._tell(partial(self._swap, job, state, base, pack_bytes))
 
