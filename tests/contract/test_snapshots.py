@@ -528,6 +528,28 @@ def test_a_truncation_asked_for_during_a_restore_waits_for_it(db: Store, tmp_pat
         assert again.digest() == digest
 
 
+def test_where_no_thread_can_be_started_it_is_told_and_the_next_one_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_in(tmp_path, durable=False) as db:
+        db.session("s").add_document("d")
+        db.save("copy")
+    with open_in(tmp_path, durable=False) as db:
+        with monkeypatch.context() as broken:
+
+            def fail(thread: threading.Thread) -> None:
+                raise RuntimeError(f"can't start new thread {thread.name}")
+
+            broken.setattr(threading.Thread, "start", fail)
+            with pytest.raises(InternalError, match="can't start"):
+                db.save("other")
+            db.restore_in_background("copy")
+            assert "can't start" in waited(db)
+        db.restore_in_background("copy")
+        assert waited(db) == ""
+        assert db.session("s").info().document_count == 1
+
+
 def test_a_defect_in_a_snapshot_is_told_and_the_next_one_succeeds(db: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     db.session("s").add_document("d")
     calls: list[Callable[[], object]] = [db.checkpoint, db.save]

@@ -10,6 +10,9 @@
 A failure at any step costs a message: snapshots and log lie there as they did. A restore loads and writes everything on
 the side; only then is admission stopped, for as long as it takes to begin a generation on the new snapshot.
 
+One module, because each step leads to the next, and what happens when it fails is said in one place; what a step does
+on the disk is in `snapshot_files`.
+
 Owns: the snapshot thread; which sections the newest snapshot has; what BACKUP_STATUS and LASTSAVE tell.
 Never: changes the state; touches the log but through the journal.
 """
@@ -22,7 +25,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -32,12 +35,12 @@ import msgspec
 from gibramdb.clock import Clock
 from gibramdb.core.dump import FrozenSession
 from gibramdb.core.state import SessionState, StoreState
-from gibramdb.database import memory, recovery
+from gibramdb.database import recovery
 from gibramdb.database.detector import Post
-from gibramdb.database.journal import Base, Journal
+from gibramdb.database.journal import Journal
+from gibramdb.database.snapshot_files import RestoredSnapshot, SnapshotFiles, StoppedError, Work, weight, with_sections
 from gibramdb.errors import (
     GibramError,
-    IncompatibleStoreError,
     InternalError,
     InvalidArgumentError,
     LimitExceededError,
@@ -58,11 +61,10 @@ from gibramdb.model.commands import (
 )
 from gibramdb.model.ids import NO_LSN, Lsn
 from gibramdb.model.results import BackupStatus, Done, LogStatus, Result, Saved
-from gibramdb.storage import operator_path, record, snapshot, wal
-from gibramdb.storage.files import TEMPORARY_SUFFIX, FileSystem, OsFileSystem
+from gibramdb.storage import operator_path, snapshot, wal
+from gibramdb.storage.files import FileSystem
 from gibramdb.storage.identity import Directories
-from gibramdb.storage.snapshot import Cut, LastSave, Manifest, PackWriter, Section
-from gibramdb.storage.wal import BasedOnSnapshot
+from gibramdb.storage.snapshot import Cut, Manifest, Section
 
 log = logging.getLogger(__name__)
 
@@ -117,20 +119,6 @@ class Owner(Protocol):
         ...
 
 
-class _Work:
-    """How far something is: objects written or read back, each session counting as one more."""
-
-    def __init__(self) -> None:
-        self.total = 0
-        self.done = 0
-        self.is_over = False
-
-    @property
-    def percent(self) -> int:
-        """100 only once it is over, and well."""
-        return 100 if self.is_over else 99 * self.done // max(1, self.total)
-
-
 class _Job:
     """One snapshot or restore that somebody asked for; `path` is None where no copy is wanted."""
 
@@ -138,7 +126,7 @@ class _Job:
         self.kind = kind
         self.path = path
         self.finishes: list[Finish] = []
-        self.work = _Work()
+        self.work = Work()
         self.started_at_s = 0
         self.error = ""
         self.is_copied = False  # the operator's copy is there: what fails from here on is the snapshot
@@ -160,10 +148,6 @@ class _Freezing:
         self.changed = changed
         self.cuts: queue.SimpleQueue[Cut | GibramError] = queue.SimpleQueue()
         self.frozen: dict[str, FrozenSession] = {}
-
-
-class _StoppingError(Exception):
-    """The store is being closed; what is half written is left as a temporary file."""
 
 
 class Snapshots:
@@ -189,6 +173,7 @@ class Snapshots:
         self._fs = fs
         self._directories = directories
         self._store_id = store_id
+        self._files = SnapshotFiles(fs, directories, store_id)
         self._triggers = triggers
         self._clock = clock
         self._post = post
@@ -196,7 +181,6 @@ class Snapshots:
         self._number = 0 if newest is None else newest.number
         self._sections = {} if newest is None else {each.session_id: each for each in newest.sections}
         self._covered_lsn = int(owner.state.last_lsn) if is_covered else -1
-        self._pack_bytes: dict[int, int] = {}
         self._last_save = None if newest is None else newest.last_save
         self._running: _Job | None = None
         self._freezing: _Freezing | None = None
@@ -204,7 +188,6 @@ class Snapshots:
         """What `freeze` must be called for before it changes."""
         self._waiting: deque[_Job] = deque()
         self._last_backup: _Job | None = None  # a save or restore; the one that runs, if one does
-        self._work = _Work()  # the snapshot thread's: of what it does
         self._failures = 0
         self._snapshot_error = ""
         self._retained = 0
@@ -218,8 +201,7 @@ class Snapshots:
         self._thread: threading.Thread | None = None
         if store_id is not None:
             self._retained = len(snapshot.list_snapshots(fs, directories.snapshots))
-            for number, path in snapshot.list_packs(fs, directories.snapshots):
-                self._pack_bytes[number] = _size(fs, path)
+            self._files.find_packs()
             if triggers.interval_ms or triggers.wal_bytes:
                 self._begin_thread()
 
@@ -285,7 +267,7 @@ class Snapshots:
         try:
             self._freezing.frozen[session_id] = FrozenSession(session)
         except Exception as error:  # the snapshot fails; who changes the session is not touched
-            self._give_up_cut(error)
+            self._give_up(self._freezing.job, error)
 
     def facts(self) -> SnapshotFacts:
         """Figures for health."""
@@ -323,6 +305,8 @@ class Snapshots:
         self._freezing = None
         self.unfrozen.clear()
         running, self._running = self._running, None
+        if running is not None:
+            running.work.stop()
         for job in [*([running] if running else []), *self._waiting]:
             for finish in job.finishes:
                 finish(reason, NO_LSN)
@@ -366,18 +350,19 @@ class Snapshots:
         if job.kind in {"save", "restore"}:
             self._last_backup, job.started_at_s = job, self._clock.now_ms() // 1000
         self.due_lsn = NEVER_LSN
-        if job.kind == "truncate":
-            self._in_thread(partial(self._truncate, job))
-        elif job.kind == "restore":
-            if job.load is None:
-                assert job.path is not None
-                job.load = partial(self._load, job.path, self._owner.state.last_lsn)
-            self._in_thread(partial(self._restore, job, job.load))
-        else:
-            try:
+        try:
+            if job.kind == "truncate":
+                self._in_thread(partial(self._truncate, job))
+            elif job.kind == "restore":
+                if job.load is None:
+                    assert job.path is not None
+                    state = self._owner.state
+                    job.load = partial(self._files.load, job.path, state.vector_dim, state.last_lsn, job.work)
+                self._in_thread(partial(self._restore, job, job.load))
+            else:
                 self._cut(job)
-            except Exception as error:  # who asked is told; the write in whose turn this may be is not touched
-                self._finished(job, self._refusal_of(error))
+        except Exception as error:  # who asked is told; whoever has a turn here besides is not touched
+            self._give_up(job, error)
 
     def _cut(self, job: _Job) -> None:
         """One turn: what was applied up to here, and nothing later, is what the snapshot will hold."""
@@ -394,7 +379,7 @@ class Snapshots:
                 changed.append(name)
         if self._store_id is None:
             kept, changed = [], []
-        sparse = self._sparse_packs(kept)
+        sparse = self._files.sparse_packs(kept)
         if sparse:
             changed += [each.session_id for each in kept if each.pack in sparse]
             kept = [each for each in kept if each.pack not in sparse]
@@ -411,31 +396,22 @@ class Snapshots:
         if freezing is None:
             return  # given up
         ends_us = self._clock.steady_us() + TURN_US
-        while self.unfrozen:
-            name, session = self.unfrozen.popitem()
-            try:
+        try:
+            while self.unfrozen:
+                name, session = self.unfrozen.popitem()
                 freezing.frozen[name] = FrozenSession(session)
-            except Exception as error:  # who asked is told; whoever else has a turn here is not touched
-                self._give_up_cut(error)
-                return
-            if self.unfrozen and self._clock.steady_us() >= ends_us:
-                self._post(self._freeze_some)
-                return
+                if self.unfrozen and self._clock.steady_us() >= ends_us:
+                    self._post(self._freeze_some)
+                    return
+            self._freezing = None
+            self._in_thread(partial(self._write, freezing))
+        except Exception as error:  # as where it began
+            self._give_up(freezing.job, error)
+
+    def _give_up(self, job: _Job, error: Exception) -> None:
         self._freezing = None
-        self._in_thread(partial(self._write, freezing))
-
-    def _give_up_cut(self, error: Exception) -> None:
-        freezing, self._freezing = self._freezing, None
         self.unfrozen.clear()
-        assert freezing is not None
-        self._finished(freezing.job, self._refusal_of(error))
-
-    def _sparse_packs(self, kept: list[Section]) -> set[int]:
-        """Packs of which less than half would still be read."""
-        alive: dict[int, int] = {}
-        for section in kept:
-            alive[section.pack] = alive.get(section.pack, 0) + section.length
-        return {pack for pack, length in alive.items() if 2 * length < self._pack_bytes.get(pack, 0)}
+        self._finished(job, self._refusal_of(error))
 
     def _size_due_lsn(self) -> int:
         if not self._triggers.wal_bytes or self._store_id is None:
@@ -470,12 +446,11 @@ class Snapshots:
             finish(outcome, NO_LSN)
         self._begin_next()
 
-    def _published(self, manifest: Manifest, covered_lsn: int, pack_bytes: int) -> None:
+    def _published(self, manifest: Manifest, covered_lsn: int) -> None:
         self._newest = manifest
         self._number = manifest.number
         self._sections = {each.session_id: each for each in manifest.sections}
         self._covered_lsn = covered_lsn
-        self._pack_bytes[manifest.number] = pack_bytes
 
     def _rotated(self, finish: Finish, refusal: GibramError | None) -> None:
         """On the log thread."""
@@ -520,8 +495,9 @@ class Snapshots:
 
     def _begin_thread(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="gibramdb-snapshot", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="gibramdb-snapshot", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _run(self) -> None:
         tick_s = TICK_S if self._triggers.interval_ms or self._triggers.wal_bytes else None
@@ -533,7 +509,7 @@ class Snapshots:
                 continue
             if work is None:
                 return
-            with contextlib.suppress(_StoppingError):
+            with contextlib.suppress(StoppedError):
                 work()
             work = None  # it holds what was frozen
 
@@ -542,40 +518,38 @@ class Snapshots:
             self._post(call)
 
     def _write(self, freezing: _Freezing) -> None:
-        job, vector_dim = freezing.job, freezing.vector_dim
-        self._work = job.work
+        job, files, last_save = freezing.job, self._files, self._last_save
         outcome: Result | GibramError
         number = 0
         try:
             cut = freezing.cuts.get()
-            number = self._next_number()
+            number = files.next_number(self._number)
             if isinstance(cut, GibramError):
                 raise cut  # noqa: TRY301 (the refusal of another thread)
-            created_at_ms = self._clock.now_ms()
+            now_ms = self._clock.now_ms()
             copied = [] if job.path is None else list(freezing.frozen.values())
             packed = [freezing.frozen[name] for name in freezing.changed]
-            job.work.total = 2 * (_weight(copied) + _weight(packed))
-            last_save = self._last_save
+            job.work.total = 2 * (weight(copied) + weight(packed))
             if job.path is not None:
-                last_save = self._write_copy(job.path, cut, created_at_ms, vector_dim, copied)
+                manifest = files.manifest(0, now_ms, cut, freezing.vector_dim, last_save)
+                last_save = files.write_copy(job.path, manifest, copied, job.work)
                 job.is_copied = True
             if self._store_id is not None:
-                sections, pack_bytes = self._write_pack(number, created_at_ms, packed)
-                manifest = self._manifest(
-                    number, created_at_ms, cut, vector_dim, last_save, [*freezing.kept, *sections]
-                )
-                snapshot.publish_manifest(self._fs, self._directories.snapshots, manifest)
-                log.info("snapshot published", extra={"number": number, "lsn": cut.lsn, "written_bytes": pack_bytes})
-                self._tell(partial(self._published, manifest, freezing.covered_lsn, pack_bytes))
+                manifest = files.manifest(number, now_ms, cut, freezing.vector_dim, last_save)
+                sections = files.write_pack(manifest, packed, job.work)
+                manifest = with_sections(manifest, [*freezing.kept, *sections])
+                files.publish(manifest)
+                log.info("snapshot published", extra={"number": number, "lsn": cut.lsn, "sessions": len(sections)})
+                self._tell(partial(self._published, manifest, freezing.covered_lsn))
                 self._tidy_up()
             self._last_save = last_save
             outcome = Done(0 if job.kind == "save" else cut.lsn)
-        except _StoppingError:
+        except StoppedError:
             raise
         except Exception as error:  # the edge of the job: whatever it was, who asked is told, and the next one runs
             outcome = self._refusal_of(error)
         if isinstance(outcome, GibramError):
-            self._discard(number)
+            files.discard(number)
         self._tell(partial(self._finished, job, outcome))
 
     def _refusal_of(self, error: Exception) -> GibramError:
@@ -586,91 +560,13 @@ class Snapshots:
         log.error("a snapshot or restore failed in a way that is a defect of ours", exc_info=error)
         return InternalError(f"internal error: {error!r}; nothing was changed")
 
-    def _next_number(self) -> int:
-        """Above all that lies there, also what a failed attempt has left: a name is never given twice."""
-        if self._store_id is None:
-            return 1
-        directory = self._directories.snapshots
-        found = (*snapshot.list_snapshots(self._fs, directory), *snapshot.list_packs(self._fs, directory))
-        return max(self._number, *(number for number, _ in found), 0) + 1
-
     def _tidy_up(self) -> None:
         """The snapshot counts already; what fails here is done by the next one."""
         try:
             self._rotate()
-            self._prune()
+            self._prune(NEVER_LSN)
         except (GibramError, OSError) as error:
             log.warning("what the new snapshot makes superfluous could not all be removed: %s", error)
-
-    def _write_pack(self, number: int, created_at_ms: int, frozen: list[FrozenSession]) -> tuple[list[Section], int]:
-        if not frozen:
-            return [], 0
-        assert self._store_id is not None
-        directory = self._directories.snapshots
-        fd, writer = snapshot.write_pack(self._fs, directory, number, self._store_id, created_at_ms)
-        try:
-            sections = self._write_sections(writer, frozen)
-            writer.finish()
-        finally:
-            self._fs.close(fd)
-        snapshot.publish_pack(self._fs, directory, number, self._gone_through(sections))
-        return sections, writer.bytes_so_far
-
-    def _write_sections(self, writer: PackWriter, frozen: list[FrozenSession]) -> list[Section]:
-        sections = []
-        for each in frozen:
-            payloads = map(record.encode, self._stopping_between(each.dump()))
-            sections.append(writer.write_section(each.session_id, each.changed_lsn, each.objects, payloads))
-            self._work.done += _weight([each])
-        return sections
-
-    def _gone_through(self, sections: Iterable[Section]) -> Iterator[Section]:
-        for section in self._stopping_between(sections):
-            yield section
-            self._work.done += _weight([section])
-
-    def _write_copy(
-        self, path: str, cut: Cut, created_at_ms: int, vector_dim: int, copied: list[FrozenSession]
-    ) -> LastSave:
-        disk = OsFileSystem()
-        if not disk.exists(self._directories.data):
-            disk.make_dir(self._directories.data)  # a store in memory has not needed it so far
-        with operator_path.open_for_writing(self._directories, path, snapshot.COPY_MAGIC) as writing:
-            writer = PackWriter(disk, writing.fd, 0, self._store_id or bytes(16), created_at_ms)
-            sections = self._write_sections(writer, copied)
-            resolved = str(writing.resolved)
-            writer.write_manifest(self._manifest(0, created_at_ms, cut, vector_dim, self._last_save, sections))
-            disk.drop_cache(writing.fd)
-            manifest = snapshot.read_copy(disk, writing.fd, writing.resolved)
-            for section in self._gone_through(manifest.sections):
-                snapshot.verify_section(disk, writing.resolved, section, writing.fd)
-            writing.publish()
-        return LastSave(created_at_ms // 1000, resolved)
-
-    def _manifest(
-        self,
-        number: int,
-        created_at_ms: int,
-        cut: Cut,
-        vector_dim: int,
-        last_save: LastSave | None,
-        sections: list[Section],
-    ) -> Manifest:
-        return Manifest(
-            store_id=(self._store_id or bytes(16)).hex(),
-            number=number,
-            created_at_ms=created_at_ms,
-            cut=cut,
-            vector_dim=vector_dim,
-            last_save=last_save,
-            sections=tuple(sorted(sections, key=lambda each: each.session_id)),
-        )
-
-    def _stopping_between(self, items: Iterable[T]) -> Iterator[T]:
-        for item in items:
-            if self._is_stopping:
-                raise _StoppingError
-            yield item
 
     def _rotate(self) -> None:
         answers: queue.SimpleQueue[GibramError | None] = queue.SimpleQueue()
@@ -679,47 +575,8 @@ class Snapshots:
         if refusal is not None:
             log.warning("the log could not begin its next generation: %s", refusal)
 
-    def _discard(self, number: int) -> None:
-        if self._store_id is None or not number:
-            return
-        directory = self._directories.snapshots
-        with contextlib.suppress(OSError):
-            if self._fs.exists(snapshot.snapshot_path(directory, number)):
-                return  # published after all, though the system said that it failed: the pack is needed
-            snapshot.discard_pack(self._fs, self._directories.snapshots, number)
-
-    def _prune(self, target_lsn: int = NEVER_LSN) -> int:
-        """Drop what no kept snapshot needs. Returns the LSN up to which the log is gone.
-
-        In an order that leaves every kept snapshot whole, whenever it ends: manifests, then packs, then generations.
-        """
-        fs, directories = self._fs, self._directories
-        found = snapshot.list_snapshots(fs, directories.snapshots)
-        kept = found[-self._triggers.retention_count :]
-        manifests = [snapshot.read_manifest(fs, path)[0] for _, path in kept]
-        for _, path in found[: -self._triggers.retention_count]:
-            fs.unlink(path)
-        fs.sync_dir(directories.snapshots)
-        named = {section.pack for manifest in manifests for section in manifest.sections}
-        for number, path in snapshot.list_packs(fs, directories.snapshots):
-            if number not in named:
-                fs.unlink(path)
-                self._pack_bytes.pop(number, None)
-        for name in fs.list_dir(directories.snapshots):
-            if name.endswith(TEMPORARY_SUFFIX):
-                fs.unlink(directories.snapshots / name)
-        fs.sync_dir(directories.snapshots)
-        self._retained = len(kept)
-        covered_lsn = min([manifest.cut.lsn for manifest in manifests] or [0])
-        logs = wal.list_logs(fs, directories.wal)
-        bases = [wal.read_header(fs, path).base_lsn for _, path in logs]
-        gone_lsn = int(bases[0])
-        for (_, path), next_base in zip(logs, bases[1:], strict=False):
-            if next_base > min(covered_lsn, target_lsn):
-                break
-            fs.unlink(path)
-            gone_lsn = int(next_base)
-        fs.sync_dir(directories.wal)
+    def _prune(self, target_lsn: int) -> int:
+        gone_lsn, self._retained = self._files.prune(self._triggers.retention_count, target_lsn)
         return gone_lsn
 
     def _truncate(self, job: _Job) -> None:
@@ -734,98 +591,42 @@ class Snapshots:
 
     def _restore(self, job: _Job, load: Callable[[], tuple[StoreState, int]]) -> None:
         """On the side: load, verify, write. Then the owner swaps."""
+        files = self._files
         number = 0
-        self._work = job.work
         try:
             with recovery.collector_paused():
                 state, vector_dim = load()
-            number = self._next_number()
-            created_at_ms = self._clock.now_ms()
-            sections: list[Section] = []
-            pack_bytes = 0
+            number = files.next_number(self._number)
+            manifest = files.manifest(number, self._clock.now_ms(), Cut(0, 0, 0, 0), vector_dim, self._last_save)
             if self._store_id is not None:
                 frozen = [FrozenSession(session) for session in state.sessions.values()]
-                sections, pack_bytes = self._write_pack(number, created_at_ms, frozen)
-        except _StoppingError:
+                job.work.total = max(job.work.total, 2 * weight(frozen))  # of a state that was not read here
+                manifest = with_sections(manifest, files.write_pack(manifest, frozen, job.work))
+        except StoppedError:
             raise
         except Exception as error:  # as above
-            self._discard(number)
+            files.discard(number)
             self._tell(partial(self._finished, job, self._refusal_of(error)))
         else:
-            base = _RestoredSnapshot(
-                self._fs,
-                self._directories.snapshots,
-                lambda cut: self._manifest(number, created_at_ms, cut, vector_dim, self._last_save, sections),
-            )
-            self._tell(partial(self._swap, job, state, base, pack_bytes))
+            self._tell(partial(self._swap, job, state, RestoredSnapshot(files, manifest)))
 
-    def _load(self, path: str, lsn: Lsn) -> tuple[StoreState, int]:
-        disk = OsFileSystem()
-        fd = operator_path.open_for_reading(self._directories, path)
-        try:
-            shown = Path(path)
-            beginning = disk.pread(fd, len(snapshot.MANIFEST_BEGINNING), 0)
-            is_copy = beginning != snapshot.MANIFEST_BEGINNING
-            if is_copy:
-                manifest = snapshot.read_copy(disk, fd, shown)
-            else:
-                manifest = snapshot.parse_manifest(shown, snapshot.manifest_bytes(disk, fd))
-                if self._store_id is None or manifest.store_id != self._store_id.hex():
-                    raise IncompatibleStoreError(
-                        f"{path}: it is a snapshot of store {manifest.store_id}, whose packs lie elsewhere; next: make "
-                        "a copy of that store with SAVE, and restore the copy"
-                    )
-            if manifest.vector_dim not in (0, self._owner.state.vector_dim):
-                raise IncompatibleStoreError(
-                    f"{path}: it holds vectors of dimension {manifest.vector_dim}, server.vector_dim is "
-                    f"{self._owner.state.vector_dim}"
-                )
-            self._check_memory(path, manifest)
-            state = StoreState(self._owner.state.vector_dim)
-            self._work.total = 3 * _weight(manifest.sections)
-            for section in self._gone_through(manifest.sections):
-                if is_copy:
-                    payloads = snapshot.read_section(disk, shown, section, fd)
-                else:
-                    payloads = snapshot.read_section(
-                        self._fs, snapshot.pack_path(self._directories.snapshots, section.pack), section
-                    )
-                # In this log nothing later can have this LSN: what counts is that each change has another.
-                here = msgspec.structs.replace(section, changed_lsn=lsn)
-                recovery.load_section(state, shown, here, self._stopping_between(payloads))
-        finally:
-            os.close(fd)
-        return state, manifest.vector_dim
-
-    def _check_memory(self, path: str, manifest: Manifest) -> None:
-        needed, available = memory.needed_bytes(manifest.sections), memory.available_bytes()
-        if available is not None and needed > available:
-            raise UnavailableError(
-                f"{path}: a restore builds what it reads beside what is served: expected about {needed:,} bytes of "
-                f"memory, found {available:,} available; nothing was changed; next: delete sessions that are not "
-                "needed, or restore into a new, empty store on a machine with more"
-            )
-
-    def _swap(self, job: _Job, state: StoreState, base: _RestoredSnapshot, pack_bytes: int) -> None:
+    def _swap(self, job: _Job, state: StoreState, base: RestoredSnapshot) -> None:
         """On the owner's thread: nothing is admitted until the log stands on the new snapshot."""
         if self._running is not job:
             return
         self._owner.pause()
-        self._journal.rebase(base, lambda cut: self._tell(partial(self._swapped, job, state, base, pack_bytes, cut)))
+        self._journal.rebase(base, lambda cut: self._tell(partial(self._swapped, job, state, base, cut)))
 
-    def _swapped(
-        self, job: _Job, state: StoreState, base: _RestoredSnapshot, pack_bytes: int, cut: Cut | GibramError
-    ) -> None:
+    def _swapped(self, job: _Job, state: StoreState, base: RestoredSnapshot, cut: Cut | GibramError) -> None:
         if isinstance(cut, GibramError):
             self._owner.resume(None)
-            if base.manifest is not None:
-                self._in_thread(partial(self._discard, base.manifest.number))
+            self._in_thread(partial(self._files.discard, base.manifest.number))
             self._finished(job, cut)
             return
         state.last_lsn = Lsn(cut.lsn)
         old = self._owner.state
-        if base.manifest is not None:
-            self._published(base.manifest, cut.lsn, pack_bytes)
+        if self._store_id is not None:
+            self._published(base.manifest, cut.lsn)
             self._retained += 1
         self._owner.resume(state)
         self._finished(job, Done())
@@ -841,49 +642,12 @@ class Snapshots:
                 return
 
 
-class _RestoredSnapshot(Base):
-    """A snapshot whose pack is on the disk, and whose manifest waits for its place in the log."""
-
-    def __init__(self, fs: FileSystem, directory: Path, make: Callable[[Cut], Manifest]) -> None:
-        self._fs = fs
-        self._directory = directory
-        self._make = make
-        self.manifest: Manifest | None = None
-
-    def at(self, cut: Cut) -> BasedOnSnapshot:
-        """See Base."""
-        self.manifest = self._make(cut)
-        return BasedOnSnapshot(self.manifest.number, snapshot.manifest_checksum(self.manifest))
-
-    def publish(self) -> None:
-        """See Base."""
-        assert self.manifest is not None
-        snapshot.publish_manifest(self._fs, self._directory, self.manifest)
-
-    def is_published(self) -> bool:
-        """See Base."""
-        assert self.manifest is not None
-        return self._fs.exists(snapshot.snapshot_path(self._directory, self.manifest.number))
-
-
 def _nobody(outcome: Result | GibramError, lsn: Lsn) -> None:
     del outcome, lsn  # asked for in the background: BACKUP_STATUS, health and the log tell
 
 
-def _weight(sessions: Sequence[FrozenSession | Section]) -> int:
-    return sum(each.objects for each in sessions) + len(sessions)
-
-
 def _storage_error(error: OSError, directory: Path) -> StorageError:
     return StorageError(f"{error.filename or directory}: {error.strerror or error}")
-
-
-def _size(fs: FileSystem, path: Path) -> int:
-    fd = fs.open_read(path)
-    try:
-        return fs.size(fd)
-    finally:
-        fs.close(fd)
 
 
 def _bytes_of(path: Path) -> int:
