@@ -185,6 +185,20 @@ def test_of_a_log_with_a_fault_in_its_middle_all_before_the_fault_is_kept(
     assert {path.name for path in aside.iterdir()} >= {path.name for path in aside.glob("wal-*0[56].log")} != set()
 
 
+def test_a_torn_tail_is_no_damage(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    digests = made(data)
+    newest = logs(data)[-1]
+    content = newest.read_bytes()
+    end = len(content.rstrip(b"\0"))
+    newest.write_bytes(content[:end] + b"\xe3\xa5\xb1\xd7\x01" + bytes(1_000))
+    looked = run("inspect", data)
+    assert looked.returncode == 0, looked.stdout
+    assert re.search(rf"{newest.name} .* 5 *\n", looked.stdout), looked.stdout
+    assert "Nothing is wrong" in run("repair", data).stdout
+    assert opened(data) == digests[8]
+
+
 def test_a_damaged_generation_that_nothing_needs_costs_nothing(tmp_path: Path) -> None:
     data = tmp_path / "data"
     digests = made(data)
