@@ -25,9 +25,10 @@ from gibramdb.config import Config
 from gibramdb.database import health
 from gibramdb.database.database import Answer, Database
 from gibramdb.database.opening import OpenStore, facts_of, open_store
-from gibramdb.errors import CallerError, GibramError, StorageError, UnavailableError
+from gibramdb.errors import GibramError, StorageError, UnavailableError
 from gibramdb.model.commands import Checkpoint, Command, GetHealth, Ping
 from gibramdb.model.results import Pong
+from gibramdb.server.auth import Gate
 from gibramdb.server.connection import Connection
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,9 @@ STOP_SECONDS_MAX = 4.0
 SWITCH_INTERVAL_S = 0.0005
 """A busy worker thread gives the interpreter back after this time; Python's own 5 ms would be felt by every request."""
 BACKLOG_CONNECTIONS = 1024
+CHECK_S_MAX = 1.0
+CHECKS_PER_TIMEOUT = 8
+"""Connections are looked at this often within the shortest of their timeouts, and at least every second."""
 
 
 class _Recovering:
@@ -50,11 +54,11 @@ class _Recovering:
         done(self._answer(command))
         return True
 
-    def submit_batch(self, items: Sequence[Command | CallerError], done: Callable[[list[Answer]], None]) -> None:
+    def submit_batch(self, items: Sequence[Command | GibramError], done: Callable[[list[Answer]], None]) -> None:
         """As Database."""
         answers: list[Answer] = []
         for item in items:
-            answers.append(item if isinstance(item, CallerError) else self._answer(item))
+            answers.append(item if isinstance(item, GibramError) else self._answer(item))
             if isinstance(answers[-1], GibramError):
                 break
         done(answers)
@@ -63,7 +67,8 @@ class _Recovering:
         if isinstance(command, Ping):
             return Pong()
         if isinstance(command, GetHealth):
-            return health.starting(self._facts, SystemClock().now_ms())
+            report = health.starting(self._facts, SystemClock().now_ms())
+            return report if command.scope is None else health.of_nobody(report)
         return UnavailableError("the store is starting: it recovers, try again in a moment")
 
 
@@ -72,10 +77,14 @@ class Server:
 
     def __init__(self, config: Config) -> None:
         self.database: Database | _Recovering = _Recovering(config)
-        self.frame_bytes_max = config.security.frame_bytes_max
+        security = config.security
+        self.frame_bytes_max = security.frame_bytes_max
+        self.unauth_timeout_us = security.unauth_timeout_ms * 1000
+        self.idle_timeout_us = security.idle_timeout_ms * 1000
+        self.gate = Gate(config.auth.keys, security.rate_per_second, security.rate_burst) if config.auth.keys else None
         self._store: OpenStore | None = None
         self._snapshot_on_stop = config.session_store.mode == "durable" and config.session_store.snapshot_on_stop
-        self._connections_per_ip_max = config.security.connections_per_ip_max
+        self._connections_per_ip_max = security.connections_per_ip_max
         self._connections: set[Connection] = set()
         self._per_peer: Counter[str] = Counter()
         self._last_request_id = 0
@@ -113,9 +122,17 @@ class Server:
         self._last_request_id += 1
         return self._last_request_id
 
+    def check_connections(self) -> None:
+        """End those whose time is over."""
+        now_us = SystemClock().steady_us()
+        for connection in list(self._connections):
+            connection.check(now_us)
+
     async def stop(self) -> None:
         """Answer what was accepted, then close. Bounded in time, whatever clients do."""
         self._is_stopping = True
+        if self.gate is not None:
+            self.gate.close()
         for connection in list(self._connections):
             connection.leave()
         assert self._store is not None
@@ -172,6 +189,7 @@ async def _serve(config: Config) -> None:
         )
     except OSError as error:
         raise StorageError(f"server.addr {address}: can not listen there: {error.strerror or error}") from error
+    watcher = loop.create_task(_watch(server))
     opening: asyncio.Future[OpenStore] = loop.create_future()
     threading.Thread(target=_open, args=(config, loop, opening), name="gibramdb-recovery", daemon=True).start()
     store = await opening
@@ -201,6 +219,7 @@ async def _serve(config: Config) -> None:
     listener.close()
     sweeper.cancel()
     await server.stop()
+    watcher.cancel()
     log.info("stopped")
 
 
@@ -226,6 +245,13 @@ def _say_ready(config: Config, port: int) -> None:
         told["data_dir"] = config.server.data_dir
         told["wal_sync_policy"] = config.session_store.wal_sync_policy
     log.info("serving", extra=told)
+
+
+async def _watch(server: Server) -> None:
+    shortest_s = min(server.unauth_timeout_us, server.idle_timeout_us) / 1_000_000
+    while True:
+        await asyncio.sleep(min(CHECK_S_MAX, shortest_s / CHECKS_PER_TIMEOUT))
+        server.check_connections()
 
 
 async def _sweep(database: Database, every_s: float) -> None:
