@@ -131,6 +131,7 @@ class SecuritySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle_timeout_ms: int
     unauth_timeout_ms: int
     connections_per_ip_max: int
+    connections_max: int
 
 
 class LoggingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -363,11 +364,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("session_store.require_existing", "require_existing", _TRUTH, "false",
             "Refuses a first start, because a volume that is not mounted looks like one."),
     Setting("tls.cert_file", "cert_file", _PATH_OR_EMPTY, "",
-            "The server's certificate; refused for now, as TLS comes with a later version."),
+            "The server's certificate in PEM form, with those between it and its root behind it."),
     Setting("tls.key_file", "key_file", _PATH_OR_EMPTY, "",
-            "The certificate's private key; refused for now, as TLS comes with a later version."),
+            "The certificate's private key in PEM form, without a password."),
     Setting("tls.auto_cert", "auto_cert", _TRUTH, "false",
-            "Makes a self-signed certificate; refused for now, as TLS comes with a later version."),
+            "Makes a self-signed certificate in the data directory, for development."),
     Setting("auth.keys", "keys", _API_KEYS, "[]",
             "Who may connect, and what each may do; without any, whoever can connect may do everything."),
     Setting("security.max_frame_size", "frame_bytes_max", _FRAME_BYTES, "4194304",
@@ -394,6 +395,8 @@ SETTINGS: tuple[Setting, ...] = (
             "How long a connection may take to authenticate; without keys there is no limit."),
     Setting("security.max_conns_per_ip", "connections_per_ip_max", _or_built_in(50), "50",
             "How many connections one address may hold open."),
+    Setting("security.max_connections", "connections_max", _or_built_in(4_096), "4096",
+            "How many connections are held open in all."),
     Setting("logging.level", "level", _one_of("debug", "info", "warning", "error", also={"warn": "warning"}), "info",
             "The least severity that is logged.", "--log-level"),
     Setting("logging.format", "format", _one_of("text", "json"), "text",
@@ -579,13 +582,6 @@ def _check_exposure(config: Config) -> None:
     for name, other in (("tls.cert_file", "tls.key_file"), ("tls.key_file", "tls.cert_file")):
         if BY_NAME[name].text_in(config) and not BY_NAME[other].text_in(config):
             raise _refusal(name, f"a path, but no {other}", origins[name], "both, or neither")
-    remedy = "Remove it, or start with --insecure, which drops it and lets in whoever can connect"
-    for name, asked, lacking in (
-        ("tls.cert_file", bool(tls.cert_file), "a certificate, and this version can not encrypt"),
-        ("tls.auto_cert", tls.auto_cert, "true, and this version can not encrypt"),
-    ):
-        if asked:
-            raise _refusal(name, lacking, origins[name], f"nothing yet. {remedy}")
     addr = config.server.addr
     is_open = not config.auth.keys and not tls.cert_file and not tls.auto_cert
     if addr.beyond_this_machine and is_open and not config.insecure:
@@ -623,6 +619,8 @@ def _exposures(config: Config, now_ms: int) -> Iterator[str]:
         yield f"{addr} is reached without TLS: keys and data travel readable for whoever is on the way."
     elif addr.beyond_this_machine and not keys:
         yield f"auth.keys is empty: whoever can reach {addr} may read and change everything."
+    if tls.cert_file and tls.auto_cert:
+        yield "tls.cert_file is set, so tls.auto_cert has no effect."
     for key in keys:
         if 0 < key.expires_at_ms <= now_ms:
             yield f"auth.keys {key.id!r}: its time is over, nobody can use it any more."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -39,9 +40,11 @@ def config_file(directory: Path, keys: Sequence[dict[str, object]], **sections: 
 class Frames:
     """A connection that says what it is told to, and hears what the server says."""
 
-    def __init__(self, port: int, key: str = "", timeout_s: float = 20.0) -> None:
+    def __init__(self, port: int, key: str = "", timeout_s: float = 20.0, tls: ssl.SSLContext | None = None) -> None:
         """key: what to authenticate with, which must succeed; nothing for not yet."""
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
         self._reader = FrameReader(1 << 27)
         if key:
             assert self.auth(key).success

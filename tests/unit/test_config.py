@@ -67,6 +67,7 @@ WRITTEN = [
     ("security.idle_timeout", "1.5s", 1_500),
     ("security.unauth_timeout", "2m", 120_000),
     ("security.max_conns_per_ip", "4", 4),
+    ("security.max_connections", "77", 77),
     ("logging.level", "warn", "warning"),
     ("logging.format", "JSON", "json"),
     ("logging.output", "stderr", "stderr"),
@@ -178,7 +179,7 @@ def test_a_file_may_leave_everything_at_its_default(text: str, tmp_path: Path) -
         ("security.max_sessions", "-5", 10_000),
         ("security.rate_limit", "0", 1_000),
         ("security.rate_burst", "0", 100),
-        ("security.max_conns_per_ip", "0", 50),
+            ("security.max_conns_per_ip", "0", 50),
         ("security.idle_timeout", "-1s", 300_000),
         ("security.unauth_timeout", "0", 10_000),
         ("security.max_memory_bytes", "-1", 0),
@@ -397,31 +398,31 @@ def test_directories_beside_each_other_are_taken(wal: str, snapshot: str) -> Non
     assert (store.wal_dir, store.snapshot_dir) == (wal, snapshot)
 
 
-UNPROTECTED = [
-    ("tls: {cert_file: /c, key_file: /k}\n", "tls.cert_file", "can not encrypt"),
-    ("tls: {auto_cert: true}\n", "tls.auto_cert", "can not encrypt"),
+PROTECTED = [
+    ("auth:\n  keys:\n    - {id: ci, key: s3cret, permissions: [read]}\n", "auth.keys"),
+    ("tls: {cert_file: /c, key_file: /k}\n", "tls.cert_file"),
+    ("tls: {auto_cert: true}\n", "tls.auto_cert"),
 ]
 
 
-@pytest.mark.parametrize(("text", "name", "found"), UNPROTECTED)
-def test_protection_that_this_version_can_not_give_stops_the_start(
-    text: str, name: str, found: str, tmp_path: Path
-) -> None:
-    message = refusal(tmp_path, text)
-    assert message.startswith(f"{name}: found ")
-    assert found in message
-    assert "gibramdb.yaml, line " in message
-    assert "allowed: nothing yet. Remove it, or start with --insecure" in message
-
-
-@pytest.mark.parametrize(("text", "name", "found"), UNPROTECTED)
-def test_insecure_drops_it_and_says_so(text: str, name: str, found: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("text", "name"), PROTECTED)
+def test_insecure_drops_it_and_says_so(text: str, name: str, tmp_path: Path) -> None:
+    asked = load_config(write(tmp_path, text))
+    assert asked.auth.keys or asked.tls.cert_file or asked.tls.auto_cert
     config = load_config(write(tmp_path, text), insecure=True)
     assert config.auth.keys == ()
     assert (config.tls.cert_file, config.tls.key_file, config.tls.auto_cert) == ("", "", False)
     assert config.origins[name] == "dropped by --insecure"
     assert any(warning.startswith(f"--insecure drops {name} (") for warning in config.warnings)
     assert any("may read and change everything" in warning for warning in config.warnings)
+    assert str(config.server.addr) == "127.0.0.1:6161", "unless an address is given"
+
+
+@pytest.mark.parametrize(("text", "name"), PROTECTED)
+def test_some_protection_is_enough_to_listen_beyond_this_machine(text: str, name: str, tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, text), flags={"server.addr": ":6161"})
+    expected = "is reached without TLS" if name == "auth.keys" else "auth.keys is empty"
+    assert [expected in warning for warning in config.warnings] == [True]
 
 
 @pytest.mark.parametrize(("given", "missing"), [("cert_file", "key_file"), ("key_file", "cert_file")])
@@ -580,9 +581,6 @@ def test_an_address_beyond_this_machine_needs_insecure(addr: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(flags={"server.addr": addr})
     assert str(caught.value).startswith(f"server.addr: found '{addr}', which others than this machine may reach")
-    keys = json.dumps([WORKING])
-    config = load_config(flags={"server.addr": addr}, environment={"GIBRAMDB_AUTH__KEYS": keys})
-    assert any(f"{addr} is reached without TLS" in warning for warning in config.warnings)
     assert "(flag --addr); allowed: 127.0.0.1:6161 or another loopback address" in str(caught.value)
     config = load_config(flags={"server.addr": addr}, insecure=True)
     assert str(config.server.addr) == addr

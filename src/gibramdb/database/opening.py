@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import weakref
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -74,8 +75,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_abandon_all)
 
 
-def open_store(config: Config, clock: Clock, post: Post, fs: FileSystem | None = None) -> OpenStore:
+def open_store(
+    config: Config,
+    clock: Clock,
+    post: Post,
+    fs: FileSystem | None = None,
+    on_owned: Callable[[FileSystem], None] = lambda _fs: None,
+) -> OpenStore:
     """Open the store that the configuration describes. `post` brings a call to the thread that will own it.
+
+    `on_owned` is called in a durable start once the directories are this process's own, before anything is recovered.
 
     Raises:
         FatalError: one of its kinds, with file, expected, found and the next step. Nothing on disk has been changed,
@@ -107,7 +116,7 @@ def open_store(config: Config, clock: Clock, post: Post, fs: FileSystem | None =
             is_covered=False,
         )
         return OpenStore(database, None)
-    return _open_durable(config, limits, clock, post, fs or OsFileSystem())
+    return _open_durable(config, limits, clock, post, fs or OsFileSystem(), on_owned)
 
 
 def facts_of(config: Config, recovered: Recovered | None = None, duration_ms: int = 0) -> Facts:
@@ -130,7 +139,9 @@ def directories_of(config: Config) -> Directories:
     return Directories(Path(config.server.data_dir), Path(store.wal_dir), Path(store.snapshot_dir))
 
 
-def _open_durable(config: Config, limits: Limits, clock: Clock, post: Post, fs: FileSystem) -> OpenStore:
+def _open_durable(
+    config: Config, limits: Limits, clock: Clock, post: Post, fs: FileSystem, on_owned: Callable[[FileSystem], None]
+) -> OpenStore:
     began_ms = clock.steady_ms()
     directories = directories_of(config)
     config = msgspec.structs.replace(config, warnings=(*config.warnings, *_scratch_warnings(directories)))
@@ -142,6 +153,7 @@ def _open_durable(config: Config, limits: Limits, clock: Clock, post: Post, fs: 
             store_id = _first_start(config, fs, directories, locks, clock)
         else:
             locks.take(directories)
+        on_owned(fs)
         # A full collection in the middle of millions of new objects costs more than all the rest of recovery.
         collects = gc.isenabled()
         gc.disable()

@@ -1,12 +1,14 @@
-"""How often: a bucket of tokens for each key, and a pause for an address that keeps failing to authenticate.
-
-Time comes in from outside, as steady microseconds.
-"""
+"""How many and how often: connections, tokens for each key, a pause for an address that keeps showing wrong keys."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections import OrderedDict
+import logging
+from collections import Counter, OrderedDict
+
+from gibramdb.clock import SystemClock
+
+log = logging.getLogger(__name__)
 
 ADDRESSES_MAX = 10_000
 """Addresses that are remembered for failing; the one that has been quiet longest is forgotten first."""
@@ -16,6 +18,7 @@ PAUSE_US_FIRST = 500_000
 PAUSE_US_MAX = 30_000_000
 FORGOTTEN_AFTER_US = 120_000_000
 """An address without a failure for so long begins anew."""
+TOLD_EVERY_US = 10_000_000
 _IPV6_SITE_BITS = 64
 
 
@@ -74,3 +77,37 @@ def _site(peer: str) -> str:
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return str(int(address) >> _IPV6_SITE_BITS)
+
+
+class Admission:
+    """How many are connected: in all, and from each address."""
+
+    def __init__(self, connections_max: int, per_address_max: int) -> None:
+        self._connections_max = connections_max
+        self._per_address_max = per_address_max
+        self._count = 0
+        self._of_address: Counter[str] = Counter()
+        self._refused = 0
+        self._told_us = -TOLD_EVERY_US
+
+    def enter(self, peer: str) -> bool:
+        """Count a connection in, unless there are too many."""
+        if self._count < self._connections_max and self._of_address.get(peer, 0) < self._per_address_max:
+            self._count += 1
+            self._of_address[peer] += 1
+            return True
+        self._refused += 1
+        now_us = SystemClock().steady_us()
+        if now_us - self._told_us >= TOLD_EVERY_US:  # who knocks often must not fill the log
+            what = "too many connections" if self._count >= self._connections_max else "too many from one address"
+            log.warning(what, extra={"peer": peer, "connections": self._count, "refused": self._refused})
+            self._told_us = now_us
+            self._refused = 0
+        return False
+
+    def leave(self, peer: str) -> None:
+        """Count one out again."""
+        self._count -= 1
+        self._of_address[peer] -= 1
+        if not self._of_address[peer]:
+            del self._of_address[peer]

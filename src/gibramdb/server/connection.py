@@ -97,11 +97,11 @@ class _Slot:
 class Connection(asyncio.Protocol):
     """The server's end of one client's connection."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, peer: str, accepted_us: int) -> None:
         self._server = server
         self._gate = server.gate
         self._principal: Principal | None = None
-        self._accepted_us = self._heard_us = _steady_us()
+        self._accepted_us = self._heard_us = accepted_us
         self._reader = FrameReader(server.frame_bytes_max if self._gate is None else AUTH_FRAME_BYTES_MAX)
         self._slots: deque[_Slot] = deque()
         self._transport: asyncio.Transport | None = None
@@ -115,17 +115,17 @@ class Connection(asyncio.Protocol):
         self._is_peer_slow = False
         self._is_reading = True
         self._is_leaving = False
-        self.peer = ""
+        self.peer = peer
+        self.was_made = False
 
     # --- the event loop's calls ---------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client is there; the server may send it away."""
+        """A client is there, its handshake done; a server that stops sends it away."""
         # uvloop's transports do not inherit from asyncio's, so this can not be asserted.
         self._transport = cast("asyncio.Transport", transport)
-        peername = transport.get_extra_info("peername")
-        self.peer = peername[0] if peername else "?"
-        if not self._server.admit(self):
+        self.was_made = True
+        if not self._server.begin_with(self):
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
