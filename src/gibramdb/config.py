@@ -11,7 +11,7 @@ Invariants:
 - A key, section or GIBRAMDB_ variable that names no setting is refused, as is a key given twice.
 - What depends on another setting is derived after all sources have spoken.
 - Inside, time is integer milliseconds and size is bytes; paths are absolute.
-- Of an API key only its id is kept; the key itself reaches no value and no message.
+- Of an API key only its id is shown; the key itself reaches no value and no message.
 
 Half of this module is the table and the classes of what it yields; they stay beside the parsers and the checks, so that
 a new setting is one row, one field and nothing else.
@@ -33,6 +33,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 
+from gibramdb.api_keys import ApiKey, EntryError, parse_api_keys
 from gibramdb.errors import ConfigError, MissingExtraError
 
 FRAME_BYTES_LIMIT = 256 * 1024 * 1024
@@ -110,9 +111,9 @@ class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Section `auth`: the ids of the API keys."""
+    """Section `auth`."""
 
-    keys: tuple[str, ...]
+    keys: tuple[ApiKey, ...]
 
 
 class SecuritySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -130,6 +131,7 @@ class SecuritySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle_timeout_ms: int
     unauth_timeout_ms: int
     connections_per_ip_max: int
+    connections_max: int
 
 
 class LoggingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -277,17 +279,6 @@ def _address(text: str) -> Address:
     return Address(match[1] or match[2], int(match[3]))
 
 
-def _api_key_ids(text: str) -> tuple[str, ...]:
-    entries = json.loads(text)
-    fields = {"id", "key", "key_hash", "permissions", "expires_at"}
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError
-    ids = [entry.get("id", "") for entry in entries]
-    if not all(isinstance(id, str) for id in ids) or not all(entry.keys() <= fields for entry in entries):
-        raise ValueError
-    return tuple(ids)
-
-
 _QUOTA = Kind(
     lambda text: max(0, _whole_number(text)), f"a whole number up to {WHOLE_NUMBER_MAX}; 0 or less means no limit"
 )
@@ -297,7 +288,11 @@ _TRUTH = Kind(_truth, "true or false")
 _PATH = Kind(_path, "the path of a directory")
 _PATH_OR_EMPTY = Kind(lambda text: _path(text) if text else "", "a path, or nothing")
 _ADDRESS = Kind(_address, "HOST:PORT, or :PORT for every interface, with a port from 0 to 65535; IPv6 as [::1]:6161")
-_API_KEYS = Kind(_api_key_ids, "a list of entries with id, key or key_hash, permissions and expires_at", entries=True)
+_API_KEYS = Kind(
+    parse_api_keys,
+    "a list of entries with id, key or key_hash, permissions, and perhaps expires_at and sessions",
+    entries=True,
+)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -335,12 +330,12 @@ class Setting(NamedTuple):
             return str(value).lower()
         if isinstance(value, int) and self.attribute.endswith("_ms"):
             return duration_text(value)
-        return ", ".join(value) if isinstance(value, tuple) else str(value)
+        return ", ".join(key.id for key in value) if isinstance(value, tuple) else str(value)
 
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("server.addr", "addr", _ADDRESS, "127.0.0.1:6161",
-            "Where the server listens; beyond this machine only with `--insecure`.", "--addr"),
+            "Where the server listens; beyond this machine only with keys or TLS, or with `--insecure`.", "--addr"),
     Setting("server.data_dir", "data_dir", _PATH, "./data",
             "Where the store lies, and the trust boundary: operator copies and restores stay inside it.", "--data"),
     Setting("server.vector_dim", "vector_dim", _between(1, VECTOR_DIM_MAX), "1536",
@@ -369,13 +364,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("session_store.require_existing", "require_existing", _TRUTH, "false",
             "Refuses a first start, because a volume that is not mounted looks like one."),
     Setting("tls.cert_file", "cert_file", _PATH_OR_EMPTY, "",
-            "The server's certificate; refused for now, as TLS comes with a later version."),
+            "The server's certificate in PEM form, with those between it and its root behind it."),
     Setting("tls.key_file", "key_file", _PATH_OR_EMPTY, "",
-            "The certificate's private key; refused for now, as TLS comes with a later version."),
+            "The certificate's private key in PEM form, without a password."),
     Setting("tls.auto_cert", "auto_cert", _TRUTH, "false",
-            "Makes a self-signed certificate; refused for now, as TLS comes with a later version."),
+            "Makes a self-signed certificate in the data directory, for development."),
     Setting("auth.keys", "keys", _API_KEYS, "[]",
-            "Who may connect; refused for now, as authentication comes with a later version."),
+            "Who may connect, and what each may do; without any, whoever can connect may do everything."),
     Setting("security.max_frame_size", "frame_bytes_max", _FRAME_BYTES, "4194304",
             "The longest frame in bytes that is read from a client."),
     Setting("security.max_content_bytes", "content_bytes_max", _or_built_in(1_048_576, FRAME_BYTES_LIMIT), "1048576",
@@ -391,15 +386,17 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("security.max_session_relationships", "session_relationships_max", _QUOTA, "0",
             "How many relationships one session may hold."),
     Setting("security.rate_limit", "rate_per_second", _or_built_in(1_000), "1000",
-            "How many frames a second one API key may send; without keys there is no limit."),
+            "How many commands a second one API key may send, those in pipelines too; without keys there is no limit."),
     Setting("security.rate_burst", "rate_burst", _or_built_in(100), "100",
-            "How many frames one API key may send at once; without keys there is no limit."),
+            "How many commands one API key may send at once; without keys there is no limit."),
     Setting("security.idle_timeout", "idle_timeout_ms", _duration_or_built_in(300_000), "300s",
             "How long an authenticated connection may be silent; without keys there is no limit."),
     Setting("security.unauth_timeout", "unauth_timeout_ms", _duration_or_built_in(10_000), "10s",
             "How long a connection may take to authenticate; without keys there is no limit."),
     Setting("security.max_conns_per_ip", "connections_per_ip_max", _or_built_in(50), "50",
             "How many connections one address may hold open."),
+    Setting("security.max_connections", "connections_max", _or_built_in(4_096), "4096",
+            "How many connections are held open in all."),
     Setting("logging.level", "level", _one_of("debug", "info", "warning", "error", also={"warn": "warning"}), "info",
             "The least severity that is logged.", "--log-level"),
     Setting("logging.format", "format", _one_of("text", "json"), "text",
@@ -492,6 +489,7 @@ def load_config(
     flags: Mapping[str, str] | None = None,
     insecure: bool = False,
     platform: str = sys.platform,
+    now_ms: int = 0,
 ) -> Config:
     """Read and check every setting.
 
@@ -501,11 +499,12 @@ def load_config(
         flags: full name (`server.data_dir`) to text, as an operator would write it.
         insecure: drop keys and certificates, and allow listening beyond this machine.
         platform: as `sys.platform`.
+        now_ms: the time, for warnings about keys whose own is over; 0 for none of them.
 
     Raises:
         ConfigError: a setting is unknown, malformed, or contradicts another; names it, what was found and where, and
             what is allowed.
-        MissingExtraError: a file is given and PyYAML is not installed.
+        MissingExtraError: a file is given and PyYAML is not installed, or a hash of a key and bcrypt is not.
     """
     values: dict[str, object] = {}
     origins: dict[str, str] = {}
@@ -518,6 +517,8 @@ def load_config(
         setting = BY_NAME[given.name]
         try:
             values[given.name] = setting.kind.parse(given.text)
+        except EntryError as error:
+            raise _refusal(given.name + error.where, error.found, given.origin, error.allowed) from None
         except (ValueError, RecursionError):
             found = "something else (not shown, it may hold a key)" if setting.kind.entries else _quoted(given.text)
             raise _refusal(given.name, found, given.origin, setting.kind.allowed) from None
@@ -547,7 +548,7 @@ def load_config(
     _check_directories(config)
     _check_exposure(config)
     _check_store_and_logging(config, platform)
-    return msgspec.structs.replace(config, warnings=(*warnings, *_warnings(config)))
+    return msgspec.structs.replace(config, warnings=(*warnings, *_exposures(config, now_ms), *_warnings(config)))
 
 
 _SectionT = TypeVar("_SectionT")
@@ -581,22 +582,13 @@ def _check_exposure(config: Config) -> None:
     for name, other in (("tls.cert_file", "tls.key_file"), ("tls.key_file", "tls.cert_file")):
         if BY_NAME[name].text_in(config) and not BY_NAME[other].text_in(config):
             raise _refusal(name, f"a path, but no {other}", origins[name], "both, or neither")
-    remedy = "Remove it, or start with --insecure, which drops it and lets in whoever can connect"
-    names = ", ".join(map(_quoted, config.auth.keys))
-    for name, asked, lacking in (
-        ("auth.keys", bool(config.auth.keys), f"keys for {names}, and this version can not authenticate"),
-        ("tls.cert_file", bool(tls.cert_file), "a certificate, and this version can not encrypt"),
-        ("tls.auto_cert", tls.auto_cert, "true, and this version can not encrypt"),
-    ):
-        if asked:
-            raise _refusal(name, lacking, origins[name], f"nothing yet. {remedy}")
     addr = config.server.addr
-    if addr.beyond_this_machine and not config.insecure:
-        found = (
-            f"'{addr}', which others than this machine may reach, and this version can neither encrypt nor authenticate"
-        )
+    is_open = not config.auth.keys and not tls.cert_file and not tls.auto_cert
+    if addr.beyond_this_machine and is_open and not config.insecure:
+        found = f"'{addr}', which others than this machine may reach, and neither auth.keys nor a certificate"
         allowed = (
-            f"127.0.0.1:{addr.port} or another loopback address. Or start with --insecure to let in whoever can connect"
+            f"127.0.0.1:{addr.port} or another loopback address, or auth.keys, best together with TLS. "
+            "Or start with --insecure to let in whoever can connect"
         )
         raise _refusal("server.addr", found, origins["server.addr"], allowed)
 
@@ -616,13 +608,26 @@ def _check_store_and_logging(config: Config, platform: str) -> None:
         )
 
 
-def _warnings(config: Config) -> Iterator[str]:
-    store = config.session_store
+def _exposures(config: Config, now_ms: int) -> Iterator[str]:
+    addr, keys, tls = config.server.addr, config.auth.keys, config.tls
     if config.insecure:
         yield (
             f"--insecure: nothing is encrypted and nobody is asked who they are; "
-            f"whoever can reach {config.server.addr} may read and change everything."
+            f"whoever can reach {addr} may read and change everything."
         )
+    elif addr.beyond_this_machine and keys and not tls.cert_file and not tls.auto_cert:
+        yield f"{addr} is reached without TLS: keys and data travel readable for whoever is on the way."
+    elif addr.beyond_this_machine and not keys:
+        yield f"auth.keys is empty: whoever can reach {addr} may read and change everything."
+    if tls.cert_file and tls.auto_cert:
+        yield "tls.cert_file is set, so tls.auto_cert has no effect."
+    for key in keys:
+        if 0 < key.expires_at_ms <= now_ms:
+            yield f"auth.keys {key.id!r}: its time is over, nobody can use it any more."
+
+
+def _warnings(config: Config) -> Iterator[str]:
+    store = config.session_store
     if config.logging.file and config.logging.output != "file":
         yield f"logging.output is {config.logging.output}, so logging.file has no effect."
     if store.mode == "ephemeral":

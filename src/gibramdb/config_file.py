@@ -8,7 +8,7 @@ Never: knows which settings there are; turns text into values.
 Invariants:
 - Nodes are walked, not loaded: a value's text is as written, so `5m`, 010 and `yes` reach the setting's own parser.
 - A key given twice, a tag, an entry without a value is refused, as YAML loaders do not.
-- Of a list of entries only field names and ids are copied: what else is in them may be secret.
+- No message shows a value out of a list of entries: it may be secret.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _NULL = _TAGS + "null"
 
 
 class FileEntry(NamedTuple):
-    """One `section: key: value`. A list of mappings comes as dicts that hold ids and, for other fields, nothing."""
+    """One `section: key: value`. A list of mappings comes as dicts of texts and of lists of texts."""
 
     section: str
     key: str
-    value: str | list[dict[str, str]]
+    value: str | list[dict[str, str | list[str]]]
     origin: str
 
 
@@ -68,7 +68,7 @@ def _entries(section: str, body: yaml.Node, path: str) -> Iterator[FileEntry]:
         yield FileEntry(section, key, _value(f"{section}.{key}", node, path, origin), origin)
 
 
-def _value(name: str, node: yaml.Node, path: str, origin: str) -> str | list[dict[str, str]]:
+def _value(name: str, node: yaml.Node, path: str, origin: str) -> str | list[dict[str, str | list[str]]]:
     if node.tag == _NULL:
         raise ConfigError(f"{name}: found no value ({origin}); allowed: a value, or remove the line")
     if not node.tag.startswith(_TAGS):
@@ -76,13 +76,21 @@ def _value(name: str, node: yaml.Node, path: str, origin: str) -> str | list[dic
     if isinstance(node, yaml.ScalarNode):
         return str(node.value)
     if isinstance(node, yaml.SequenceNode):
-        entries = [_pairs(entry, path, name) for entry in node.value]
-        return [{field: _id_alone(field, value) for field, _, value in entry} for entry in entries]
+        return [
+            {field: _field(f"{name}[{index}].{field}", value, at) for field, at, value in _pairs(entry, path, name)}
+            for index, entry in enumerate(node.value)
+        ]
     raise ConfigError(f"{name}: found keys below it ({origin}); allowed: a value")
 
 
-def _id_alone(field: str, node: yaml.Node) -> str:
-    return str(node.value) if field == "id" and isinstance(node, yaml.ScalarNode) else ""
+def _field(name: str, node: yaml.Node, origin: str) -> str | list[str]:
+    items = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    for item in items:
+        if not isinstance(item, yaml.ScalarNode) or item.tag == _NULL or not item.tag.startswith(_TAGS):
+            found = "something else (not shown, it may hold a key)"
+            raise ConfigError(f"{name}: found {found} ({origin}); allowed: a value, or a list of values")
+    words = [str(item.value) for item in items]
+    return words if isinstance(node, yaml.SequenceNode) else words[0]
 
 
 def _pairs(node: yaml.Node, path: str, name: str) -> Iterator[tuple[str, str, yaml.Node]]:

@@ -20,7 +20,7 @@ from gibramdb.database.opening import OpenStore, open_store
 from gibramdb.errors import GibramError
 from gibramdb.model import commands as c
 from gibramdb.model.results import BackupStatus
-from gibramdb.storage.files import OsFileSystem
+from gibramdb.storage.files import FILE_MODE, OsFileSystem
 
 
 class StoppingDisk(OsFileSystem):
@@ -40,9 +40,9 @@ class StoppingDisk(OsFileSystem):
         if self.is_stopped:
             raise Stopped
 
-    def open_write(self, path: Path, *, create: bool = False) -> int:
+    def open_write(self, path: Path, *, create: bool = False, mode: int = FILE_MODE) -> int:
         self._change()
-        return super().open_write(path, create=create)
+        return super().open_write(path, create=create, mode=mode)
 
     def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
         self._change()

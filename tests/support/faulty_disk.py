@@ -22,6 +22,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from gibramdb.storage.files import FILE_MODE
+
 PAGE_BYTES = 4096
 
 CHANGING = frozenset(
@@ -206,7 +208,7 @@ class FaultyDisk:
         self._begin("open_read", path)
         return self._opened(path, self._file(path), writable=False)
 
-    def open_write(self, path: Path, *, create: bool = False) -> int:
+    def open_write(self, path: Path, *, create: bool = False, mode: int = FILE_MODE) -> int:
         self._begin("open_write(create)" if create else "open_write", path)
         if create:
             self._create(path)

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 import gibramdb.server
+from gibramdb.api_keys import digest_of
 from gibramdb.cli.flags import GIBRAM_FLAGS, with_two_dashes
 from gibramdb.cli.logging_setup import set_up_logging
 from gibramdb.cli.main import main
@@ -66,6 +67,7 @@ WRITTEN = [
     ("security.idle_timeout", "1.5s", 1_500),
     ("security.unauth_timeout", "2m", 120_000),
     ("security.max_conns_per_ip", "4", 4),
+    ("security.max_connections", "77", 77),
     ("logging.level", "warn", "warning"),
     ("logging.format", "JSON", "json"),
     ("logging.output", "stderr", "stderr"),
@@ -177,7 +179,7 @@ def test_a_file_may_leave_everything_at_its_default(text: str, tmp_path: Path) -
         ("security.max_sessions", "-5", 10_000),
         ("security.rate_limit", "0", 1_000),
         ("security.rate_burst", "0", 100),
-        ("security.max_conns_per_ip", "0", 50),
+            ("security.max_conns_per_ip", "0", 50),
         ("security.idle_timeout", "-1s", 300_000),
         ("security.unauth_timeout", "0", 10_000),
         ("security.max_memory_bytes", "-1", 0),
@@ -243,9 +245,8 @@ def test_variables_of_a_cluster_are_passed_over() -> None:
         ("session_store.require_existing", "maybe"),
         ("tls.auto_cert", ""),
         ("auth.keys", "{}"),
-        ("auth.keys", '["a"]'),
         ("auth.keys", "["),
-        ("auth.keys", '[{"id": "a", "expires": "2030-01-01"}]'),
+        ("auth.keys", "7"),
         ("security.max_frame_size", "268435457"),
         ("security.max_memory_bytes", str(2**53 + 1)),
         ("security.idle_timeout", "30"),
@@ -397,37 +398,31 @@ def test_directories_beside_each_other_are_taken(wal: str, snapshot: str) -> Non
     assert (store.wal_dir, store.snapshot_dir) == (wal, snapshot)
 
 
-UNPROTECTED = [
-    ("auth:\n  keys:\n    - {id: ci, key: s3cret}\n", "auth.keys", "keys for 'ci'"),
-    (
-        "auth:\n  keys:\n    - {id: ci, key_hash: $2a$12$s3cret, permissions: [read], expires_at: 2030-01-01}\n",
-        "auth.keys",
-        "keys for 'ci'",
-    ),
-    ("tls: {cert_file: /c, key_file: /k}\n", "tls.cert_file", "can not encrypt"),
-    ("tls: {auto_cert: true}\n", "tls.auto_cert", "can not encrypt"),
+PROTECTED = [
+    ("auth:\n  keys:\n    - {id: ci, key: s3cret, permissions: [read]}\n", "auth.keys"),
+    ("tls: {cert_file: /c, key_file: /k}\n", "tls.cert_file"),
+    ("tls: {auto_cert: true}\n", "tls.auto_cert"),
 ]
 
 
-@pytest.mark.parametrize(("text", "name", "found"), UNPROTECTED)
-def test_protection_that_this_version_can_not_give_stops_the_start(
-    text: str, name: str, found: str, tmp_path: Path
-) -> None:
-    message = refusal(tmp_path, text)
-    assert message.startswith(f"{name}: found ")
-    assert found in message
-    assert "gibramdb.yaml, line " in message
-    assert "allowed: nothing yet. Remove it, or start with --insecure" in message
-
-
-@pytest.mark.parametrize(("text", "name", "found"), UNPROTECTED)
-def test_insecure_drops_it_and_says_so(text: str, name: str, found: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("text", "name"), PROTECTED)
+def test_insecure_drops_it_and_says_so(text: str, name: str, tmp_path: Path) -> None:
+    asked = load_config(write(tmp_path, text))
+    assert asked.auth.keys or asked.tls.cert_file or asked.tls.auto_cert
     config = load_config(write(tmp_path, text), insecure=True)
     assert config.auth.keys == ()
     assert (config.tls.cert_file, config.tls.key_file, config.tls.auto_cert) == ("", "", False)
     assert config.origins[name] == "dropped by --insecure"
     assert any(warning.startswith(f"--insecure drops {name} (") for warning in config.warnings)
     assert any("may read and change everything" in warning for warning in config.warnings)
+    assert str(config.server.addr) == "127.0.0.1:6161", "unless an address is given"
+
+
+@pytest.mark.parametrize(("text", "name"), PROTECTED)
+def test_some_protection_is_enough_to_listen_beyond_this_machine(text: str, name: str, tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, text), flags={"server.addr": ":6161"})
+    expected = "is reached without TLS" if name == "auth.keys" else "auth.keys is empty"
+    assert [expected in warning for warning in config.warnings] == [True]
 
 
 @pytest.mark.parametrize(("given", "missing"), [("cert_file", "key_file"), ("key_file", "cert_file")])
@@ -441,6 +436,13 @@ def test_half_a_certificate_is_refused(given: str, missing: str, tmp_path: Path)
     "text",
     [
         "auth:\n  keys:\n    - {id: ci, key: s3cret}\n",
+        "auth:\n  keys:\n    - {id: ci, key: s3cret, permissions: [s3cret]}\n",
+        "auth:\n  keys:\n    - {id: ci, key: s3cret, permissions: s3cret}\n",
+        "auth:\n  keys:\n    - {id: ci, key: s3cret, permissions: [read], expires_at: s3cret}\n",
+        "auth:\n  keys:\n    - {id: ci, key: s3cret, permissions: [read], sessions: [s3cret, '']}\n",
+        "auth:\n  keys:\n    - {id: ci, key_hash: $2b$s3cret, permissions: [read]}\n",
+        "auth:\n  keys:\n    - {id: ci, key: !s3cret x}\n",
+        "auth:\n  keys:\n    - {id: ci, key: {s3cret: x}}\n",
         "auth:\n  keys: s3cret\n",
         "auth:\n  keys: {id: s3cret}\n",
         "auth:\n  keys:\n    - s3cret\n",
@@ -462,7 +464,116 @@ def test_no_message_shows_a_key_of_a_variable(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(environment={"GIBRAMDB_AUTH__KEYS": text})
     assert "s3cret" not in str(caught.value)
-    assert str(caught.value).startswith("auth.keys: found")
+    assert str(caught.value).startswith("auth.keys")
+
+
+HASH = "$2b$04$" + "a" * 21 + "e" + "b" * 31
+WORKING: dict[str, object] = {"id": "ci", "key": "s3cret", "permissions": ["read"]}
+
+
+def test_an_entry_is_fields_with_values() -> None:
+    with pytest.raises(ConfigError, match=r"^auth\.keys\[0\]: found no entry"):
+        with_keys("s3cret")
+
+
+def with_keys(*entries: object) -> Config:
+    return load_config(environment={"GIBRAMDB_AUTH__KEYS": json.dumps(entries)}, now_ms=1_600_000_000_000)
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "found"),
+    [
+        ({"id": None}, "[0].id", "no id"),
+        ({"id": ""}, "[0].id", "no id"),
+        ({"id": 7}, "[0].id", "something that is no id"),
+        ({"id": "a\nb"}, "[0].id", "something that is no id"),
+        ({"id": "x" * 129}, "[0].id", "something that is no id"),
+        ({"key": None}, "[0] 'ci'", "neither key nor key_hash"),
+        ({"key_hash": HASH}, "[0] 'ci'", "both key and key_hash"),
+        ({"key": ""}, "[0] 'ci'.key", "no text, or an empty one"),
+        ({"key": 5}, "[0] 'ci'.key", "no text, or an empty one"),
+        ({"key": "k" * 73}, "[0] 'ci'.key", "73 bytes"),
+        ({"key": "é" * 37}, "[0] 'ci'.key", "74 bytes"),
+        ({"key": "a\0"}, "[0] 'ci'.key", "a zero byte"),
+        ({"key": "\ud800"}, "[0] 'ci'.key", "text that has no UTF-8 form"),
+        ({"key": None, "key_hash": "secret"}, "[0] 'ci'.key_hash", "something that is no bcrypt hash"),
+        ({"key": None, "key_hash": "$2y$" + HASH[4:]}, "[0] 'ci'.key_hash", "something that is no bcrypt hash"),
+        ({"key": None, "key_hash": HASH[:-1]}, "[0] 'ci'.key_hash", "something that is no bcrypt hash"),
+        ({"key": None, "key_hash": "$2b$03$" + HASH[7:]}, "[0] 'ci'.key_hash", "a cost of 03"),
+        ({"key": None, "key_hash": "$2b$31$" + HASH[7:]}, "[0] 'ci'.key_hash", "a cost of 31"),
+        ({"permissions": None}, "[0] 'ci'.permissions", "none"),
+        ({"permissions": []}, "[0] 'ci'.permissions", "none"),
+        ({"permissions": ["read", "wirte"]}, "[0] 'ci'.permissions", "a word that is no permission"),
+        ({"permissions": ["Read"]}, "[0] 'ci'.permissions", "a word that is no permission"),
+        ({"permissions": "read"}, "[0] 'ci'.permissions", "something else than a list of words"),
+        ({"expires_at": "2030-01-01"}, "[0] 'ci'.expires_at", "something that is no such time"),
+        ({"expires_at": "2030-01-01T00:00:00"}, "[0] 'ci'.expires_at", "something that is no such time"),
+        ({"expires_at": "2030-02-30T00:00:00Z"}, "[0] 'ci'.expires_at", "something that is no such time"),
+        ({"expires_at": "never"}, "[0] 'ci'.expires_at", "something that is no such time"),
+        ({"expires_at": ""}, "[0] 'ci'.expires_at", "something that is no such time"),
+        ({"sessions": []}, "[0] 'ci'.sessions", "none"),
+        ({"sessions": ["a", ""]}, "[0] 'ci'.sessions", "an empty name, or * alone"),
+        ({"sessions": ["*"]}, "[0] 'ci'.sessions", "an empty name, or * alone"),
+        ({"sessions": "a"}, "[0] 'ci'.sessions", "something else than a list of words"),
+        ({"expires": "2030-01-01T00:00:00Z"}, "[0]", "a field that is none of an entry's"),
+    ],
+)
+def test_a_key_that_can_not_work_stops_the_start(change: dict[str, object], where: str, found: str) -> None:
+    changed = {field: value for field, value in (WORKING | change).items() if value is not None}
+    with pytest.raises(ConfigError) as caught:
+        with_keys(changed)
+    assert str(caught.value).startswith(f"auth.keys{where}: found {found}"), str(caught.value)
+    assert "(environment variable GIBRAMDB_AUTH__KEYS); allowed: " in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "found"),
+    [
+        ({"key": "other"}, "[1] 'ci'.id", "an id that an earlier entry has"),
+        ({"id": "other"}, "[1] 'other'.key", "the key of an earlier entry"),
+    ],
+)
+def test_two_entries_are_told_apart_by_id_and_key(change: dict[str, object], where: str, found: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        with_keys(WORKING, WORKING | change)
+    assert str(caught.value).startswith(f"auth.keys{where}"), str(caught.value)
+    assert found in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expires_at_ms"),
+    [
+        ("2030-01-31T00:00:00Z", 1_896_048_000_000),
+        ("2030-01-31t01:30:00.5+01:30", 1_896_048_000_000),
+        ("1969-01-01T00:00:00Z", 1),
+    ],
+)
+def test_a_key_has_a_time(text: str, expires_at_ms: int) -> None:
+    assert with_keys(WORKING | {"expires_at": text}).auth.keys[0].expires_at_ms == expires_at_ms
+
+
+def test_a_key_whose_time_is_over_is_warned_of() -> None:
+    config = with_keys(WORKING | {"expires_at": "2020-01-01T00:00:00Z"})
+    assert [each for each in config.warnings if "'ci'" in each] == [
+        "auth.keys 'ci': its time is over, nobody can use it any more."
+    ]
+    assert not any("'ci'" in each for each in with_keys(WORKING | {"expires_at": "2030-01-01T00:00:00Z"}).warnings)
+
+
+def test_of_a_key_nothing_is_kept_that_shows_it(tmp_path: Path) -> None:
+    entries = [WORKING | {"sessions": ["a", "b-*"]}, {"id": "h", "key_hash": HASH, "permissions": ["write", "admin"]}]
+    config = with_keys(*entries)
+    plain, hashed = config.auth.keys
+    assert (plain.id, plain.sessions, plain.granted) == ("ci", ("a", "b-*"), frozenset({"read"}))
+    assert (hashed.id, hashed.sessions, hashed.granted) == ("h", (), frozenset({"read", "write", "admin"}))
+    assert plain.digest == digest_of(b"s3cret")
+    assert b"s3cret" not in msgspec.msgpack.encode(plain)
+    assert "s3cret" not in repr(config)
+    assert HASH not in repr(config)
+    assert BY_NAME["auth.keys"].text_in(config) == "ci, h"
+    from_file = load_config(write(tmp_path, json.dumps({"auth": {"keys": entries}})))
+    assert from_file.auth == config.auth
 
 
 @pytest.mark.parametrize("addr", [":6161", "0.0.0.0:6161", "[::]:6161", "192.0.2.7:6161", "db.example.org:6161"])

@@ -41,6 +41,11 @@ def check_config(
         wal_sync_policy=wal_sync_policy,
         log_level=log_level,
     )
+    if config.tls.cert_file:
+        from gibramdb.clock import SystemClock
+        from gibramdb.server import tls
+
+        tls.context_from_files(config, SystemClock().now_ms())
     table = Table(box=None, pad_edge=False)
     for heading in ("setting", "value", "origin"):
         table.add_column(heading, overflow="fold")

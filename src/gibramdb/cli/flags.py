@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from gibramdb.clock import SystemClock
 from gibramdb.config import BY_NAME, SETTINGS, Config, load_config
 
 GIBRAM_FLAGS = frozenset({"config", "addr", "data", "dim", "insecure", "log-level", "session-cleanup-interval"})
@@ -54,7 +55,7 @@ def config_from(file: Path | None, insecure: bool, **flags: str | None) -> Confi
     """
     names = {setting.flag.removeprefix("--").replace("-", "_"): setting.name for setting in SETTINGS if setting.flag}
     given = {names[flag]: text for flag, text in flags.items() if text is not None}
-    return load_config(file, environment=os.environ, flags=given, insecure=insecure)
+    return load_config(file, environment=os.environ, flags=given, insecure=insecure, now_ms=SystemClock().now_ms())
 
 
 def with_two_dashes(arguments: list[str]) -> list[str]:

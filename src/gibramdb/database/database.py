@@ -144,7 +144,7 @@ class Database:
         self._answer(executed.answer, executed.lsn, done, is_write=is_write)
         return True
 
-    def submit_batch(self, items: Sequence[Command | CallerError], done: Callable[[list[Answer]], None]) -> None:
+    def submit_batch(self, items: Sequence[Command | GibramError], done: Callable[[list[Answer]], None]) -> None:
         """Run commands one after the other, up to the first that fails; an error in `items` is one that has failed.
 
         Nothing is rolled back. `done` gets the answers of those that ran, once the last of them may be shown.
@@ -355,7 +355,7 @@ class Database:
         session_id: str = getattr(command, "session_id", "")
         result: Result
         if isinstance(command, commands.GetInfo):
-            result = self._info(command.session_id, now_ms)
+            result = self._info(command, now_ms)
         elif isinstance(command, commands.Query):
             result = self._query(command, now_ms)
         elif isinstance(command, commands.Explain):
@@ -373,7 +373,9 @@ class Database:
         """What is answered at once, whatever the log does."""
         if isinstance(command, commands.Ping):
             return Pong()
-        return self.health()
+        health_ = self.health()
+        is_bound = isinstance(command, commands.GetHealth) and command.scope is not None
+        return health.of_nobody(health_) if is_bound else health_
 
     def _note_read(self, session_id: str, now_ms: int) -> None:
         session = self.state.sessions.get(session_id)
@@ -415,11 +417,13 @@ class Database:
             raise NotFoundError(f"query not found: {command.query_id}")
         return known[2]
 
-    def _info(self, session_id: str, now_ms: int) -> Info:
-        sessions = [session for session in self.state.sessions.values() if not self.state.is_expired(session, now_ms)]
-        held = len(self.state.sessions)
-        if session_id:
-            sessions = [session for session in sessions if session.session_id == session_id]
+    def _info(self, command: commands.GetInfo, now_ms: int) -> Info:
+        scope = command.scope
+        seen = [each for each in self.state.sessions.values() if scope is None or scope.holds(each.session_id)]
+        held = len(seen)
+        sessions = [session for session in seen if not self.state.is_expired(session, now_ms)]
+        if command.session_id:
+            sessions = [session for session in sessions if session.session_id == command.session_id]
             held = len(sessions)
         return Info(
             self.facts.version,
@@ -551,7 +555,7 @@ class _Batch:
     """A pipeline on its way."""
 
     def __init__(
-        self, database: Database, items: Sequence[Command | CallerError], done: Callable[[list[Answer]], None]
+        self, database: Database, items: Sequence[Command | GibramError], done: Callable[[list[Answer]], None]
     ) -> None:
         self._database = database
         self._items = items

@@ -20,6 +20,9 @@ DISK_FREE_BYTES_LOW = 64 * 1024 * 1024
 DISK_FREE_SHARE_LOW = 0.10
 """Nearly full is below both: eight times what the log reserves ahead is time to do something."""
 
+TOLD_TO_ALL = ("engine", "backup", "session_store_mode", "session_store", "durable_state", "resource_pressure")
+"""What says how the store is, and nothing of what others have in it, or where it lies."""
+
 
 def report(
     state: StoreState,
@@ -103,6 +106,11 @@ def report(
     elif pressure != "ok" or durable_state == "degraded":
         status = "degraded"
     return Health(status, components)
+
+
+def of_nobody(health: Health) -> Health:
+    """As much of it as one may see who may not see all sessions."""
+    return Health(health.status, {name: health.components[name] for name in TOLD_TO_ALL})
 
 
 def starting(facts: Facts, now_ms: int) -> Health:

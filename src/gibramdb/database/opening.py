@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -73,8 +74,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_abandon_all)
 
 
-def open_store(config: Config, clock: Clock, post: Post, fs: FileSystem | None = None) -> OpenStore:
+def open_store(
+    config: Config,
+    clock: Clock,
+    post: Post,
+    fs: FileSystem | None = None,
+    on_owned: Callable[[FileSystem], None] = lambda _fs: None,
+) -> OpenStore:
     """Open the store that the configuration describes. `post` brings a call to the thread that will own it.
+
+    `on_owned` is called in a durable start once the directories are this process's own, before anything is recovered.
 
     Raises:
         FatalError: one of its kinds, with file, expected, found and the next step. Nothing on disk has been changed,
@@ -106,7 +115,7 @@ def open_store(config: Config, clock: Clock, post: Post, fs: FileSystem | None =
             is_covered=False,
         )
         return OpenStore(database, None)
-    return _open_durable(config, limits, clock, post, fs or OsFileSystem())
+    return _open_durable(config, limits, clock, post, fs or OsFileSystem(), on_owned)
 
 
 def facts_of(config: Config, recovered: Recovered | None = None, duration_ms: int = 0) -> Facts:
@@ -129,7 +138,9 @@ def directories_of(config: Config) -> Directories:
     return Directories(Path(config.server.data_dir), Path(store.wal_dir), Path(store.snapshot_dir))
 
 
-def _open_durable(config: Config, limits: Limits, clock: Clock, post: Post, fs: FileSystem) -> OpenStore:
+def _open_durable(
+    config: Config, limits: Limits, clock: Clock, post: Post, fs: FileSystem, on_owned: Callable[[FileSystem], None]
+) -> OpenStore:
     began_ms = clock.steady_ms()
     directories = directories_of(config)
     config = msgspec.structs.replace(config, warnings=(*config.warnings, *_scratch_warnings(directories)))
@@ -141,6 +152,7 @@ def _open_durable(config: Config, limits: Limits, clock: Clock, post: Post, fs: 
             store_id = _first_start(config, fs, directories, locks, clock)
         else:
             locks.take(directories)
+        on_owned(fs)
         with collector_paused():
             recovered = recover(fs, directories, store_id, config.server.vector_dim)
         duration_ms = clock.steady_ms() - began_ms

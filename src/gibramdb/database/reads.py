@@ -206,9 +206,10 @@ def _get_session(state: StoreState, command: commands.GetSession, now_ms: int) -
 
 
 def _list_sessions(state: StoreState, command: commands.ListSessions, now_ms: int) -> tuple[SessionInfo, ...]:
-    del command
     return tuple(
-        session_info(session) for _, session in sorted(state.sessions.items()) if not state.is_expired(session, now_ms)
+        session_info(session)
+        for name, session in sorted(state.sessions.items())
+        if (command.scope is None or command.scope.holds(name)) and not state.is_expired(session, now_ms)
     )
 
 

@@ -22,6 +22,7 @@ from gibramdb.model.knowledge import (
     NewTextUnit,
     to_float32,
 )
+from gibramdb.model.scope import SessionScope
 
 SEED_KINDS = ("textunit", "entity", "community")
 """What a query may search by vector, in the order in which it does so unless told otherwise."""
@@ -72,16 +73,21 @@ class Ping(ReadCommand, frozen=True, gc=False):
 
 
 class GetHealth(ReadCommand, frozen=True, gc=False):
-    """Answers Health. Depends on nothing."""
+    """Answers Health. Depends on nothing. Within a `scope`, only what does not tell of others; not on the wire."""
 
     session_rule: ClassVar[str] = "unused"
+    scope: SessionScope | None = None
 
 
 class GetInfo(ReadCommand, frozen=True, gc=False):
-    """Answers Info: of one session, or of the store when `session_id` is empty."""
+    """Answers Info: of one session, or of the store when `session_id` is empty, as far as `scope` goes.
+
+    `scope` is set by the server and not on the wire.
+    """
 
     session_rule: ClassVar[str] = "optional"
     session_id: str = ""
+    scope: SessionScope | None = None
 
 
 class GetDigest(ReadCommand, frozen=True, gc=False):
@@ -99,9 +105,10 @@ class GetDigest(ReadCommand, frozen=True, gc=False):
 
 
 class ListSessions(ReadCommand, frozen=True, gc=False):
-    """Answers the unexpired sessions, by name."""
+    """Answers the unexpired sessions, by name, as far as `scope` goes (which is not on the wire)."""
 
     session_rule: ClassVar[str] = "unused"
+    scope: SessionScope | None = None
 
 
 class GetSession(ReadCommand, frozen=True, gc=False):

@@ -11,11 +11,13 @@ import gc
 import logging
 import os
 import signal
+import socket
+import ssl
 import sys
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 from threadpoolctl import threadpool_limits
@@ -24,11 +26,17 @@ from gibramdb.clock import SystemClock
 from gibramdb.config import Config
 from gibramdb.database import health
 from gibramdb.database.database import Answer, Database
-from gibramdb.database.opening import OpenStore, facts_of, open_store
-from gibramdb.errors import CallerError, GibramError, StorageError, UnavailableError
+from gibramdb.database.opening import OpenStore, directories_of, facts_of, open_store
+from gibramdb.errors import GibramError, UnavailableError
 from gibramdb.model.commands import Checkpoint, Command, GetHealth, Ping
 from gibramdb.model.results import Pong
+from gibramdb.server import tls
+from gibramdb.server.admission import Admission
+from gibramdb.server.auth import Gate
 from gibramdb.server.connection import Connection
+from gibramdb.server.listener import Listener, bind
+from gibramdb.storage.files import FileSystem, OsFileSystem
+from gibramdb.storage.identity import Directories, Locks, make_directories
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +44,9 @@ STOP_SECONDS_MAX = 4.0
 """How long clients may take to receive their last answers; a supervisor is promised an end within 5 s."""
 SWITCH_INTERVAL_S = 0.0005
 """A busy worker thread gives the interpreter back after this time; Python's own 5 ms would be felt by every request."""
-BACKLOG_CONNECTIONS = 1024
+CHECK_S_MAX = 1.0
+CHECKS_PER_TIMEOUT = 8
+"""Connections are looked at this often within the shortest of their timeouts, and at least every second."""
 
 
 class _Recovering:
@@ -50,11 +60,11 @@ class _Recovering:
         done(self._answer(command))
         return True
 
-    def submit_batch(self, items: Sequence[Command | CallerError], done: Callable[[list[Answer]], None]) -> None:
+    def submit_batch(self, items: Sequence[Command | GibramError], done: Callable[[list[Answer]], None]) -> None:
         """As Database."""
         answers: list[Answer] = []
         for item in items:
-            answers.append(item if isinstance(item, CallerError) else self._answer(item))
+            answers.append(item if isinstance(item, GibramError) else self._answer(item))
             if isinstance(answers[-1], GibramError):
                 break
         done(answers)
@@ -63,7 +73,8 @@ class _Recovering:
         if isinstance(command, Ping):
             return Pong()
         if isinstance(command, GetHealth):
-            return health.starting(self._facts, SystemClock().now_ms())
+            report = health.starting(self._facts, SystemClock().now_ms())
+            return report if command.scope is None else health.of_nobody(report)
         return UnavailableError("the store is starting: it recovers, try again in a moment")
 
 
@@ -72,12 +83,15 @@ class Server:
 
     def __init__(self, config: Config) -> None:
         self.database: Database | _Recovering = _Recovering(config)
-        self.frame_bytes_max = config.security.frame_bytes_max
+        security = config.security
+        self.frame_bytes_max = security.frame_bytes_max
+        self.unauth_timeout_us = security.unauth_timeout_ms * 1000
+        self.idle_timeout_us = security.idle_timeout_ms * 1000
+        self.gate = Gate(config.auth.keys, security.rate_per_second, security.rate_burst) if config.auth.keys else None
         self._store: OpenStore | None = None
         self._snapshot_on_stop = config.session_store.mode == "durable" and config.session_store.snapshot_on_stop
-        self._connections_per_ip_max = config.security.connections_per_ip_max
+        self.admission = Admission(security.connections_max, security.connections_per_ip_max)
         self._connections: set[Connection] = set()
-        self._per_peer: Counter[str] = Counter()
         self._last_request_id = 0
         self._is_stopping = False
         self._all_gone: asyncio.Event | None = None  # while stopping
@@ -87,24 +101,15 @@ class Server:
         self.database = store.database
         self._store = store
 
-    def admit(self, connection: Connection) -> bool:
-        """Count a new connection, unless its address has too many or the server stops."""
-        if self._is_stopping:
-            return False
-        if self._per_peer[connection.peer] >= self._connections_per_ip_max:
-            log.warning("too many connections from one address", extra={"peer": connection.peer})
-            return False
-        self._per_peer[connection.peer] += 1
+    def begin_with(self, connection: Connection) -> bool:
+        """A connection has been made; whether it may go on, which it may not while the server stops."""
         self._connections.add(connection)
-        return True
+        return not self._is_stopping
 
     def forget(self, connection: Connection) -> None:
-        """A connection is gone."""
-        if connection in self._connections:
-            self._connections.remove(connection)
-            self._per_peer[connection.peer] -= 1
-            if not self._per_peer[connection.peer]:
-                del self._per_peer[connection.peer]
+        """A connection that had been made is gone."""
+        self._connections.remove(connection)
+        self.admission.leave(connection.peer)
         if self._all_gone is not None and not self._connections:
             self._all_gone.set()
 
@@ -113,9 +118,17 @@ class Server:
         self._last_request_id += 1
         return self._last_request_id
 
+    def check_connections(self) -> None:
+        """End those whose time is over."""
+        now_us = SystemClock().steady_us()
+        for connection in list(self._connections):
+            connection.check(now_us)
+
     async def stop(self) -> None:
         """Answer what was accepted, then close. Bounded in time, whatever clients do."""
         self._is_stopping = True
+        if self.gate is not None:
+            self.gate.close()
         for connection in list(self._connections):
             connection.leave()
         assert self._store is not None
@@ -163,17 +176,11 @@ async def _serve(config: Config) -> None:
     # A stop asked for during recovery ends the process at once: there is nothing to answer, and nothing half done.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
-    address = config.server.addr
     server = Server(config)
-    try:
-        # Before anything on disk is touched. PING and HEALTH are answered from here on.
-        listener = await loop.create_server(
-            lambda: Connection(server), address.host or None, address.port, backlog=BACKLOG_CONNECTIONS
-        )
-    except OSError as error:
-        raise StorageError(f"server.addr {address}: can not listen there: {error.strerror or error}") from error
+    door = _Door(config, server, await bind(config.server.addr))  # before anything on disk is touched
+    watcher = loop.create_task(_watch(server))
     opening: asyncio.Future[OpenStore] = loop.create_future()
-    threading.Thread(target=_open, args=(config, loop, opening), name="gibramdb-recovery", daemon=True).start()
+    threading.Thread(target=_open, args=(config, loop, opening, door), name="gibramdb-recovery", daemon=True).start()
     store = await opening
     stop_asked = asyncio.Event()
 
@@ -193,21 +200,69 @@ async def _serve(config: Config) -> None:
     gc.collect()
     gc.freeze()
     server.begin(store)
-    port = listener.sockets[0].getsockname()[1]
-    _say_ready(config, port)
+    _say_ready(config, door.port)
     sweeper = loop.create_task(_sweep(store.database, config.server.session_cleanup_interval_ms / 1000))
     await stop_asked.wait()
     log.info("stopping")
-    listener.close()
+    door.close()
     sweeper.cancel()
     await server.stop()
+    watcher.cancel()
     log.info("stopped")
 
 
-def _open(config: Config, loop: asyncio.AbstractEventLoop, opening: asyncio.Future[OpenStore]) -> None:
+class _Door:
+    """Opens as soon as the server can prove itself: at once, or when it owns the directory its certificate lies in."""
+
+    def __init__(self, config: Config, server: Server, sockets: list[socket.socket]) -> None:
+        self.port = sockets[0].getsockname()[1]
+        self._config = config
+        self._server = server
+        self._sockets = sockets
+        self._listener: Listener | None = None
+        self._needs_certificate = config.tls.auto_cert and not config.tls.cert_file
+        if not self._needs_certificate:
+            self._open(tls.context_from_files(config, SystemClock().now_ms()) if config.tls.cert_file else None)
+
+    def owned(self, loop: asyncio.AbstractEventLoop, fs: FileSystem) -> None:
+        """On the thread that opens the store: the data directory is ours."""
+        if self._needs_certificate:
+            context = tls.auto_context(Path(self._config.server.data_dir), fs, SystemClock())
+            _post(loop, partial(self._open, context))
+
+    def owned_briefly(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The same for a store in memory, which owns no directory but for as long as this takes."""
+        if not self._needs_certificate:
+            return
+        fs = OsFileSystem()
+        directories = directories_of(self._config)
+        alone = Directories(directories.data, directories.data, directories.data)
+        make_directories(fs, alone)
+        locks = Locks(fs)
+        locks.take_data(directories)
+        try:
+            self.owned(loop, fs)
+        finally:
+            locks.release()
+
+    def _open(self, context: ssl.SSLContext | None) -> None:
+        server = self._server
+        self._listener = Listener(
+            self._sockets, context, server.unauth_timeout_us / 1_000_000, server.admission, partial(Connection, server)
+        )
+
+    def close(self) -> None:
+        """Let nobody in any more."""
+        if self._listener is not None:
+            self._listener.close()
+
+
+def _open(config: Config, loop: asyncio.AbstractEventLoop, opening: asyncio.Future[OpenStore], door: _Door) -> None:
     """In a thread of its own, so that HEALTH is answered meanwhile; from then on the store belongs to the loop."""
     try:
-        store = open_store(config, SystemClock(), lambda call: _post(loop, call))
+        if config.session_store.mode == "ephemeral":
+            door.owned_briefly(loop)
+        store = open_store(config, SystemClock(), lambda call: _post(loop, call), on_owned=partial(door.owned, loop))
     except BaseException as error:
         _post(loop, partial(opening.set_exception, error))
     else:
@@ -226,6 +281,13 @@ def _say_ready(config: Config, port: int) -> None:
         told["data_dir"] = config.server.data_dir
         told["wal_sync_policy"] = config.session_store.wal_sync_policy
     log.info("serving", extra=told)
+
+
+async def _watch(server: Server) -> None:
+    shortest_s = min(server.unauth_timeout_us, server.idle_timeout_us) / 1_000_000
+    while True:
+        await asyncio.sleep(min(CHECK_S_MAX, shortest_s / CHECKS_PER_TIMEOUT))
+        server.check_connections()
 
 
 async def _sweep(database: Database, every_s: float) -> None:

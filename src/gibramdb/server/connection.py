@@ -10,6 +10,7 @@ Invariants:
 - An answer becomes bytes when it is the next to leave and the client takes it. Until then it is a value, which shares
   what it tells with the state.
 - A turn ends when its time is over, whatever this client still wants; then the others have theirs.
+- Where there are keys, nothing but AUTH is looked at before one has been shown, and nothing after its time is over.
 """
 
 from __future__ import annotations
@@ -25,23 +26,29 @@ from gibramdb.clock import SystemClock
 from gibramdb.core import limits
 from gibramdb.database.database import Answer
 from gibramdb.errors import (
+    AuthenticationError,
     CallerError,
     GibramError,
     InternalError,
+    InvalidArgumentError,
     LimitExceededError,
     ProtocolError,
+    RateLimitedError,
     UnknownCommandError,
 )
 from gibramdb.model import commands
 from gibramdb.model.commands import Command
+from gibramdb.server.auth import EXPIRED, Principal
 from gibramdb.wire.codec import (
     REPLY_PAYLOAD_BYTES_MAX,
     CommandNumber,
     Request,
+    decode_auth,
     decode_command,
     decode_pipeline,
     decode_request,
     encode_auth_accepted,
+    encode_auth_refused,
     encode_error,
     encode_pipeline_response,
     encode_result,
@@ -61,8 +68,12 @@ PIPELINE_REPLY_BYTES = 64
 """What stands around each reply in a pipeline's answer, at most; one error fits in beside it."""
 HELD_BYTES_MAX = 256 * 1024
 """Answers are sent together, up to this size; then the client has to take them before more are made."""
+AUTH_FRAME_BYTES_MAX = 4_096
+"""Nobody needs a longer one to say who they are."""
 TURN_US_MAX = 5_000
 """So long one connection may keep the loop; what it still wants is done after the others had their turn."""
+
+RATE_LIMITED = "rate limit exceeded"
 
 _steady_us = SystemClock().steady_us
 
@@ -86,9 +97,12 @@ class _Slot:
 class Connection(asyncio.Protocol):
     """The server's end of one client's connection."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, peer: str, accepted_us: int) -> None:
         self._server = server
-        self._reader = FrameReader(server.frame_bytes_max)
+        self._gate = server.gate
+        self._principal: Principal | None = None
+        self._accepted_us = self._heard_us = accepted_us
+        self._reader = FrameReader(server.frame_bytes_max if self._gate is None else AUTH_FRAME_BYTES_MAX)
         self._slots: deque[_Slot] = deque()
         self._transport: asyncio.Transport | None = None
         self._waits_for: _Slot | None = None  # its command has not run yet
@@ -101,17 +115,17 @@ class Connection(asyncio.Protocol):
         self._is_peer_slow = False
         self._is_reading = True
         self._is_leaving = False
-        self.peer = ""
+        self.peer = peer
+        self.was_made = False
 
     # --- the event loop's calls ---------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client is there; the server may send it away."""
+        """A client is there, its handshake done; a server that stops sends it away."""
         # uvloop's transports do not inherit from asyncio's, so this can not be asserted.
         self._transport = cast("asyncio.Transport", transport)
-        peername = transport.get_extra_info("peername")
-        self.peer = peername[0] if peername else "?"
-        if not self._server.admit(self):
+        self.was_made = True
+        if not self._server.begin_with(self):
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -137,6 +151,65 @@ class Connection(asyncio.Protocol):
         """The client has caught up."""
         self._is_peer_slow = False
         self._pump()
+
+    # --- who it is ----------------------------------------------------------------------------------------------------
+
+    def _may_go_on(self, request: Request, slot: _Slot) -> bool:
+        """Whether the request may be looked at; if not, it is answered, or the key that it shows is being checked."""
+        principal = self._principal
+        if principal is None:
+            self._authenticate(request, slot)
+            return False
+        if principal.is_expired():
+            slot.answer = AuthenticationError(EXPIRED)
+            self._is_leaving = True
+            return False
+        now_us = _steady_us()
+        if not principal.bucket.take(now_us):
+            slot.answer = RateLimitedError(RATE_LIMITED)
+            return False
+        self._heard_us = now_us
+        if request.number == CommandNumber.AUTH:
+            slot.answer = UnknownCommandError(f"unknown command: {request.number}")
+            return False
+        slot.answer = principal.refusal(request.number, request.session_id)
+        return slot.answer is None
+
+    def _authenticate(self, request: Request, slot: _Slot) -> None:
+        if request.number != CommandNumber.AUTH:
+            slot.answer = AuthenticationError("authentication required")
+            self._is_leaving = True
+            return
+        assert self._gate is not None
+        self._waits_for = slot
+        try:
+            self._gate.identify(self.peer, decode_auth(request.payload), partial(self._identified, slot))
+        except InvalidArgumentError as error:
+            self._identified(slot, str(error))
+
+    def _identified(self, slot: _Slot, found: Principal | str) -> None:
+        if isinstance(found, Principal):
+            self._principal = found
+            self._heard_us = _steady_us()
+            self._reader.frame_bytes_max = self._server.frame_bytes_max
+            self._fill(slot, encode_reply(slot.request_id, *encode_auth_accepted(found.key_id, found.permissions)))
+        else:
+            self._is_leaving = True
+            self._fill(slot, encode_reply(slot.request_id, *encode_auth_refused(found)))
+
+    def check(self, now_us: int) -> None:
+        """End it where its time is over; the server calls this from time to time."""
+        if self._gate is None:
+            return
+        if self._principal is None:
+            if now_us - self._accepted_us > self._server.unauth_timeout_us:
+                self.abort()
+        elif self._slots:
+            self._heard_us = now_us  # who waits for an answer is not idle
+        elif now_us - self._heard_us > self._server.idle_timeout_us:
+            self.abort()
+        elif self._principal.is_expired():
+            self.leave()
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -217,6 +290,9 @@ class Connection(asyncio.Protocol):
     def _serve(self, request: Request) -> None:
         slot = _Slot(request.request_id or self._server.next_request_id(), request.number)
         self._slots.append(slot)
+        principal = self._principal
+        if self._gate is not None and not self._may_go_on(request, slot):
+            return
         if request.number == CommandNumber.PIPELINE:
             self._serve_pipeline(request, slot)
             return
@@ -228,6 +304,8 @@ class Connection(asyncio.Protocol):
         except GibramError as error:
             slot.answer = error
             return
+        if principal is not None:
+            command = principal.scoped(command)
         self._weigh(slot, command)
         if not self._server.database.submit(command, partial(self._fill, slot)) and slot.answer is None:
             self._waits_for = slot
@@ -239,30 +317,42 @@ class Connection(asyncio.Protocol):
             slot.answer = error
             return
         slot.inner = [(each.request_id or self._server.next_request_id(), each.number) for each in inner]
-        items = [self._decoded(each) for each in inner]
-        for item in items:
-            self._weigh(slot, item)
+        items: list[Command | GibramError] = []
+        for each in inner:
+            items.append(self._decoded(each, is_first=not items))
+            self._weigh(slot, items[-1])
+            if isinstance(items[-1], GibramError):
+                break  # what stands behind it is not run
         self._waits_for = slot
         self._server.database.submit_batch(items, partial(self._fill, slot))
 
-    def _weigh(self, slot: _Slot, command: Command | CallerError) -> None:
+    def _weigh(self, slot: _Slot, command: Command | GibramError) -> None:
         count = _OBJECTS_ASKED.get(type(command))
         if count is not None:
             objects = count(command)
             slot.objects += objects
             self._outstanding_objects += objects
 
-    def _decoded(self, request: Request) -> Command | CallerError:
+    def _decoded(self, request: Request, *, is_first: bool) -> Command | GibramError:
+        """A command of a pipeline, or why there is none; the first is paid for by the frame around them."""
         if request.number == CommandNumber.AUTH:
             return UnknownCommandError(f"unknown command: {request.number}")
+        principal = self._principal
+        if principal is None:
+            try:
+                return decode_command(request)
+            except CallerError as error:
+                return error
+        if not is_first and not principal.bucket.take(_steady_us()):
+            return RateLimitedError(RATE_LIMITED)
         try:
-            return decode_command(request)
+            return principal.refusal(request.number, request.session_id) or principal.scoped(decode_command(request))
         except CallerError as error:
             return error
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
-    def _fill(self, slot: _Slot, answer: Answer | list[Answer]) -> None:
+    def _fill(self, slot: _Slot, answer: Answer | list[Answer] | bytes) -> None:
         slot.answer = answer
         was_waited_for = self._waits_for is slot
         if was_waited_for:

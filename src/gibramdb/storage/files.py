@@ -33,7 +33,7 @@ class FileSystem(Protocol):
         """A descriptor for reading."""
         ...
 
-    def open_write(self, path: Path, *, create: bool = False) -> int:
+    def open_write(self, path: Path, *, create: bool = False, mode: int = FILE_MODE) -> int:
         """A descriptor for reading and writing; `create` makes the file, and it must not be there yet."""
         ...
 
@@ -117,12 +117,12 @@ class OsFileSystem:
         """See FileSystem."""
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
-    def open_write(self, path: Path, *, create: bool = False) -> int:
+    def open_write(self, path: Path, *, create: bool = False, mode: int = FILE_MODE) -> int:
         """See FileSystem."""
         flags = os.O_RDWR | os.O_CLOEXEC
         if create:
             flags |= os.O_CREAT | os.O_EXCL
-        return os.open(path, flags, FILE_MODE)
+        return os.open(path, flags, mode)
 
     def close(self, fd: int) -> None:
         """See FileSystem."""
@@ -235,7 +235,7 @@ class OsFileSystem:
         return fd
 
 
-def publish(fs: FileSystem, path: Path, data: bytes) -> None:
+def publish(fs: FileSystem, path: Path, data: bytes, mode: int = FILE_MODE) -> None:
     """Puts a whole file under its name, or leaves what was there: temporary, sync, rename, sync the folder.
 
     A temporary left by a crash is replaced. On return the file is durable under its name.
@@ -246,7 +246,7 @@ def publish(fs: FileSystem, path: Path, data: bytes) -> None:
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     if fs.exists(temporary):
         fs.unlink(temporary)
-    fd = fs.open_write(temporary, create=True)
+    fd = fs.open_write(temporary, create=True, mode=mode)
     try:
         fs.pwrite(fd, data, 0)
         fs.fsync(fd)

@@ -182,6 +182,14 @@ class Locks:
             self.release()
             raise
 
+    def take_data(self, directories: Directories) -> None:
+        """Lock the data directory alone, for what a store in memory leaves there.
+
+        Raises:
+            StoreLockedError, StorageError: as `take`.
+        """
+        self._fds.append(self._locked(directories.data / LOCK_NAME))
+
     def _locked(self, path: Path) -> int:
         try:
             return self._fs.lock_exclusive(path)

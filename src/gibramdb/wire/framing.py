@@ -97,8 +97,8 @@ class FrameReader:
     """
 
     def __init__(self, frame_bytes_max: int) -> None:
-        """A reader that refuses bodies above `frame_bytes_max` bytes."""
-        self._frame_bytes_max = frame_bytes_max
+        """A reader that refuses bodies above `frame_bytes_max` bytes, which may be set anew between frames."""
+        self.frame_bytes_max = frame_bytes_max
         self._buffer = bytearray()
         self._start = 0
 
@@ -130,8 +130,8 @@ class FrameReader:
         if end_of_data < body_start:
             return None
         length: int = HEADER.unpack_from(buffer, start)[1]
-        if length > self._frame_bytes_max:
-            raise ProtocolError(f"frame too large: {length} bytes (max: {self._frame_bytes_max})")
+        if length > self.frame_bytes_max:
+            raise ProtocolError(f"frame too large: {length} bytes (max: {self.frame_bytes_max})")
         end = body_start + length
         if end > end_of_data:
             return None

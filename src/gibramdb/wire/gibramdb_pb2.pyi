@@ -117,6 +117,12 @@ class SetSessionTTLRequest(_message.Message):
     idle_ttl: int
     def __init__(self, session_id: _Optional[str] = ..., ttl: _Optional[int] = ..., idle_ttl: _Optional[int] = ...) -> None: ...
 
+class AuthRequest(_message.Message):
+    __slots__ = ("api_key",)
+    API_KEY_FIELD_NUMBER: _ClassVar[int]
+    api_key: str
+    def __init__(self, api_key: _Optional[str] = ...) -> None: ...
+
 class AuthResponse(_message.Message):
     __slots__ = ("success", "message", "key_id", "permissions")
     SUCCESS_FIELD_NUMBER: _ClassVar[int]

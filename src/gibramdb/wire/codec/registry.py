@@ -184,9 +184,27 @@ def encode_error(error: GibramError) -> bytes:
     return pb.Error(message=results.printable(str(error)), code=error.code).SerializeToString()
 
 
-def encode_auth_accepted() -> tuple[int, bytes]:
-    """Number and payload of the answer to AUTH by a server that has no keys: welcome, with no permissions listed."""
-    return Number.AUTH_RESPONSE, pb.AuthResponse(success=True, message="authenticated").SerializeToString()
+def decode_auth(payload: bytes) -> str:
+    """The API key in the payload of an AUTH request.
+
+    Raises:
+        InvalidArgumentError: if it is undecodable.
+    """
+    try:
+        return pb.AuthRequest.FromString(payload).api_key
+    except DecodeError:
+        raise InvalidArgumentError("invalid auth request") from None
+
+
+def encode_auth_accepted(key_id: str = "", permissions: Sequence[str] = ()) -> tuple[int, bytes]:
+    """Number and payload of the welcome that answers AUTH; a server without keys names no key and no permissions."""
+    accepted = pb.AuthResponse(success=True, message="authenticated", key_id=key_id, permissions=permissions)
+    return Number.AUTH_RESPONSE, accepted.SerializeToString()
+
+
+def encode_auth_refused(message: str) -> tuple[int, bytes]:
+    """Number and payload of the refusal that answers AUTH."""
+    return Number.AUTH_RESPONSE, pb.AuthResponse(success=False, message=message).SerializeToString()
 
 
 # --- the client's end -------------------------------------------------------------------------------------------------

@@ -1,0 +1,113 @@
+"""How many and how often: connections, tokens for each key, a pause for an address that keeps showing wrong keys."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections import Counter, OrderedDict
+
+from gibramdb.clock import SystemClock
+
+log = logging.getLogger(__name__)
+
+ADDRESSES_MAX = 10_000
+"""Addresses that are remembered for failing; the one that has been quiet longest is forgotten first."""
+FAILURES_FREE = 5
+"""Failed attempts before an address has to pause: a typing error costs nobody anything."""
+PAUSE_US_FIRST = 500_000
+PAUSE_US_MAX = 30_000_000
+FORGOTTEN_AFTER_US = 120_000_000
+"""An address without a failure for so long begins anew."""
+TOLD_EVERY_US = 10_000_000
+_IPV6_SITE_BITS = 64
+
+
+class TokenBucket:
+    """Fills at `per_second`, holds `burst`; who finds it empty has asked too often."""
+
+    def __init__(self, per_second: int, burst: int) -> None:
+        self._per_us = per_second / 1_000_000
+        self._burst = float(burst)
+        self._tokens = float(burst)
+        self._filled_us = 0
+
+    def take(self, now_us: int) -> bool:
+        """Take a token, if there is one."""
+        self._tokens = min(self._burst, self._tokens + (now_us - self._filled_us) * self._per_us)
+        self._filled_us = now_us
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class Throttle:
+    """Pauses for addresses that fail to authenticate: each failure beyond the free ones doubles the next pause."""
+
+    def __init__(self) -> None:
+        self._failed: OrderedDict[str, tuple[int, int]] = OrderedDict()  # site: failures, time of the last
+
+    def pause_us(self, peer: str, now_us: int) -> int:
+        """How long this address has still to wait; 0 if it may try."""
+        failures, last_us = self._failed.get(_site(peer), (0, 0))
+        if failures < FAILURES_FREE:
+            return 0
+        pause_us = min(PAUSE_US_MAX, PAUSE_US_FIRST << min(failures - FAILURES_FREE, 16))
+        return max(0, last_us + pause_us - now_us)
+
+    def failed(self, peer: str, now_us: int) -> None:
+        """An attempt from this address has failed."""
+        site = _site(peer)
+        failures, last_us = self._failed.pop(site, (0, now_us))
+        if now_us - last_us > FORGOTTEN_AFTER_US:
+            failures = 0
+        self._failed[site] = (failures + 1, now_us)
+        if len(self._failed) > ADDRESSES_MAX:
+            self._failed.popitem(last=False)
+
+
+def _site(peer: str) -> str:
+    """What one party can be told by: of IPv6 the network, since whoever has one address has 2^64 of them."""
+    try:
+        address = ipaddress.ip_address(peer.partition("%")[0])
+    except ValueError:
+        return peer
+    if isinstance(address, ipaddress.IPv4Address):
+        return peer
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(int(address) >> _IPV6_SITE_BITS)
+
+
+class Admission:
+    """How many are connected: in all, and from each address."""
+
+    def __init__(self, connections_max: int, per_address_max: int) -> None:
+        self._connections_max = connections_max
+        self._per_address_max = per_address_max
+        self._count = 0
+        self._of_address: Counter[str] = Counter()
+        self._refused = 0
+        self._told_us = -TOLD_EVERY_US
+
+    def enter(self, peer: str) -> bool:
+        """Count a connection in, unless there are too many."""
+        if self._count < self._connections_max and self._of_address.get(peer, 0) < self._per_address_max:
+            self._count += 1
+            self._of_address[peer] += 1
+            return True
+        self._refused += 1
+        now_us = SystemClock().steady_us()
+        if now_us - self._told_us >= TOLD_EVERY_US:  # who knocks often must not fill the log
+            what = "too many connections" if self._count >= self._connections_max else "too many from one address"
+            log.warning(what, extra={"peer": peer, "connections": self._count, "refused": self._refused})
+            self._told_us = now_us
+            self._refused = 0
+        return False
+
+    def leave(self, peer: str) -> None:
+        """Count one out again."""
+        self._count -= 1
+        self._of_address[peer] -= 1
+        if not self._of_address[peer]:
+            del self._of_address[peer]

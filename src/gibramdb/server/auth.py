@@ -1,0 +1,191 @@
+"""Who is asking, and may they: from an API key to a Principal, and from a Principal to what it may do.
+
+Owns: the keys, what has been found out about them, the threads that check hashes.
+Never: keeps a key that was presented; blocks the event loop; says more of a failure than that it failed.
+
+Invariants:
+- A key is looked up by a digest under a secret of this process, so how long that takes tells nothing about any key.
+- What is in no table is refused: a command without a row, or one over all sessions for a key bound to some of them.
+- Checks of hashes are bounded: so many at once, so many waiting, so many for one address; one key is checked once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+
+from gibramdb.api_keys import KEY_BYTES_MAX, ApiKey, digest_of
+from gibramdb.clock import SystemClock
+from gibramdb.errors import PermissionDeniedError
+from gibramdb.model.commands import Command, Ping
+from gibramdb.model.scope import SessionScope
+from gibramdb.server.admission import Throttle, TokenBucket
+from gibramdb.wire.codec import TABLE
+
+log = logging.getLogger(__name__)
+
+CHECK_THREADS = 2
+CHECKS_WAITING_MAX = 64
+"""Keys that wait to be checked against the hashes, of all connections together."""
+CHECKS_OF_ADDRESS_MAX = 4
+
+INVALID = "invalid api key"
+EXPIRED = "api key expired"
+BUSY = "too many keys are being checked, try again"
+
+_clock = SystemClock()
+
+
+class _Needs(NamedTuple):
+    name: str
+    permission: str
+    session_rule: str
+    is_scoped: bool  # it can be answered for some of the sessions only
+
+
+_NEEDS = {
+    row.number.value: _Needs(
+        row.name,
+        row.permission,
+        row.session_rule,
+        "scope" in row.request.command.__struct_fields__ or row.request.command is Ping,
+    )
+    for row in TABLE
+}
+
+
+class Principal:
+    """Whoever has shown one key, on all of their connections."""
+
+    def __init__(self, key: ApiKey, bucket: TokenBucket) -> None:
+        self.key_id = key.id
+        self.permissions = sorted(key.permissions)
+        self.bucket = bucket
+        self._expires_at_ms = key.expires_at_ms
+        self._granted = key.granted
+        self._scope: SessionScope | None = None
+        if key.sessions:
+            prefixes = [name[:-1] for name in key.sessions if name.endswith("*")]
+            names = [name for name in key.sessions if not name.endswith("*")]
+            self._scope = SessionScope(frozenset(names), tuple(prefixes))
+
+    def is_expired(self) -> bool:
+        """Whether the key's time is over."""
+        return bool(self._expires_at_ms) and _clock.now_ms() >= self._expires_at_ms
+
+    def refusal(self, number: int, session_id: str) -> PermissionDeniedError | None:
+        """Why a command may not be run, before its payload is looked at; None if it may, or is no command at all."""
+        needs = _NEEDS.get(number)
+        if needs is None:
+            return None  # the codec refuses it
+        if needs.permission not in self._granted:
+            return PermissionDeniedError(f"permission denied: requires '{needs.permission}' permission")
+        scope = self._scope
+        if scope is None:
+            return None
+        if needs.session_rule == "unused" or not session_id:
+            if needs.is_scoped or needs.session_rule in {"required", "created"}:
+                return None  # it sees its own; or names no session, which the codec refuses
+            return PermissionDeniedError(f"permission denied: {needs.name} is about all sessions, this key is not")
+        if scope.holds(session_id):
+            return None
+        return PermissionDeniedError("permission denied: this key is not for this session")
+
+    def scoped(self, command: Command) -> Command:
+        """The command, if need be for as much as this key may see."""
+        if self._scope is None or "scope" not in command.__struct_fields__:
+            return command
+        return msgspec.structs.replace(command, scope=self._scope)
+
+
+Found = Callable[[Principal | str], None]
+"""Gets who it is, or why nobody."""
+
+
+class Gate:
+    """All keys of a server."""
+
+    def __init__(self, keys: Sequence[ApiKey], rate_per_second: int, rate_burst: int) -> None:
+        self._throttle = Throttle()
+        self._known: dict[bytes, Principal] = {}
+        self._hashed: list[tuple[bytes, Principal]] = []
+        for key in keys:
+            principal = Principal(key, TokenBucket(rate_per_second, rate_burst))
+            if key.digest:
+                self._known[key.digest] = principal
+            else:
+                self._hashed.append((key.bcrypt_hash, principal))
+        self._threads = ThreadPoolExecutor(CHECK_THREADS, "gibramdb-auth")
+        self._waiting: dict[bytes, list[tuple[str, Found]]] = {}
+        self._waiting_of: Counter[str] = Counter()
+
+    def identify(self, peer: str, api_key: str, found: Found) -> None:
+        """Find out whose key it is; `found` is told, perhaps before this returns, on the thread of the event loop."""
+        key = api_key.encode()
+        pause_us = self._throttle.pause_us(peer, _clock.steady_us())
+        if pause_us:
+            found(f"too many failed attempts from this address, try again in {pause_us // 1_000_000 + 1} s")
+            return
+        digest = digest_of(key)
+        principal = self._known.get(digest)
+        if principal is not None or not self._hashed or not 0 < len(key) <= KEY_BYTES_MAX:
+            self._tell(principal, peer, found)
+            return
+        waiting = self._waiting.get(digest)
+        if waiting is None and len(self._waiting) >= CHECKS_WAITING_MAX:
+            found(BUSY)
+            return
+        if self._waiting_of[peer] >= CHECKS_OF_ADDRESS_MAX:
+            found(BUSY)
+            return
+        self._waiting_of[peer] += 1
+        if waiting is not None:
+            waiting.append((peer, found))
+            return
+        self._waiting[digest] = [(peer, found)]
+        check = asyncio.get_running_loop().run_in_executor(self._threads, self._match, key)
+        check.add_done_callback(partial(self._checked, digest))
+
+    def close(self) -> None:
+        """Begin no more checks."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _match(self, key: bytes) -> Principal | None:
+        """On a thread of its own; bcrypt lets go of the interpreter meanwhile."""
+        import bcrypt  # noqa: PLC0415 -- the entry could not be read without it, and without a hash nobody needs it
+
+        for bcrypt_hash, principal in self._hashed:
+            try:
+                if bcrypt.checkpw(key, bcrypt_hash):
+                    return principal
+            except ValueError:  # a zero byte in it: the key of nobody
+                return None
+        return None
+
+    def _checked(self, digest: bytes, check: asyncio.Future[Principal | None]) -> None:
+        principal = None if check.cancelled() or check.exception() is not None else check.result()
+        if principal is not None:
+            self._known[digest] = principal
+        for peer, found in self._waiting.pop(digest):
+            self._waiting_of[peer] -= 1
+            if not self._waiting_of[peer]:
+                del self._waiting_of[peer]
+            self._tell(principal, peer, found)
+
+    def _tell(self, principal: Principal | None, peer: str, found: Found) -> None:
+        if principal is None:
+            self._throttle.failed(peer, _clock.steady_us())
+            log.warning("a connection showed a key that is none of ours", extra={"peer": peer})
+            found(INVALID)
+        elif principal.is_expired():
+            log.warning("a connection showed a key whose time is over", extra={"peer": peer, "key": principal.key_id})
+            found(EXPIRED)
+        else:
+            found(principal)

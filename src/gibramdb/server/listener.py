@@ -1,0 +1,140 @@
+"""The door: sockets that listen, and what becomes of a connection before it can say anything.
+
+Where an address or the server has too many connections, a new one is closed at once, before a handshake costs anything.
+
+Owns: the listening sockets, handshakes under way.
+Never: reads what a client says.
+
+Invariants:
+- Each connection that was counted in is counted out once, whether its handshake succeeds or not.
+- When no descriptor is left, accepting pauses: it neither spins nor floods the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+
+from gibramdb.clock import SystemClock
+from gibramdb.config import Address
+from gibramdb.errors import StorageError
+from gibramdb.server.admission import Admission
+from gibramdb.server.connection import Connection
+
+log = logging.getLogger(__name__)
+
+BACKLOG_CONNECTIONS = 1024
+ACCEPT_PAUSE_S_FIRST, ACCEPT_PAUSE_S_MAX = 0.05, 1.0
+TLS_SHUTDOWN_S_MAX = 1.0
+"""How long a client may take to say goodbye; nothing depends on it."""
+
+NewConnection = Callable[[str, int], Connection]
+"""(address, steady microseconds when it was accepted)."""
+
+
+async def bind(address: Address) -> list[socket.socket]:
+    """Sockets on every address that the host means, not listening yet.
+
+    Raises:
+        StorageError: one of them can not be had.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        for family, kind, protocol, _, where in dict.fromkeys(found):
+            try:
+                bound = socket.socket(family, kind, protocol)
+            except OSError:
+                continue  # this machine has no IPv6, say
+            sockets.append(bound)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.setblocking(False)
+            bound.bind(where)
+    except OSError as error:
+        for each in sockets:
+            each.close()
+        raise StorageError(f"server.addr {address}: can not listen there: {error.strerror or error}") from error
+    if not sockets:
+        raise StorageError(f"server.addr {address}: can not listen there: no such family of addresses here")
+    return sockets
+
+
+class Listener:
+    """Accepts until it is closed."""
+
+    def __init__(
+        self,
+        sockets: list[socket.socket],
+        tls: ssl.SSLContext | None,
+        handshake_s_max: float,
+        admission: Admission,
+        new_connection: NewConnection,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self._sockets = sockets
+        self._tls = tls
+        self._handshake_s_max = handshake_s_max
+        self._admission = admission
+        self._new_connection = new_connection
+        self._handshakes: set[asyncio.Task[None]] = set()
+        for each in sockets:
+            each.listen(BACKLOG_CONNECTIONS)
+        self._accepting = [loop.create_task(self._accept(each)) for each in sockets]
+
+    def close(self) -> None:
+        """Accept no more; handshakes under way are given up."""
+        for task in (*self._accepting, *self._handshakes):
+            task.cancel()
+        for each in self._sockets:
+            each.close()
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        pause_s = ACCEPT_PAUSE_S_FIRST
+        while True:
+            try:
+                accepted, where = await loop.sock_accept(listening)
+            except OSError as error:
+                # No descriptor, no memory; or it went away before it was accepted, which can wait as well.
+                log.warning("can not accept connections for a moment: %s", error.strerror or error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, ACCEPT_PAUSE_S_MAX)
+                continue
+            pause_s = ACCEPT_PAUSE_S_FIRST
+            peer = where[0]
+            if not self._admission.enter(peer):
+                accepted.close()
+            else:
+                task = loop.create_task(self._begin(accepted, peer))
+                self._handshakes.add(task)
+                task.add_done_callback(self._handshakes.discard)
+            await asyncio.sleep(0)  # a crowd at the door must not keep those inside waiting
+
+    async def _begin(self, accepted: socket.socket, peer: str) -> None:
+        connection = self._new_connection(peer, SystemClock().steady_us())
+        try:
+            if self._tls is None:
+                await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted)
+            else:
+                await asyncio.get_running_loop().connect_accepted_socket(
+                    lambda: connection,
+                    accepted,
+                    ssl=self._tls,
+                    ssl_handshake_timeout=self._handshake_s_max,
+                    ssl_shutdown_timeout=TLS_SHUTDOWN_S_MAX,
+                )
+        except (OSError, EOFError) as error:  # ssl's errors are of these too; a client that goes away is one of many
+            log.debug("a connection was not made", extra={"peer": peer, "why": str(error)})
+        finally:
+            if not connection.was_made:
+                self._admission.leave(peer)
+                with contextlib.suppress(OSError):
+                    accepted.close()
