@@ -17,7 +17,7 @@ HEAD = (
 )
 
 # What stays synchronous in the twin: it asks nothing of the store.
-SYNCHRONOUS = {"__init__", "__repr__", "session"}
+SYNCHRONOUS = {"__init__", "__repr__", "session", "with_timeout"}
 
 WORDS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\bStore\b", "AsyncStore"),
@@ -27,7 +27,7 @@ WORDS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"__enter__", "__aenter__"),
     (r"__exit__", "__aexit__"),
     (r"(self\._executor\.(?:execute|execute_batch|close)\()", r"await \1"),
-    (r"(?<!def )(self\.(?:_add|_link_batch|close)\()", r"await \1"),
+    (r"(?<!def )(self\.(?:_add|close)\()", r"await \1"),
     (r"await (self\._executor\.execute\([^\n]*\))\.(items|communities)", r"(await \1).\2"),
     (r"-> Iterator\[(Document|TextUnit|Entity|Relationship)\]", r"-> AsyncIterator[\1]"),
     (r"from collections\.abc import Callable,", "from collections.abc import AsyncIterator, Callable,"),
@@ -40,8 +40,9 @@ def generated() -> str:
     body = SOURCE.read_text().split('"""', 2)[2]
     # What the two share is imported rather than written twice.
     shared_from = body.index("\ndef _chunks(")
-    shared = ("CHUNK_OBJECTS_MAX", "New", "Progress", "_chunks", "_document_bytes", "_entity_bytes")
-    names = (*shared, "_relationship_bytes", "_textunit_bytes")
+    sizes = ("_document_bytes", "_textunit_bytes", "_entity_bytes", "_relationship_bytes")
+    cut = ("_chunks", "_pair_chunks", "_with_embeddings", "total_of", "check_timeout_s")
+    names = ("Embeddings", "New", "Progress", *cut, *sizes)
     constants = re.search(r"\nCHUNK_OBJECTS_MAX = .*?(?=\n\nclass Executor)", body, re.DOTALL)
     assert constants is not None
     body = body[:shared_from].replace(constants[0], "")

@@ -19,6 +19,7 @@ from gibramdb.client.aio import connect_async
 from gibramdb.client.sync import connect
 from gibramdb.embedded import open, open_async  # noqa: A004 (gibramdb.open is what a reader expects)
 from gibramdb.errors import GibramError
+from gibramdb.model import commands
 from gibramdb.model.knowledge import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit
 from gibramdb.session import Session, Store
 
@@ -33,6 +34,7 @@ __all__ = [
     "NewTextUnit",
     "Session",
     "Store",
+    "commands",
     "connect",
     "connect_async",
     "errors",

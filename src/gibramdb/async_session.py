@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
-from gibramdb.errors import CallerError
+from gibramdb.errors import GibramError
 from gibramdb.model import commands
 from gibramdb.model.commands import Command
 from gibramdb.model.knowledge import (
@@ -41,14 +41,18 @@ from gibramdb.model.results import (
     SessionInfo,
 )
 from gibramdb.session import (
-    CHUNK_OBJECTS_MAX,
+    Embeddings,
     New,
     Progress,
     _chunks,
     _document_bytes,
     _entity_bytes,
+    _pair_chunks,
     _relationship_bytes,
     _textunit_bytes,
+    _with_embeddings,
+    check_timeout_s,
+    total_of,
 )
 
 
@@ -61,6 +65,10 @@ class AsyncExecutor(Protocol):
 
     async def execute_batch(self, batch: Sequence[Command]) -> list[Any]:
         """Run in order; raises the first error, and what ran before it stays."""
+        ...
+
+    def with_timeout(self, timeout_s: float) -> Self:
+        """One that takes commands to the same store, and waits no longer than this for each."""
         ...
 
     async def close(self) -> None:
@@ -86,9 +94,25 @@ class AsyncStore:
         """Make durable what was accepted and let go. A second call does nothing."""
         await self._executor.close()
 
+    def with_timeout(self, timeout_s: float) -> Self:
+        """The same store, whose calls, and those of its sessions, take no longer than `timeout_s` seconds each.
+
+        A call whose time is over raises OutcomeUnknownError if it may have been carried out, and ConnectionFailedError
+        or UnavailableError if it was not. Closing either closes both.
+        """
+        return type(self)(self._executor.with_timeout(check_timeout_s(timeout_s)))
+
     def session(self, session_id: str) -> AsyncSession:
         """A session by name. Nothing is asked of the store: the first write creates it."""
         return AsyncSession(self._executor, session_id)
+
+    async def execute(self, command: Command) -> Any:
+        """The result of any command of `gibramdb.commands`; the other methods say the same in words."""
+        return await self._executor.execute(command)
+
+    async def execute_many(self, batch: Iterable[Command]) -> list[Any]:
+        """Results of commands, run in order in few round trips. Raises the first error; what ran before it stays."""
+        return await self._executor.execute_batch(tuple(batch))
 
     async def sessions(self) -> list[SessionInfo]:
         """All sessions that are alive, by name."""
@@ -162,6 +186,10 @@ class AsyncSession:
     def __repr__(self) -> str:
         return f"AsyncSession({self.id!r})"
 
+    def with_timeout(self, timeout_s: float) -> Self:
+        """The same session, whose calls take no longer than `timeout_s` seconds each; see AsyncStore.with_timeout."""
+        return type(self)(self._executor.with_timeout(check_timeout_s(timeout_s)), self.id)
+
     # --- the session itself -------------------------------------------------------------------------------------------
 
     async def info(self) -> SessionInfo:
@@ -195,9 +223,11 @@ class AsyncSession:
         new = (NewDocument(external_id, filename),)
         return cast("Created", await self._executor.execute(commands.AddDocuments(self.id, new, bulk=False))).ids[0]
 
-    async def add_documents(self, documents: Iterable[NewDocument], progress: Progress | None = None) -> list[int]:
+    async def add_documents(
+        self, documents: Iterable[NewDocument], *, on_progress: Progress | None = None
+    ) -> list[int]:
         """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks."""
-        return await self._add(documents, commands.AddDocuments, _document_bytes, progress)
+        return await self._add(documents, commands.AddDocuments, _document_bytes, total_of(documents), on_progress)
 
     async def get_document(self, id: int) -> Document:
         """One document, with the ids of its text units. Raises NotFoundError."""
@@ -231,9 +261,19 @@ class AsyncSession:
         new = (NewTextUnit(external_id, document_id, content, embedding, token_count),)
         return cast("Created", await self._executor.execute(commands.AddTextUnits(self.id, new, bulk=False))).ids[0]
 
-    async def add_textunits(self, textunits: Iterable[NewTextUnit], progress: Progress | None = None) -> list[int]:
-        """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks."""
-        return await self._add(textunits, commands.AddTextUnits, _textunit_bytes, progress)
+    async def add_textunits(
+        self,
+        textunits: Iterable[NewTextUnit],
+        *,
+        embeddings: Embeddings | None = None,
+        on_progress: Progress | None = None,
+    ) -> list[int]:
+        """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks.
+
+        embeddings: a row for each of them, in place of those that they carry themselves.
+        """
+        items = _with_embeddings(textunits, embeddings)
+        return await self._add(items, commands.AddTextUnits, _textunit_bytes, total_of(textunits), on_progress)
 
     async def get_textunit(self, id: int) -> TextUnit:
         """One text unit, with the ids of the entities linked to it. Raises NotFoundError."""
@@ -258,21 +298,14 @@ class AsyncSession:
         """Say that a text unit speaks of an entity; saying it again changes nothing."""
         await self._executor.execute(commands.LinkTextUnitEntity(self.id, textunit_id, entity_id))
 
-    async def link_many(self, pairs: Iterable[tuple[int, int]], progress: Progress | None = None) -> None:
+    async def link_many(self, pairs: Iterable[tuple[int, int]], *, on_progress: Progress | None = None) -> None:
         """Many links, each (text unit, entity), in few round trips. Stops at the first that fails."""
-        batch: list[Command] = []
-        for textunit_id, entity_id in pairs:
-            batch.append(commands.LinkTextUnitEntity(self.id, textunit_id, entity_id))
-            if len(batch) == CHUNK_OBJECTS_MAX:
-                await self._link_batch(batch, progress)
-                batch = []
-        if batch:
-            await self._link_batch(batch, progress)
-
-    async def _link_batch(self, batch: list[Command], progress: Progress | None) -> None:
-        await self._executor.execute_batch(batch)
-        if progress is not None:
-            progress(len(batch))
+        total, done = total_of(pairs), 0
+        for chunk in _pair_chunks(pairs):
+            await self._executor.execute_batch([commands.LinkTextUnitEntity(self.id, *pair) for pair in chunk])
+            done += len(chunk)
+            if on_progress is not None:
+                on_progress(done, total)
 
     async def delete_textunit(self, id: int) -> None:
         """Raises StillReferencedError while entities are linked to it."""
@@ -287,9 +320,19 @@ class AsyncSession:
         new = (NewEntity(external_id, title, type, description, embedding),)
         return cast("Created", await self._executor.execute(commands.AddEntities(self.id, new, bulk=False))).ids[0]
 
-    async def add_entities(self, entities: Iterable[NewEntity], progress: Progress | None = None) -> list[int]:
-        """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks."""
-        return await self._add(entities, commands.AddEntities, _entity_bytes, progress)
+    async def add_entities(
+        self,
+        entities: Iterable[NewEntity],
+        *,
+        embeddings: Embeddings | None = None,
+        on_progress: Progress | None = None,
+    ) -> list[int]:
+        """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks.
+
+        embeddings: a row for each of them, in place of those that they carry themselves.
+        """
+        items = _with_embeddings(entities, embeddings)
+        return await self._add(items, commands.AddEntities, _entity_bytes, total_of(entities), on_progress)
 
     async def get_entity(self, id: int) -> Entity:
         """One entity, with the ids of the text units linked to it. Raises NotFoundError."""
@@ -338,10 +381,11 @@ class AsyncSession:
         return cast("Created", await self._executor.execute(commands.AddRelationships(self.id, new, bulk=False))).ids[0]
 
     async def add_relationships(
-        self, relationships: Iterable[NewRelationship], progress: Progress | None = None
+        self, relationships: Iterable[NewRelationship], *, on_progress: Progress | None = None
     ) -> list[int]:
         """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks."""
-        return await self._add(relationships, commands.AddRelationships, _relationship_bytes, progress)
+        total = total_of(relationships)
+        return await self._add(relationships, commands.AddRelationships, _relationship_bytes, total, on_progress)
 
     async def get_relationship(self, id: int) -> Relationship:
         """One relationship. Raises NotFoundError."""
@@ -452,16 +496,17 @@ class AsyncSession:
         items: Iterable[New],
         make: Callable[[str, tuple[New, ...]], Command],
         weigh: Callable[[New], int],
-        progress: Progress | None,
+        total: int | None,
+        on_progress: Progress | None,
     ) -> list[int]:
         ids: list[int] = []
-        for chunk in _chunks(items, weigh):
-            try:
+        try:
+            for chunk in _chunks(items, weigh):
                 ids += cast("Created", await self._executor.execute(make(self.id, chunk))).ids
-            except CallerError as error:
-                if not ids:
-                    raise
-                raise type(error)(f"{error}; counted from object {len(ids)}: those before it are stored") from error
-            if progress is not None:
-                progress(len(chunk))
+                if on_progress is not None:
+                    on_progress(len(ids), total)
+        except GibramError as error:
+            if not ids:
+                raise
+            raise type(error)(f"{error}; counted from object {len(ids)}: those before it are stored") from error
         return ids

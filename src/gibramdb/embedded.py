@@ -14,18 +14,21 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
+from gibramdb.async_opening import Opening
 from gibramdb.async_session import AsyncStore
 from gibramdb.clock import SystemClock
 from gibramdb.config import Config, load_config
 from gibramdb.database.database import Answer
 from gibramdb.database.opening import OpenStore, open_store
-from gibramdb.errors import ClosedError, GibramError
+from gibramdb.errors import ClosedError, GibramError, OutcomeUnknownError, UnavailableError
 from gibramdb.model.commands import Command
 from gibramdb.session import Store
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Engine:
@@ -139,19 +142,37 @@ def _values(answers: list[Answer]) -> list[Any]:
     return [_value(answer) for answer in answers]
 
 
+def _late(answer: Future[Any], timeout_s: float | None) -> UnavailableError:
+    """What a caller is told who waits no longer."""
+    if answer.cancel():
+        return UnavailableError(f"timed out after {timeout_s:g} s: its turn had not come, and nothing was carried out")
+    return OutcomeUnknownError(f"timed out after {timeout_s:g} s; what was under way may or may not be kept")
+
+
 class EmbeddedExecutor:
     """Takes commands to an engine, and waits."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, timeout_s: float | None = None) -> None:
         self._engine = engine
+        self._timeout_s = timeout_s
 
     def execute(self, command: Command) -> Any:
         """See session.Executor."""
-        return _value(self._engine.submit(command).result())
+        return _value(self._wait(self._engine.submit(command)))
 
     def execute_batch(self, batch: Sequence[Command]) -> list[Any]:
         """See session.Executor."""
-        return _values(self._engine.submit_batch(batch).result())
+        return _values(self._wait(self._engine.submit_batch(batch)))
+
+    def _wait(self, answer: Future[T]) -> T:
+        try:
+            return answer.result(self._timeout_s)
+        except TimeoutError:
+            raise _late(answer, self._timeout_s) from None
+
+    def with_timeout(self, timeout_s: float) -> EmbeddedExecutor:
+        """See session.Executor."""
+        return EmbeddedExecutor(self._engine, timeout_s)
 
     def close(self) -> None:
         """See session.Executor."""
@@ -161,16 +182,31 @@ class EmbeddedExecutor:
 class AsyncEmbeddedExecutor:
     """The same for an event loop."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, timeout_s: float | None = None) -> None:
         self._engine = engine
+        self._timeout_s = timeout_s
 
     async def execute(self, command: Command) -> Any:
         """See session.Executor."""
-        return _value(await asyncio.wrap_future(self._engine.submit(command)))
+        return _value(await self._wait(self._engine.submit(command)))
 
     async def execute_batch(self, batch: Sequence[Command]) -> list[Any]:
         """See session.Executor."""
-        return _values(await asyncio.wrap_future(self._engine.submit_batch(batch)))
+        return _values(await self._wait(self._engine.submit_batch(batch)))
+
+    async def _wait(self, answer: Future[T]) -> T:
+        waited_for = asyncio.wrap_future(answer)
+        if self._timeout_s is None:
+            return await waited_for
+        # Not wait_for: that would cancel before it can be told whether the command had begun.
+        done, _ = await asyncio.wait([waited_for], timeout=self._timeout_s)
+        if not done:
+            raise _late(answer, self._timeout_s)
+        return waited_for.result()
+
+    def with_timeout(self, timeout_s: float) -> AsyncEmbeddedExecutor:
+        """See session.Executor."""
+        return AsyncEmbeddedExecutor(self._engine, timeout_s)
 
     async def close(self) -> None:
         """See session.Executor."""
@@ -235,7 +271,7 @@ def open(
     return Store(EmbeddedExecutor(engine))
 
 
-async def open_async(
+def open_async(
     path: str | os.PathLike[str] | None = None,
     *,
     vector_dim: int = 1536,
@@ -243,12 +279,20 @@ async def open_async(
     wal_sync_interval: str = "1s",
     snapshot_wal_size_bytes: int = SNAPSHOT_WAL_SIZE_BYTES,
     data_dir: str | os.PathLike[str] | None = None,
-) -> AsyncStore:
-    """As `open`, for an event loop; recovery runs beside it."""
-    engine = Engine(_config(path, vector_dim, wal_sync_policy, wal_sync_interval, snapshot_wal_size_bytes, data_dir))
-    try:
-        await asyncio.wrap_future(engine.opened)
-    except BaseException:  # cancelled, too
-        engine.give_up()
-        raise
-    return AsyncStore(AsyncEmbeddedExecutor(engine))
+) -> Opening:
+    """As `open`, for an event loop; recovery runs beside it.
+
+    `async with open_async(...) as db`, or `db = await open_async(...)`.
+    """
+    settings = (path, vector_dim, wal_sync_policy, wal_sync_interval, snapshot_wal_size_bytes, data_dir)
+
+    async def opened() -> AsyncStore:
+        engine = Engine(_config(*settings))
+        try:
+            await asyncio.wrap_future(engine.opened)
+        except BaseException:  # cancelled, too
+            engine.give_up()
+            raise
+        return AsyncStore(AsyncEmbeddedExecutor(engine))
+
+    return Opening(opened())

@@ -9,11 +9,15 @@ sends them in chunks; each chunk is all or nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, cast
 
-from gibramdb.errors import CallerError
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from gibramdb.errors import GibramError, InvalidArgumentError
 from gibramdb.model import commands
 from gibramdb.model.commands import Command
 from gibramdb.model.knowledge import (
@@ -28,6 +32,7 @@ from gibramdb.model.knowledge import (
     NewTextUnit,
     Relationship,
     TextUnit,
+    to_float32,
 )
 from gibramdb.model.results import (
     BackupStatus,
@@ -48,12 +53,17 @@ from gibramdb.model.results import (
 CHUNK_OBJECTS_MAX = 5_000
 CHUNK_BYTES_MAX = 2 * 1024 * 1024
 """Bulk adds are cut into chunks of this many objects and about this many bytes: half of the default frame limit."""
+TIMEOUT_S_MAX = 1_000_000
+"""More than eleven days: for no limit at all."""
 _OBJECT_BYTES = 64
 """What an object costs on the wire beside its texts and its vector, generously."""
 
 New = TypeVar("New", NewDocument, NewTextUnit, NewEntity, NewRelationship)
-Progress = Callable[[int], None]
-"""Told after each chunk how many objects were stored by it."""
+Embedded = TypeVar("Embedded", NewTextUnit, NewEntity)
+Embeddings = NDArray[np.floating] | Iterable[Embedding]
+"""A row for each object: shape (objects, vector_dim), or the rows one by one."""
+Progress = Callable[[int, int | None], None]
+"""Told after each chunk how many objects are stored so far, and of how many: None where nobody knows yet."""
 
 
 class Executor(Protocol):
@@ -65,6 +75,10 @@ class Executor(Protocol):
 
     def execute_batch(self, batch: Sequence[Command]) -> list[Any]:
         """Run in order; raises the first error, and what ran before it stays."""
+        ...
+
+    def with_timeout(self, timeout_s: float) -> Self:
+        """One that takes commands to the same store, and waits no longer than this for each."""
         ...
 
     def close(self) -> None:
@@ -90,9 +104,25 @@ class Store:
         """Make durable what was accepted and let go. A second call does nothing."""
         self._executor.close()
 
+    def with_timeout(self, timeout_s: float) -> Self:
+        """The same store, whose calls, and those of its sessions, take no longer than `timeout_s` seconds each.
+
+        A call whose time is over raises OutcomeUnknownError if it may have been carried out, and ConnectionFailedError
+        or UnavailableError if it was not. Closing either closes both.
+        """
+        return type(self)(self._executor.with_timeout(check_timeout_s(timeout_s)))
+
     def session(self, session_id: str) -> Session:
         """A session by name. Nothing is asked of the store: the first write creates it."""
         return Session(self._executor, session_id)
+
+    def execute(self, command: Command) -> Any:
+        """The result of any command of `gibramdb.commands`; the other methods say the same in words."""
+        return self._executor.execute(command)
+
+    def execute_many(self, batch: Iterable[Command]) -> list[Any]:
+        """Results of commands, run in order in few round trips. Raises the first error; what ran before it stays."""
+        return self._executor.execute_batch(tuple(batch))
 
     def sessions(self) -> list[SessionInfo]:
         """All sessions that are alive, by name."""
@@ -166,6 +196,10 @@ class Session:
     def __repr__(self) -> str:
         return f"Session({self.id!r})"
 
+    def with_timeout(self, timeout_s: float) -> Self:
+        """The same session, whose calls take no longer than `timeout_s` seconds each; see Store.with_timeout."""
+        return type(self)(self._executor.with_timeout(check_timeout_s(timeout_s)), self.id)
+
     # --- the session itself -------------------------------------------------------------------------------------------
 
     def info(self) -> SessionInfo:
@@ -199,9 +233,9 @@ class Session:
         new = (NewDocument(external_id, filename),)
         return cast("Created", self._executor.execute(commands.AddDocuments(self.id, new, bulk=False))).ids[0]
 
-    def add_documents(self, documents: Iterable[NewDocument], progress: Progress | None = None) -> list[int]:
+    def add_documents(self, documents: Iterable[NewDocument], *, on_progress: Progress | None = None) -> list[int]:
         """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks."""
-        return self._add(documents, commands.AddDocuments, _document_bytes, progress)
+        return self._add(documents, commands.AddDocuments, _document_bytes, total_of(documents), on_progress)
 
     def get_document(self, id: int) -> Document:
         """One document, with the ids of its text units. Raises NotFoundError."""
@@ -235,9 +269,19 @@ class Session:
         new = (NewTextUnit(external_id, document_id, content, embedding, token_count),)
         return cast("Created", self._executor.execute(commands.AddTextUnits(self.id, new, bulk=False))).ids[0]
 
-    def add_textunits(self, textunits: Iterable[NewTextUnit], progress: Progress | None = None) -> list[int]:
-        """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks."""
-        return self._add(textunits, commands.AddTextUnits, _textunit_bytes, progress)
+    def add_textunits(
+        self,
+        textunits: Iterable[NewTextUnit],
+        *,
+        embeddings: Embeddings | None = None,
+        on_progress: Progress | None = None,
+    ) -> list[int]:
+        """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks.
+
+        embeddings: a row for each of them, in place of those that they carry themselves.
+        """
+        items = _with_embeddings(textunits, embeddings)
+        return self._add(items, commands.AddTextUnits, _textunit_bytes, total_of(textunits), on_progress)
 
     def get_textunit(self, id: int) -> TextUnit:
         """One text unit, with the ids of the entities linked to it. Raises NotFoundError."""
@@ -262,21 +306,14 @@ class Session:
         """Say that a text unit speaks of an entity; saying it again changes nothing."""
         self._executor.execute(commands.LinkTextUnitEntity(self.id, textunit_id, entity_id))
 
-    def link_many(self, pairs: Iterable[tuple[int, int]], progress: Progress | None = None) -> None:
+    def link_many(self, pairs: Iterable[tuple[int, int]], *, on_progress: Progress | None = None) -> None:
         """Many links, each (text unit, entity), in few round trips. Stops at the first that fails."""
-        batch: list[Command] = []
-        for textunit_id, entity_id in pairs:
-            batch.append(commands.LinkTextUnitEntity(self.id, textunit_id, entity_id))
-            if len(batch) == CHUNK_OBJECTS_MAX:
-                self._link_batch(batch, progress)
-                batch = []
-        if batch:
-            self._link_batch(batch, progress)
-
-    def _link_batch(self, batch: list[Command], progress: Progress | None) -> None:
-        self._executor.execute_batch(batch)
-        if progress is not None:
-            progress(len(batch))
+        total, done = total_of(pairs), 0
+        for chunk in _pair_chunks(pairs):
+            self._executor.execute_batch([commands.LinkTextUnitEntity(self.id, *pair) for pair in chunk])
+            done += len(chunk)
+            if on_progress is not None:
+                on_progress(done, total)
 
     def delete_textunit(self, id: int) -> None:
         """Raises StillReferencedError while entities are linked to it."""
@@ -291,9 +328,19 @@ class Session:
         new = (NewEntity(external_id, title, type, description, embedding),)
         return cast("Created", self._executor.execute(commands.AddEntities(self.id, new, bulk=False))).ids[0]
 
-    def add_entities(self, entities: Iterable[NewEntity], progress: Progress | None = None) -> list[int]:
-        """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks."""
-        return self._add(entities, commands.AddEntities, _entity_bytes, progress)
+    def add_entities(
+        self,
+        entities: Iterable[NewEntity],
+        *,
+        embeddings: Embeddings | None = None,
+        on_progress: Progress | None = None,
+    ) -> list[int]:
+        """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks.
+
+        embeddings: a row for each of them, in place of those that they carry themselves.
+        """
+        items = _with_embeddings(entities, embeddings)
+        return self._add(items, commands.AddEntities, _entity_bytes, total_of(entities), on_progress)
 
     def get_entity(self, id: int) -> Entity:
         """One entity, with the ids of the text units linked to it. Raises NotFoundError."""
@@ -342,10 +389,11 @@ class Session:
         return cast("Created", self._executor.execute(commands.AddRelationships(self.id, new, bulk=False))).ids[0]
 
     def add_relationships(
-        self, relationships: Iterable[NewRelationship], progress: Progress | None = None
+        self, relationships: Iterable[NewRelationship], *, on_progress: Progress | None = None
     ) -> list[int]:
         """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks."""
-        return self._add(relationships, commands.AddRelationships, _relationship_bytes, progress)
+        total = total_of(relationships)
+        return self._add(relationships, commands.AddRelationships, _relationship_bytes, total, on_progress)
 
     def get_relationship(self, id: int) -> Relationship:
         """One relationship. Raises NotFoundError."""
@@ -456,18 +504,19 @@ class Session:
         items: Iterable[New],
         make: Callable[[str, tuple[New, ...]], Command],
         weigh: Callable[[New], int],
-        progress: Progress | None,
+        total: int | None,
+        on_progress: Progress | None,
     ) -> list[int]:
         ids: list[int] = []
-        for chunk in _chunks(items, weigh):
-            try:
+        try:
+            for chunk in _chunks(items, weigh):
                 ids += cast("Created", self._executor.execute(make(self.id, chunk))).ids
-            except CallerError as error:
-                if not ids:
-                    raise
-                raise type(error)(f"{error}; counted from object {len(ids)}: those before it are stored") from error
-            if progress is not None:
-                progress(len(chunk))
+                if on_progress is not None:
+                    on_progress(len(ids), total)
+        except GibramError as error:
+            if not ids:
+                raise
+            raise type(error)(f"{error}; counted from object {len(ids)}: those before it are stored") from error
         return ids
 
 
@@ -483,6 +532,53 @@ def _chunks(items: Iterable[New], weigh: Callable[[New], int]) -> Iterator[tuple
         chunk_bytes += item_bytes
     if chunk:
         yield tuple(chunk)
+
+
+def _pair_chunks(pairs: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    chunk: list[tuple[int, int]] = []
+    for pair in pairs:
+        chunk.append(pair)
+        if len(chunk) == CHUNK_OBJECTS_MAX:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _with_embeddings(items: Iterable[Embedded], embeddings: Embeddings | None) -> Iterator[Embedded]:
+    """The objects, each with its row; a row never becomes Python numbers."""
+    if embeddings is None:
+        yield from items
+        return
+    if isinstance(embeddings, np.ndarray):
+        if embeddings.ndim != 2:
+            raise InvalidArgumentError(f"embeddings must have two dimensions, got shape {embeddings.shape}")
+        with np.errstate(over="ignore"):  # see to_float32
+            embeddings = np.asarray(embeddings, dtype="<f4")
+    expected, found = total_of(items), total_of(embeddings)
+    if expected is not None and found is not None and expected != found:
+        raise InvalidArgumentError(f"{found} embeddings are given for {expected} objects")
+    rows = iter(embeddings)
+    for number, item in enumerate(items):
+        try:
+            row = next(rows)
+        except StopIteration:
+            raise InvalidArgumentError(f"{number} embeddings are given for more objects") from None
+        yield msgspec.structs.replace(item, embedding=to_float32(row))
+    if next(rows, None) is not None:
+        raise InvalidArgumentError("more embeddings are given than objects")
+
+
+def total_of(items: Iterable[Any]) -> int | None:
+    """How many they are, where that is known without going through them."""
+    return len(items) if isinstance(items, Sized) else None
+
+
+def check_timeout_s(timeout_s: float) -> float:
+    """The timeout. Raises InvalidArgumentError if nobody can wait so long."""
+    if not 0 < timeout_s <= TIMEOUT_S_MAX:
+        raise InvalidArgumentError(f"timeout_s must be above 0 and at most {TIMEOUT_S_MAX}, got {timeout_s}")
+    return timeout_s
 
 
 def _text_bytes(*texts: str) -> int:

@@ -8,17 +8,23 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import pytest
+from support.peer import Peer, pong
 from support.server import Server
 
 import gibramdb
-from gibramdb.errors import OutcomeUnknownError
+from gibramdb.errors import (
+    ConnectionFailedError,
+    InvalidArgumentError,
+    OutcomeUnknownError,
+    ProtocolError,
+    RateLimitedError,
+)
 from gibramdb.model import commands as c
+from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec import CommandNumber as N
-from gibramdb.wire.codec import decode_request
+from gibramdb.wire.codec import Request, decode_pipeline, decode_request, encode_error, encode_pipeline_response
 from gibramdb.wire.framing import FrameReader, encode_reply
 
 TRICKLE_S = 0.1
@@ -76,7 +82,7 @@ def test_a_restarted_server_is_met_by_every_pooled_connection(tmp_path: Path) ->
 
 def test_the_async_client_meets_a_restarted_server_at_the_first_call(tmp_path: Path) -> None:
     async def run(server: Server) -> Server:
-        async with await gibramdb.connect_async(f"gibram://127.0.0.1:{server.port}") as store:
+        async with gibramdb.connect_async(f"gibram://127.0.0.1:{server.port}") as store:
             session = store.session("s")
             first = await session.add_entity("e1", "e1")
             server = await asyncio.to_thread(restarted, server)
@@ -85,6 +91,8 @@ def test_the_async_client_meets_a_restarted_server_at_the_first_call(tmp_path: P
             assert [entity.id async for entity in session.entities()] == [first, second]
             server = restarted(server)  # the event loop has no time to notice
             assert (await session.info()).entity_count == 2
+            server = restarted(server)
+            await session.add_entity("e3", "e3")  # a write, which is not asked twice
         return server
 
     server = Server(tmp_path / "data")
@@ -94,78 +102,46 @@ def test_the_async_client_meets_a_restarted_server_at_the_first_call(tmp_path: P
         server.kill()
 
 
-class Scripted:
-    """A server that meets the n-th request by the n-th word: answer, close, half (of an answer, then close), trickle."""
+class Script:
+    """Meets the n-th request by the n-th word: answer, close, half (of an answer, then close), trickle, stale, busy."""
 
-    def __init__(self, script: Sequence[str]) -> None:
-        self._script = list(script)
-        self.requests: list[int] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"gibram://127.0.0.1:{self._listener.getsockname()[1]}"
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = list(words)
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+    def __call__(self, request: Request, connection: socket.socket) -> bool:
+        word = self._words.pop(0)
+        number = N.OK if request.number == N.TOUCH_SESSION else N.PONG
+        frame = encode_reply(request.request_id, number, b"")
+        if word == "trickle":
+            return self._trickle(connection)
+        busy = encode_reply(request.request_id, N.ERROR, encode_error(RateLimitedError("rate limit exceeded")))
+        stale = encode_reply(request.request_id - 1, number, b"")
+        connection.sendall({"answer": frame, "half": frame[:4], "close": b"", "stale": stale, "busy": busy}[word])
+        return word in {"answer", "stale", "busy"}
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._is_over.set()
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(10)
-
-    def _run(self) -> None:
-        while not self._is_over.is_set():
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            with connection:
-                self._serve(connection)
-
-    def _serve(self, connection: socket.socket) -> None:
-        reader = FrameReader(1 << 20)
-        while True:
-            while (body := reader.next_frame()) is None:
-                data = connection.recv(4096)
-                if not data:
-                    return
-                reader.feed(data)
-            request = decode_request(body)
-            self.requests.append(request.number)
-            word = self._script.pop(0)
-            frame = encode_reply(request.request_id, N.PONG, b"")
-            if word == "trickle":
-                self._trickle(connection)
-                return
-            connection.sendall({"answer": frame, "half": frame[:4], "close": b""}[word])
-            if word != "answer":
-                return
-
-    def _trickle(self, connection: socket.socket) -> None:
+    def _trickle(self, connection: socket.socket) -> bool:
         """A frame of 1,000 bytes, one at a time."""
         for byte in b"\x01\x00\x00\x03\xe8" + b"\x08\x01" * 500:
             try:
                 connection.sendall(bytes((byte,)))
             except OSError:
-                return
+                break
             if self._is_over.wait(TRICKLE_S):
-                return
+                break
+        return False
 
 
 def call(way: str, url: str, command: c.Command, timeout_s: float = 10) -> None:
     """Connects, which asks PING once, and then asks for the command."""
     if way == "blocking":
         with gibramdb.connect(url, timeout_s=timeout_s) as store:
-            store._executor.execute(command)
+            store.execute(command)
         return
 
     async def run() -> None:
-        async with await gibramdb.connect_async(url, timeout_s=timeout_s) as store:
-            await store._executor.execute(command)
+        async with gibramdb.connect_async(url, timeout_s=timeout_s) as store:
+            await store.execute(command)
 
     asyncio.run(run())
 
@@ -174,10 +150,24 @@ ways = pytest.mark.parametrize("way", ["blocking", "async"])
 
 
 @ways
-def test_a_read_is_asked_once_more_where_the_connection_broke_before_its_answer(way: str) -> None:
-    with Scripted(["answer", "close", "answer"]) as server:
-        call(way, server.url, c.Ping())
-        assert server.requests == [N.PING] * 3
+@pytest.mark.parametrize(
+    ("script", "command"),
+    [
+        pytest.param(["answer", "close", "answer"], c.Ping(), id="a read"),
+        pytest.param(["answer", "half", "answer"], c.Ping(), id="a read whose answer had begun"),
+        pytest.param(["answer", "close", "half", "close", "answer"], c.Ping(), id="a read, three times"),
+        pytest.param(
+            ["answer", "busy", "busy", "answer"], c.TouchSession("s"), id="a write that was refused as too many"
+        ),
+        pytest.param(
+            ["answer", *["busy"] * 6, "answer"], c.Ping(), id="a read that was refused as too many, at length"
+        ),
+    ],
+)
+def test_what_can_do_no_harm_is_asked_again(way: str, script: list[str], command: c.Command) -> None:
+    with Peer(Script(script)) as peer:
+        call(way, peer.url, command)
+        assert peer.numbers[1:] == [peer.numbers[1]] * (len(script) - 1)
 
 
 @ways
@@ -185,23 +175,176 @@ def test_a_read_is_asked_once_more_where_the_connection_broke_before_its_answer(
     ("script", "command"),
     [
         pytest.param(["answer", "close"], c.TouchSession("s"), id="a write"),
-        pytest.param(["answer", "half"], c.Ping(), id="a read whose answer had begun"),
-        pytest.param(["answer", "close", "close"], c.Ping(), id="a read that was asked once more"),
+        pytest.param(["answer", "half"], c.TouchSession("s"), id="a write whose answer had begun"),
+        pytest.param(["answer", "close", "close", "close", "close"], c.Ping(), id="a read that was asked four times"),
     ],
 )
 def test_nothing_else_is_asked_again(way: str, script: list[str], command: c.Command) -> None:
-    with Scripted([*script, "answer"]) as server:
+    with Peer(Script([*script, "answer"])) as peer:
         with pytest.raises(OutcomeUnknownError):
-            call(way, server.url, command)
-        assert len(server.requests) == len(script)
+            call(way, peer.url, command)
+        assert len(peer.requests) == len(script)
+
+
+@ways
+def test_a_server_that_goes_on_refusing_is_given_up_within_the_calls_time(way: str) -> None:
+    with Peer(Script(["answer"] + ["busy"] * 100)) as peer:
+        began = time.monotonic()
+        with pytest.raises(RateLimitedError):
+            call(way, peer.url, c.TouchSession("s"), timeout_s=0.7)
+        assert time.monotonic() - began < 2
+        assert 3 < len(peer.requests) < 20
 
 
 @ways
 @pytest.mark.parametrize("command", [c.Ping(), c.TouchSession("s")])
 def test_an_answer_that_trickles_in_holds_a_call_no_longer_than_its_time(way: str, command: c.Command) -> None:
-    with Scripted(["answer", "trickle"]) as server:
+    with Peer(Script(["answer", "trickle"])) as peer:
         began = time.monotonic()
         with pytest.raises(OutcomeUnknownError, match="timed out"):
-            call(way, server.url, command, timeout_s=0.5)
+            call(way, peer.url, command, timeout_s=0.5)
         assert 0.4 < time.monotonic() - began < 2
-        assert len(server.requests) == 2
+        assert len(peer.requests) == 2
+
+
+@ways
+def test_an_answer_to_another_request_is_not_taken(way: str) -> None:
+    with Peer(Script(["answer", "stale"])) as peer:
+        with pytest.raises(ProtocolError, match="expected the answer to request 2, got one to 1"):
+            call(way, peer.url, c.Ping())
+        assert len(peer.requests) == 2
+
+
+def test_an_answer_that_comes_too_late_reaches_nobody() -> None:
+    def answer(request: Request, connection: socket.socket) -> bool:
+        if request.number == N.GET_ENTITY:
+            time.sleep(0.4)
+        payload = pb.Entity(id=pb.GetByIDRequest.FromString(request.payload).id).SerializeToString()
+        number = N.PONG if request.number == N.PING else N.ENTITY_RESPONSE
+        connection.sendall(encode_reply(request.request_id, number, b"" if number == N.PONG else payload))
+        return True
+
+    with Peer(answer) as peer, gibramdb.connect(peer.url) as store:
+        session = store.session("s")
+        with pytest.raises(OutcomeUnknownError, match=r"timed out after 0\.1 s"):
+            session.with_timeout(0.1).get_entity(1)
+        time.sleep(0.5)  # by now the late answer has been sent
+        assert session.get_entity(2).id == 2
+        assert store.session("s").with_timeout(5).get_entity(3).id == 3
+
+
+def test_a_pipeline_goes_on_from_the_command_that_was_refused_as_too_many() -> None:
+    carried_out: list[int] = []
+
+    def answer(request: Request, connection: socket.socket) -> bool:
+        if request.number == N.PING:
+            return pong(request, connection)
+        replies: list[tuple[int, int, bytes]] = []
+        for inner in decode_pipeline(request.payload)[:3]:
+            carried_out.append(pb.LinkTextUnitEntityRequest.FromString(inner.payload).entity_id)
+            replies.append((inner.request_id, N.OK, b""))
+        if len(replies) == 3:
+            replies.append((9, N.ERROR, encode_error(RateLimitedError("rate limit exceeded"))))
+        connection.sendall(encode_reply(request.request_id, N.PIPELINE_RESPONSE, encode_pipeline_response(replies)))
+        return True
+
+    with Peer(answer) as peer, gibramdb.connect(peer.url) as store:
+        told: list[tuple[int, int | None]] = []
+        store.session("s").link_many(
+            [(1, number) for number in range(8)], on_progress=lambda done, total: told.append((done, total))
+        )
+        assert carried_out == list(range(8)), "each once, in order"
+        assert peer.numbers == [N.PING, N.PIPELINE, N.PIPELINE, N.PIPELINE]
+        assert told == [(8, 8)]
+
+
+def test_no_more_connections_than_asked_for_and_who_finds_none_free_in_time_is_told() -> None:
+    may_answer = threading.Event()
+
+    def answer(request: Request, connection: socket.socket) -> bool:
+        if request.number == N.TOUCH_SESSION:
+            assert may_answer.wait(10)
+            connection.sendall(encode_reply(request.request_id, N.OK, b""))
+            return True
+        return pong(request, connection)
+
+    with Peer(answer) as peer, gibramdb.connect(peer.url, connections_max=3) as store:
+        threads = [threading.Thread(target=store.session("s").touch) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        until = time.monotonic() + 10
+        while len(peer.requests) < 4 and time.monotonic() < until:
+            time.sleep(0.01)
+        with pytest.raises(ConnectionFailedError, match=r"in use.*timed out after 0\.2 s"):
+            store.with_timeout(0.2).ping()
+        may_answer.set()
+        for thread in threads:
+            thread.join(10)
+        assert peer.numbers.count(N.TOUCH_SESSION) == 12
+        assert peer.connections_peak == peer.connections == 3
+
+
+def test_the_async_client_opens_no_more_either() -> None:
+    def answer(request: Request, connection: socket.socket) -> bool:
+        time.sleep(0.01)
+        return pong(request, connection)
+
+    async def run(url: str) -> None:
+        async with gibramdb.connect_async(url, connections_max=3) as store:
+            await asyncio.gather(*(store.ping() for _ in range(50)))
+            quick = store.with_timeout(0.05)
+            answers = await asyncio.gather(*(quick.ping() for _ in range(50)), return_exceptions=True)
+            assert {type(answer) for answer in answers} <= {type(None), ConnectionFailedError, OutcomeUnknownError}
+            assert any("in use" in str(answer) for answer in answers)
+            await asyncio.gather(*(store.ping() for _ in range(10)))
+
+    with Peer(answer) as peer:
+        asyncio.run(run(peer.url))
+        assert peer.connections_peak <= 4, "three, and one that is being replaced after its call ran out of time"
+
+
+@ways
+def test_a_refused_argument_costs_no_connection(way: str) -> None:
+    async def run(url: str) -> None:
+        async with gibramdb.connect_async(url) as store:
+            with pytest.raises(InvalidArgumentError):
+                await store.session("s").get_entity(-1)
+            await store.ping()
+
+    with Peer(pong) as peer:
+        if way == "blocking":
+            with gibramdb.connect(peer.url) as store:
+                with pytest.raises(InvalidArgumentError):
+                    store.session("s").get_entity(-1)
+                store.ping()
+        else:
+            asyncio.run(run(peer.url))
+        assert (peer.numbers, peer.connections) == ([N.PING, N.PING], 1)
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
+def test_a_timeout_that_is_none_is_refused(timeout_s: float) -> None:
+    with pytest.raises(InvalidArgumentError, match="timeout_s"):
+        gibramdb.connect(timeout_s=timeout_s)
+    with gibramdb.open(vector_dim=2) as store, pytest.raises(InvalidArgumentError, match="timeout_s"):
+        store.session("s").with_timeout(timeout_s)
+
+
+def test_a_connection_that_is_refused_is_tried_again_while_a_server_comes_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+    def come_up() -> None:
+        with socket.create_server(("127.0.0.1", port)) as late:
+            connection, _ = late.accept()
+            with connection:
+                reader = FrameReader(100)
+                reader.feed(connection.recv(100))
+                body = reader.next_frame()
+                assert body is not None
+                pong(decode_request(body), connection)
+
+    timer = threading.Timer(0.06, come_up)
+    timer.start()
+    gibramdb.connect(f"gibram://127.0.0.1:{port}").close()
+    timer.join(10)

@@ -1,38 +1,106 @@
-"""What a `gibram://` address says, and what client and server agree on beside the protocol."""
+"""What a `gibram://` address says: where the server is, the key it asks for, and whom to believe that it is."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-from urllib.parse import urlsplit
+import os
+import re
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from gibramdb.errors import ConfigError
 
 DEFAULT_PORT = 6161
-REPLY_BYTES_MAX = 256 * 1024 * 1024
-"""A longer answer is refused: it can only come from something that is not this protocol."""
+DEFAULT_URL = f"gibram://127.0.0.1:{DEFAULT_PORT}"
+
+Tls = bool | str | os.PathLike[str] | ssl.SSLContext
+"""True: the system's roots. A path: a file with the certificates to trust, an authority's or the server's own, and
+nothing else. A context: as it is."""
 
 
-class Address(NamedTuple):
-    """Host and port of a server."""
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server is, and how to be let in. Its text names host and port and never the key."""
 
     host: str
     port: int
+    api_key: str = field(default="", repr=False)
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    tls_server_name: str = ""
+    """The name that the server's certificate must have."""
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def parse_address(url: str) -> Address:
-    """`gibram://host:port`; the port is 6161 unless given.
+def parse_address(
+    url: str, *, api_key: str | None = None, tls: Tls | None = None, tls_server_name: str | None = None
+) -> Address:
+    """Read `gibram://[key@]host[:port]`, or `gibrams://` for TLS; the port is 6161 unless given.
+
+    Args:
+        url: a key in it is percent-encoded where it holds `@`, `/`, `?`, `#`, `%` or `:`.
+        api_key: the key, if it is not in the address.
+        tls: see Tls; None means what the scheme says.
+        tls_server_name: the name to expect in the certificate, where it is another than the host's.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: it is something else, a key is given twice or empty, or the certificates can not be read.
     """
-    parts = urlsplit(url)
     try:
-        port = DEFAULT_PORT if parts.port is None else parts.port
-    except ValueError:
-        port = 0
-    if parts.scheme != "gibram" or not parts.hostname or not port or parts.path.strip("/") or parts.username:
-        raise ConfigError(f"expected gibram://host:port, got {url!r}")
-    return Address(parts.hostname, port)
+        parts = urlsplit(url)
+        host, port = parts.hostname, DEFAULT_PORT if parts.port is None else parts.port
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        raise _no_address(url) from None
+    has_more = parts.path.strip("/") or parts.query or parts.fragment or parts.password is not None
+    if parts.scheme not in {"gibram", "gibrams"} or not host or not port or has_more:
+        raise _no_address(url)
+    context = _context(parts.scheme == "gibrams", tls)
+    if tls_server_name is not None and context is None:
+        raise ConfigError("tls_server_name is given and TLS is not asked for: use gibrams:// or tls=")
+    return Address(host, port, _key(parts, api_key), context, tls_server_name or host)
+
+
+def _no_address(url: str) -> ConfigError:
+    # Up to the last @ could be a key, wherever in it the address broke.
+    shown = re.sub(r"^(\w*://)?.*@", r"\1***@", url, flags=re.DOTALL)
+    return ConfigError(
+        f"expected gibram://[key@]host[:port], or gibrams:// for TLS, got {shown!r}; what a key holds of @ / ? # % : "
+        "is percent-encoded, or the key given as api_key="
+    )
+
+
+def _key(parts: SplitResult, api_key: str | None) -> str:
+    if parts.username is not None and api_key is not None:
+        raise ConfigError("the API key is given twice: in the address and as api_key=")
+    if parts.username is None and api_key is None:
+        return ""
+    try:
+        key = unquote(parts.username, errors="strict") if api_key is None and parts.username else api_key or ""
+        key.encode()
+    except UnicodeError:
+        raise ConfigError("the API key is no UTF-8 text") from None
+    if not key:
+        raise ConfigError("the API key is empty")
+    return key
+
+
+def _context(scheme_says_tls: bool, tls: Tls | None) -> ssl.SSLContext | None:
+    if tls is False and scheme_says_tls:
+        raise ConfigError("gibrams:// asks for TLS and tls=False for none")
+    if isinstance(tls, ssl.SSLContext):
+        return tls
+    if tls is None or isinstance(tls, bool):
+        return ssl.create_default_context() if tls or scheme_says_tls else None
+    file = Path(tls)
+    try:
+        context = ssl.create_default_context(cafile=file)
+    except ssl.SSLError:
+        raise ConfigError(f"tls: {file} holds no certificate in PEM form") from None
+    except OSError as error:
+        raise ConfigError(f"tls: {file} can not be read: {error.strerror}") from None
+    # What the file names is trusted as it stands: a server's own certificate as well as an authority's.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context

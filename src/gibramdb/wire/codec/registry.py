@@ -15,8 +15,6 @@ import msgspec
 from google.protobuf.message import DecodeError, EncodeError
 
 from gibramdb.errors import (
-    BY_CODE,
-    CallerError,
     GibramError,
     InvalidArgumentError,
     LimitExceededError,
@@ -32,6 +30,7 @@ from gibramdb.wire.codec.adding import ADD_COMMUNITY, ADD_DOCUMENTS, ADD_ENTITIE
 from gibramdb.wire.codec.envelope import Request, read_reply
 from gibramdb.wire.codec.numbers import CommandNumber as Number
 from gibramdb.wire.codec.objects import DOCUMENTS, DONE, ENTITIES, ONE_CREATED, RELATIONSHIPS, TEXTUNITS
+from gibramdb.wire.codec.refusals import read_error
 from gibramdb.wire.codec.requests import bare, by_cursor, by_id, by_ids, of_session
 from gibramdb.wire.codec.row import Row
 from gibramdb.wire.framing import HEADER, encode_envelope, encode_frame, varint
@@ -248,8 +247,7 @@ def decode_pipeline_reply(number: int, payload: bytes, batch: Sequence[Command])
     """
     try:
         if number == Number.ERROR:
-            error = pb.Error.FromString(payload)
-            return [BY_CODE.get(error.code, CallerError)(error.message)]
+            return [read_error(payload)]
         if number != Number.PIPELINE_RESPONSE:
             raise ProtocolError(f"PIPELINE was answered with {number}, expected {Number.PIPELINE_RESPONSE.value}")
         replies = [read_reply(body) for body in pb.PipelineRequest.FromString(payload).commands]
@@ -263,7 +261,7 @@ def decode_pipeline_reply(number: int, payload: bytes, batch: Sequence[Command])
 def decode_reply(number: int, payload: bytes, command: Command) -> Result | GibramError:
     """What the server answered: the result, or the error it refused with, as a value to be raised or kept.
 
-    The error is of the class that has its code, and a CallerError if none has; the message is the server's.
+    The error is of the class that `refusals.read_error` finds; the message is the server's.
 
     Raises:
         ProtocolError: if the reply is no answer to this command, or undecodable.
@@ -271,8 +269,7 @@ def decode_reply(number: int, payload: bytes, command: Command) -> Result | Gibr
     row = row_of(command)
     try:
         if number == Number.ERROR:
-            error = pb.Error.FromString(payload)
-            return BY_CODE.get(error.code, CallerError)(error.message)
+            return read_error(payload)
         if number != row.result.reply:
             raise ProtocolError(f"{row.name} was answered with {number}, expected {row.result.reply.value}")
         return row.result.decode(payload)

@@ -1,0 +1,401 @@
+"""A call on a server, from commands to answers: everything about it except the bytes' way in and out.
+
+The blocking and the asynchronous client run the same generators. What has to wait is asked of an `Io` and a `Stream`:
+theirs is the only code that differs. A blocking one has waited when it returns; an asynchronous one returns something
+to await, which `yield` hands to whoever runs the generator.
+
+Owns: the pool of connections, request ids, AUTH, pipelines, what is tried again and when.
+Never: touches a socket; knows what a command means.
+
+Invariants:
+- A connection serves one call at a time, and is closed after any fault: its next bytes would answer somebody else.
+- An answer is taken only if it names the request that was sent last on its connection.
+- A write is sent again only where the server can not have carried it out: it was refused, or never left whole.
+- A call ends within its time, whatever it waits for: a place in the pool, a connection, AUTH, an answer, the next try.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import ssl
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from gibramdb.client.address import Address
+from gibramdb.client.greeting import decode_welcome, encode_auth
+from gibramdb.clock import SystemClock
+from gibramdb.errors import (
+    AuthenticationError,
+    CallerError,
+    ClosedError,
+    ConnectionFailedError,
+    GibramError,
+    OutcomeUnknownError,
+    ProtocolError,
+    RateLimitedError,
+)
+from gibramdb.model.commands import Command, ReadCommand
+from gibramdb.session import check_timeout_s
+from gibramdb.wire.codec import (
+    Reply,
+    decode_pipeline_reply,
+    decode_reply,
+    encode_command,
+    encode_pipeline,
+    read_reply,
+)
+from gibramdb.wire.framing import FrameReader
+
+TIMEOUT_S = 30.0
+CONNECTIONS_MAX = 16
+"""One client's connections, unless told otherwise; a server lets in 50 from one address by default."""
+PIPELINE_COMMANDS_MAX = 5_000
+PIPELINE_BYTES_MAX = 2 * 1024 * 1024
+"""Commands in one pipeline, and about their bytes: half of what a server takes by default."""
+REPLY_BYTES_MAX = 256 * 1024 * 1024
+"""A longer answer is refused: it can only come from something that is not this protocol."""
+TRIES_MAX = 4
+"""How often a connection is tried, or a read asked, before its error is raised."""
+PAUSE_S_FIRST = 0.05
+PAUSE_S_MAX = 1.0
+"""Before the second try at most the first; it doubles with each. Half of it is random, so that many clients spread."""
+
+_steady_us = SystemClock().steady_us
+
+T = TypeVar("T")
+Steps = Generator[Any, Any, T]
+"""What a call does, step by step; it ends with a T."""
+
+
+class Deadline:
+    """When a call has to be over, however many waits it is made of."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._end_us = _steady_us() + int(timeout_s * 1e6)
+
+    def remaining_s(self) -> float:
+        """Above 0. Raises TimeoutError."""
+        remaining_us = self._end_us - _steady_us()
+        if remaining_us <= 0:
+            raise self.passed()
+        return remaining_us / 1e6
+
+    def passed(self) -> TimeoutError:
+        """The error that says so."""
+        return TimeoutError(f"timed out after {self._timeout_s:g} s")
+
+
+class Stream(Protocol):
+    """The bytes of one connection. Every failure is an OSError, a deadline that has passed a TimeoutError."""
+
+    knows_what_left: bool
+    """Whether a `send` that fails has certainly not sent everything."""
+
+    def is_stale(self) -> bool:
+        """Whether the server has closed it since the last answer, or says something that nobody asked for."""
+        ...
+
+    def send(self, data: bytes, deadline: Deadline) -> Any:
+        """Send all of it."""
+        ...
+
+    def receive(self, deadline: Deadline) -> Any:
+        """The next bytes; none at the end."""
+        ...
+
+    def close(self) -> None:
+        """Close it without waiting."""
+        ...
+
+
+class Io(Protocol):
+    """What a call waits for beside its stream."""
+
+    def enter(self, deadline: Deadline) -> Any:
+        """Wait for one of the places that the pool has. Raises TimeoutError."""
+        ...
+
+    def leave(self) -> None:
+        """Give the place back."""
+        ...
+
+    def open(self, address: Address, deadline: Deadline) -> Any:
+        """A stream to the server, past the TLS handshake. Raises OSError, UnicodeError."""
+        ...
+
+    def pause(self, seconds: float) -> Any:
+        """Wait."""
+        ...
+
+
+S = TypeVar("S", bound=Stream)
+
+
+class Connection(Generic[S]):
+    """A stream, and what has been said on it."""
+
+    def __init__(self, address: Address, stream: S) -> None:
+        self._address = address
+        self.stream = stream
+        self._reader = FrameReader(REPLY_BYTES_MAX)
+        self._request_id = 0
+
+    def ask(
+        self, encode: Callable[[int], bytes], deadline: Deadline, *, may_be_unnumbered: bool = False
+    ) -> Steps[Reply]:
+        """Send the frame that `encode` makes for a request id, and wait for the answer to it.
+
+        may_be_unnumbered: an answer that names request 0 will do.
+
+        Raises:
+            ConnectionFailedError: the frame did not leave whole, so nothing was carried out.
+            OutcomeUnknownError: it may have been.
+            ProtocolError: what came is no answer to it.
+        """
+        request_id = self._request_id = self._request_id + 1
+        frame = encode(request_id)
+        try:
+            yield self.stream.send(frame, deadline)
+        except OSError as error:
+            raise self._broken(error, was_sent=not self.stream.knows_what_left) from error
+        try:
+            while (body := self._reader.next_frame()) is None:
+                data = yield self.stream.receive(deadline)
+                if not data:
+                    raise ConnectionResetError("the server closed it")
+                self._reader.feed(data)
+        except OSError as error:
+            raise self._broken(error, was_sent=True) from error
+        except ProtocolError as error:
+            raise ProtocolError(
+                f"{self._address} answered with bytes that are no frame: {error}{self._hint()}"
+            ) from None
+        reply = read_reply(body)
+        if reply.request_id != request_id and (reply.request_id or not may_be_unnumbered):
+            raise ProtocolError(f"expected the answer to request {request_id}, got one to {reply.request_id}")
+        return reply
+
+    def _hint(self) -> str:
+        """What it may be, when not even the first answer comes."""
+        is_first = self._request_id == 1
+        return "; if it speaks TLS, connect with gibrams:// or tls=" if is_first and self._address.tls is None else ""
+
+    def _broken(self, error: OSError, *, was_sent: bool) -> GibramError:
+        why = f"the connection to {self._address} broke: {error}{self._hint()}"
+        if was_sent:
+            return OutcomeUnknownError(f"{why}; what was under way may or may not have been carried out")
+        return ConnectionFailedError(f"{why}; the request had not left, so nothing was carried out")
+
+
+class Pool(Generic[S]):
+    """The connections that no call uses at the moment. Safe between threads."""
+
+    def __init__(self) -> None:
+        self._idle: list[Connection[S]] = []
+        self._lock = threading.Lock()
+        self._owner_pid = os.getpid()
+        self._is_closed = False
+
+    def take(self) -> Connection[S] | None:
+        """The one used last, or None. Raises ClosedError."""
+        with self._lock:
+            if self._is_closed:
+                raise ClosedError("the client is closed")
+            if os.getpid() != self._owner_pid:
+                # A forked child shares its parent's sockets: answers would reach the wrong one. It opens its own.
+                self._idle, self._owner_pid = [], os.getpid()
+            return self._idle.pop() if self._idle else None
+
+    def give_back(self, connection: Connection[S]) -> None:
+        """Keep it for the next call."""
+        with self._lock:
+            if not self._is_closed:
+                self._idle.append(connection)
+                return
+        connection.stream.close()
+
+    def close(self) -> None:
+        """Close those that are here now, and each of the others when it comes back."""
+        with self._lock:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.stream.close()
+
+
+class Caller(Generic[S]):
+    """Makes calls on one server: each on a connection of its own out of the pool."""
+
+    def __init__(self, address: Address, io: Io, pool: Pool[S], timeout_s: float) -> None:
+        self._address = address
+        self._io = io
+        self._pool = pool
+        self._timeout_s = check_timeout_s(timeout_s)
+
+    def with_timeout(self, timeout_s: float) -> Caller[S]:
+        """Another over the same connections."""
+        return Caller(self._address, self._io, self._pool, timeout_s)
+
+    def call(self, command: Command) -> Steps[Any]:
+        """The command's result. Raises the error it was refused with."""
+
+        def ask(connection: Connection[S], _rest: Sequence[Command], deadline: Deadline) -> Steps[list[Any]]:
+            reply = yield from connection.ask(lambda request_id: encode_command(command, request_id), deadline)
+            return [decode_reply(reply.number, reply.payload, command)]
+
+        return self._raised((yield from self._answers((command,), ask)))[0]
+
+    def call_batch(self, batch: Sequence[Command]) -> Steps[list[Any]]:
+        """Results in order, by pipelines, of which the next goes out when the last is answered.
+
+        Each has the time of a call. Raises the first error; what ran before it stays.
+        """
+
+        def ask(connection: Connection[S], rest: Sequence[Command], deadline: Deadline) -> Steps[list[Any]]:
+            reply = yield from connection.ask(lambda request_id: encode_pipeline(rest, request_id), deadline)
+            return decode_pipeline_reply(reply.number, reply.payload, rest)
+
+        results: list[Any] = []
+        for part in pipelines(batch):
+            results += self._raised((yield from self._answers(part, ask)))
+        return results
+
+    def _answers(
+        self,
+        batch: Sequence[Command],
+        ask: Callable[[Connection[S], Sequence[Command], Deadline], Steps[list[Any]]],
+    ) -> Steps[list[Any]]:
+        """Answers up to the first error, which is a value; what may be tried again has been."""
+        deadline = Deadline(self._timeout_s)
+        answers: list[Any] = []
+        failures = 0
+        while True:
+            rest = batch[len(answers) :]
+            try:
+                answers += yield from self._one_try(rest, ask, deadline)
+            except (ConnectionFailedError, OutcomeUnknownError) as error:
+                failures += 1
+                if failures == TRIES_MAX or not _may_try_again(error, rest):
+                    raise
+                refusal: GibramError = error
+            else:
+                if not answers or not isinstance(answers[-1], RateLimitedError):
+                    return answers
+                # Refused before it was carried out, and those before it in a pipeline were: go on from there.
+                failures += 1
+                refusal = answers.pop()
+            pause_s = min(PAUSE_S_FIRST * 2 ** min(failures - 1, 10), PAUSE_S_MAX) * random.uniform(0.5, 1)  # noqa: S311
+            try:
+                remaining_s = deadline.remaining_s()
+            except TimeoutError:
+                remaining_s = 0
+            if pause_s >= remaining_s:
+                raise refusal
+            yield self._io.pause(pause_s)
+
+    def _one_try(
+        self,
+        rest: Sequence[Command],
+        ask: Callable[[Connection[S], Sequence[Command], Deadline], Steps[list[Any]]],
+        deadline: Deadline,
+    ) -> Steps[list[Any]]:
+        try:
+            yield self._io.enter(deadline)
+        except TimeoutError as error:
+            raise ConnectionFailedError(
+                f"all connections to {self._address} were in use, and no other may be opened: {error}"
+            ) from error
+        try:
+            connection = self._take() or (yield from self._open(deadline))
+            try:
+                answers = yield from ask(connection, rest, deadline)
+            except CallerError:  # by us, before anything was sent: a server's are values
+                self._pool.give_back(connection)
+                raise
+            except BaseException:
+                connection.stream.close()
+                raise
+            self._pool.give_back(connection)
+            return answers
+        finally:
+            self._io.leave()
+
+    def _take(self) -> Connection[S] | None:
+        while (connection := self._pool.take()) is not None:
+            if not connection.stream.is_stale():
+                return connection
+            connection.stream.close()
+        return None
+
+    def _open(self, deadline: Deadline) -> Steps[Connection[S]]:
+        address = self._address
+        try:
+            stream: S = yield self._io.open(address, deadline)
+        except ssl.SSLCertVerificationError as error:
+            raise ConnectionFailedError(
+                f"{address} is not trusted: {error.verify_message}; tls= takes a file with the certificate to trust, "
+                "tls_server_name= the name in it"
+            ) from error
+        except ssl.SSLError as error:
+            raise ConnectionFailedError(
+                f"no TLS with {address}: {error.reason or error}; if it speaks none, connect with gibram://"
+            ) from error
+        except (OSError, UnicodeError) as error:  # a host name that can not be one is a UnicodeError
+            raise ConnectionFailedError(
+                f"no server answers at {address}: {error}; start one with `gibramdb serve`"
+            ) from error
+        connection = Connection(address, stream)
+        if address.api_key:
+            try:
+                # GibRAM 0.3.0 answers AUTH with a request id of 0.
+                reply = yield from connection.ask(
+                    lambda request_id: encode_auth(address.api_key, request_id), deadline, may_be_unnumbered=True
+                )
+                decode_welcome(reply)
+            except OutcomeUnknownError as error:
+                stream.close()
+                raise ConnectionFailedError(
+                    f"{address} did not answer AUTH: {error.__cause__}; nothing was carried out"
+                ) from error
+            except BaseException:
+                stream.close()
+                raise
+        return connection
+
+    def _raised(self, answers: list[Any]) -> list[Any]:
+        """The answers; the last raised if it is an error."""
+        error = answers[-1] if answers else None
+        if isinstance(error, AuthenticationError) and not self._address.api_key:
+            raise AuthenticationError(f"{error}; give the API key in the address, gibram://KEY@host, or as api_key=")
+        if isinstance(error, GibramError):
+            raise error
+        return answers
+
+    def close(self) -> None:
+        """Close the pool."""
+        self._pool.close()
+
+
+def _may_try_again(error: GibramError, batch: Sequence[Command]) -> bool:
+    if isinstance(error, ConnectionFailedError):
+        # Who is not trusted now will not be in a moment.
+        return not isinstance(error.__cause__, ssl.SSLError)
+    return all(isinstance(command, ReadCommand) for command in batch)
+
+
+def pipelines(batch: Sequence[Command]) -> Iterator[Sequence[Command]]:
+    """The batch in parts that a server takes in one frame."""
+    start = size_bytes = 0
+    for index, command in enumerate(batch):
+        command_bytes = len(encode_command(command, index))
+        if index - start == PIPELINE_COMMANDS_MAX or (
+            index > start and size_bytes + command_bytes > PIPELINE_BYTES_MAX
+        ):
+            yield batch[start:index]
+            start, size_bytes = index, 0
+        size_bytes += command_bytes
+    if start < len(batch):
+        yield batch[start:]

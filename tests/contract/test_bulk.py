@@ -1,0 +1,158 @@
+"""Adding many: from any iterable, with rows of a matrix, told how far it is. And calls that have a time of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.server import Server
+
+import gibramdb
+from gibramdb import NewDocument, NewEntity, NewRelationship, NewTextUnit, Session, Store
+from gibramdb.errors import AlreadyExistsError, InvalidArgumentError, OutcomeUnknownError, UnavailableError
+from gibramdb.session import CHUNK_OBJECTS_MAX
+
+MANY = CHUNK_OBJECTS_MAX + 7
+
+
+class Told(list[tuple[int, int | None]]):
+    """What a progress callback was told."""
+
+    def __call__(self, done: int, total: int | None) -> None:
+        self.append((done, total))
+
+
+def entities(count: int) -> Iterator[NewEntity]:
+    return (NewEntity(f"e{number}", f"e{number}") for number in range(count))
+
+
+def test_progress_is_how_many_are_stored_of_how_many(session: Session) -> None:
+    known, unknown = Told(), Told()
+    documents = [NewDocument(f"d{number}") for number in range(MANY)]
+    ids = session.add_documents(documents, on_progress=known)
+    assert ids == list(range(1, MANY + 1))
+    assert known == [(CHUNK_OBJECTS_MAX, MANY), (MANY, MANY)]
+    session.add_entities(entities(MANY), on_progress=unknown)
+    assert unknown == [(CHUNK_OBJECTS_MAX, None), (MANY, None)]
+    textunit = session.add_textunit("t", 1, "text")
+    known.clear()
+    session.link_many([(textunit, number + 1) for number in range(MANY)], on_progress=known)
+    assert known == [(CHUNK_OBJECTS_MAX, MANY), (MANY, MANY)]
+    unknown.clear()
+    session.add_relationships((NewRelationship(1, number + 2) for number in range(3)), on_progress=unknown)
+    assert unknown == [(3, None)]
+    assert session.add_entities([], on_progress=unknown) == []
+    assert unknown == [(3, None)], "nothing to tell"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ">f4"])
+def test_the_rows_of_a_matrix_are_the_embeddings(session: Session, dtype: str) -> None:
+    rows = np.eye(8, dtype=dtype)
+    ids = session.add_entities(entities(8), embeddings=rows[:, ::-1])  # which is not contiguous
+    answer = session.query(rows[2], top_k=1, hops=0)
+    assert [(hit.entity.id, hit.similarity) for hit in answer.entities] == [(ids[5], 1.0)]
+    document = session.add_document("d")
+    texts = [NewTextUnit(f"t{number}", document, "text") for number in range(8)]
+    ids = session.add_textunits(texts, embeddings=(row for row in rows))
+    answer = session.query(rows[2], top_k=1, hops=0, search_types=["textunit"])
+    assert [(hit.textunit.id, hit.similarity) for hit in answer.textunits] == [(ids[2], 1.0)]
+
+
+def test_rows_that_do_not_fit_the_objects_are_refused(session: Session) -> None:
+    session.add_document("d")
+    for embeddings in (np.eye(8), [[1.0] * 8] * 8):
+        with pytest.raises(InvalidArgumentError, match="8 embeddings are given for 9 objects"):
+            session.add_entities(list(entities(9)), embeddings=embeddings)
+    with pytest.raises(InvalidArgumentError, match="8 embeddings are given for more objects"):
+        session.add_entities(entities(9), embeddings=np.eye(8))
+    with pytest.raises(InvalidArgumentError, match="more embeddings are given than objects"):
+        session.add_entities(entities(7), embeddings=np.eye(8))
+    with pytest.raises(InvalidArgumentError, match=r"two dimensions, got shape \(8,\)"):
+        session.add_entities(entities(8), embeddings=np.ones(8))
+    assert session.info().entity_count == 0
+    rows = np.ones((MANY - 1, 8), dtype=np.float32)
+    with pytest.raises(InvalidArgumentError, match=f"counted from object {CHUNK_OBJECTS_MAX}: those before it"):
+        session.add_entities(entities(MANY), embeddings=rows)
+    assert session.info().entity_count == CHUNK_OBJECTS_MAX
+
+
+def test_what_was_stored_before_a_refusal_is_said(session: Session) -> None:
+    def documents() -> Iterator[NewDocument]:
+        yield from (NewDocument(f"d{number}") for number in range(MANY))
+        yield NewDocument("d0")
+
+    with pytest.raises(
+        AlreadyExistsError, match=f"counted from object {CHUNK_OBJECTS_MAX}: those before it are stored"
+    ):
+        session.add_documents(documents())
+    assert session.info().document_count == CHUNK_OBJECTS_MAX
+
+
+def test_commands_are_values_too(store: Store) -> None:
+    c = gibramdb.commands
+    added = store.execute(c.AddDocuments("s", (NewDocument("a"), NewDocument("b"))))
+    assert added.ids == (1, 2)
+    batch = (c.GetDocument("s", number) for number in added.ids)
+    assert [document.external_id for document in store.execute_many(batch)] == ["a", "b"]
+
+
+def hold_up(executor: object) -> threading.Event:
+    """Keeps an embedded store's thread busy until the event is set."""
+    may_go_on = threading.Event()
+    executor._engine._post(lambda: may_go_on.wait(20))  # type: ignore[attr-defined]
+    return may_go_on
+
+
+def test_an_embedded_call_has_a_time_of_its_own() -> None:
+    with gibramdb.open(vector_dim=8) as db:
+        session = db.session("s")
+        session.add_entities(entities(50_000))
+        with pytest.raises(OutcomeUnknownError, match=r"timed out after 0\.05 s"):
+            session.with_timeout(0.05).detect_communities()
+        assert len(session.with_timeout(60).detect_communities()) == 50_000
+        may_go_on = hold_up(db._executor)
+        with pytest.raises(UnavailableError, match="its turn had not come") as late:
+            db.with_timeout(0.05).session("s").add_document("never")
+        assert not isinstance(late.value, OutcomeUnknownError)
+        may_go_on.set()
+        assert session.info().document_count == 0
+
+
+def test_an_embedded_call_of_an_event_loop_has_too() -> None:
+    async def run() -> None:
+        async with gibramdb.open_async(vector_dim=8) as db:
+            session = db.session("s")
+            await session.add_entities(entities(50_000))
+            with pytest.raises(OutcomeUnknownError, match=r"timed out after 0\.05 s"):
+                await session.with_timeout(0.05).detect_communities()
+            assert len(await session.with_timeout(60).detect_communities()) == 50_000
+            may_go_on = hold_up(db._executor)
+            with pytest.raises(UnavailableError, match="its turn had not come"):
+                await db.with_timeout(0.05).session("s").add_document("never")
+            may_go_on.set()
+            assert (await session.info()).document_count == 0
+
+    asyncio.run(run())
+
+
+def test_an_opening_is_awaited_or_entered(tmp_path: Path) -> None:
+    async def run(url: str) -> None:
+        async with gibramdb.connect_async(url) as db:
+            await db.ping()
+        async with await gibramdb.connect_async(url) as db:
+            await db.ping()
+        db = await asyncio.create_task(gibramdb.connect_async(url))
+        await db.close()
+        async with gibramdb.open_async(vector_dim=2) as db:
+            await db.ping()
+        async with await gibramdb.open_async(vector_dim=2) as db:
+            await db.ping()
+        with pytest.raises(gibramdb.errors.ClosedError):
+            await db.ping()
+
+    with Server(tmp_path / "data", mode="ephemeral") as server:
+        asyncio.run(run(f"gibram://127.0.0.1:{server.port}"))
