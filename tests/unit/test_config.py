@@ -179,7 +179,7 @@ def test_a_file_may_leave_everything_at_its_default(text: str, tmp_path: Path) -
         ("security.max_sessions", "-5", 10_000),
         ("security.rate_limit", "0", 1_000),
         ("security.rate_burst", "0", 100),
-            ("security.max_conns_per_ip", "0", 50),
+        ("security.max_conns_per_ip", "0", 50),
         ("security.idle_timeout", "-1s", 300_000),
         ("security.unauth_timeout", "0", 10_000),
         ("security.max_memory_bytes", "-1", 0),
