@@ -222,6 +222,22 @@ class _Stop(msgspec.Struct, frozen=True):
 _Request = _RoomRequest | _Marker | _CutRequest | _RotateRequest | _RebaseRequest | _Stop
 
 
+class Gathering(Protocol):
+    """Where what is handed in gathers until the log thread takes it: a queue. The log waits for time nowhere else."""
+
+    def put(self, item: bytes | _Request, /) -> None:
+        """Hand in. Does not wait."""
+        ...
+
+    def get(self, *, timeout: float | None) -> bytes | _Request:
+        """Take the oldest; waits for it for so many seconds, or for ever. Raises queue.Empty."""
+        ...
+
+    def get_nowait(self) -> bytes | _Request:
+        """Take the oldest, if there is one. Raises queue.Empty."""
+        ...
+
+
 class WalJournal:
     """The write-ahead log behind one thread, which makes every system call on it.
 
@@ -246,6 +262,7 @@ class WalJournal:
         clock: Clock,
         on_progress: Callable[[], None],
         on_rest: Callable[[], None],
+        gathering: Gathering | None = None,
     ) -> None:
         self._writer = writer
         self._torn_offset = torn_offset
@@ -255,7 +272,7 @@ class WalJournal:
         self._clock = clock
         self._on_progress = on_progress
         self._on_rest = on_rest
-        self._queue: queue.SimpleQueue[bytes | _Request] = queue.SimpleQueue()
+        self._queue = queue.SimpleQueue() if gathering is None else gathering
         self._enqueued_lsn = int(writer.end_lsn)
         self._written_lsn = int(writer.end_lsn)
         self._flushed_lsn = int(writer.end_lsn)  # recovery has synced all that it found
