@@ -307,6 +307,7 @@ def test_what_can_not_be_restored_changes_nothing(db: Store, tmp_path: Path) -> 
         (tmp_path / "data" / name).write_bytes(content)
         db.restore_in_background(name)
         assert waited(db) != "", name
+        assert "next: " in db.backup_status().error, name
         assert db.digest() == before
     for refused in ("", "../elsewhere", "/etc/passwd", "nothing", "session_wal"):
         with pytest.raises((InvalidArgumentError, NotFoundError)):

@@ -5,17 +5,19 @@ from __future__ import annotations
 import queue
 import random
 import threading
+from collections.abc import Callable
 
+import msgspec
 import pytest
 from support.faulty_disk import FaultyDisk, Stopped
 from support.owned_store import ROOT, FakeClock
 
-from gibramdb import NewDocument, NewEntity
+from gibramdb import NewCommunity, NewDocument, NewEntity, NewTextUnit
 from gibramdb.config import load_config
 from gibramdb.core.digest import state_digest
 from gibramdb.database.database import Answer
 from gibramdb.database.opening import OpenStore, open_store
-from gibramdb.errors import FatalError, GibramError
+from gibramdb.errors import FatalError, GibramError, IncompatibleStoreError
 from gibramdb.model import commands as c
 from gibramdb.storage import snapshot, wal
 
@@ -182,6 +184,29 @@ def test_generations_and_snapshots_of_any_age_give_the_same_state_or_are_refused
             disk.unlink(path)  # the generation that a start on a snapshot alone has made
     assert same >= 2
     assert refused > older > 0
+
+
+@pytest.mark.parametrize("token", [b"", b"asked for once"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda token: c.AddTextUnits("s", (NewTextUnit("t", 1, "x", [1.0, 2.0, 3.0]),), token=token),
+        lambda token: c.AddEntities("s", (NewEntity("e", "e", embedding=[1.0, 2.0, 3.0]),), token=token),
+        lambda token: c.AddCommunity("s", NewCommunity("c", (), embedding=[1.0, 2.0, 3.0]), token=token),
+    ],
+)
+def test_a_log_with_vectors_of_another_dimension_is_refused_by_both_numbers(
+    write: Callable[[bytes], c.WriteCommand], token: bytes
+) -> None:
+    driven = Driven(FaultyDisk(ROOT))
+    driven.run(c.AddDocuments("s", (NewDocument("d"),)))
+    assert not isinstance(driven.run(write(token)), GibramError)
+    driven.store.close()
+    server = msgspec.structs.replace(CONFIG.server, vector_dim=4)
+    with pytest.raises(IncompatibleStoreError, match=r"dimension 3, server.vector_dim is 4; next: set"):
+        open_store(
+            msgspec.structs.replace(CONFIG, server=server), FakeClock(), lambda _: None, driven.disk.after_kill()
+        )
 
 
 def test_a_disk_that_is_nearly_full_is_told_while_everything_is_still_taken() -> None:

@@ -370,12 +370,13 @@ def _decoded(path: Path, lsn: int, payload: bytes) -> Mutation:
 
 
 def _check_dimension(path: Path, lsn: int, mutation: Mutation, vector_dim: int) -> None:
-    if isinstance(mutation, mutations.TextUnitsAdded | mutations.EntitiesAdded):
-        if not mutation.vector_ids:
+    change = mutation.change if isinstance(mutation, mutations.WrittenOnce) else mutation
+    if isinstance(change, mutations.TextUnitsAdded | mutations.EntitiesAdded):
+        if not change.vector_ids:
             return
-        found = len(mutation.vectors) // 4 // len(mutation.vector_ids)
-    elif isinstance(mutation, mutations.CommunityAdded | mutations.EntityDescribed) and mutation.vector:
-        found = len(mutation.vector) // 4
+        found = len(change.vectors) // 4 // len(change.vector_ids)
+    elif isinstance(change, mutations.CommunityAdded | mutations.EntityDescribed) and change.vector:
+        found = len(change.vector) // 4
     else:
         return
     if found != vector_dim:

@@ -293,7 +293,8 @@ def _write_sections(writer: PackWriter, frozen: Iterable[FrozenSession], work: W
 def _check(path: str, manifest: Manifest, vector_dim: int) -> None:
     if manifest.vector_dim not in (0, vector_dim):
         raise IncompatibleStoreError(
-            f"{path}: it holds vectors of dimension {manifest.vector_dim}, server.vector_dim is {vector_dim}"
+            f"{path}: it holds vectors of dimension {manifest.vector_dim}, server.vector_dim is {vector_dim}; "
+            f"nothing was changed; next: restore it into a store whose server.vector_dim is {manifest.vector_dim}"
         )
     needed, available = memory.needed_bytes(manifest.sections), memory.available_bytes()
     if available is not None and needed > available:
