@@ -114,13 +114,23 @@ def test_only_changed_sessions_are_written_and_sparse_packs_are_rewritten(db: St
         assert again.digest() == digest
 
 
-def test_files_stay_bounded_over_many_cycles(db: Store, tmp_path: Path) -> None:
-    for cycle in range(100):
-        db.session("s").add_document(f"d{cycle}")
+@pytest.mark.parametrize("cycles", [100, pytest.param(1_000, marks=pytest.mark.sweep)])
+def test_files_stay_bounded_over_many_cycles(db: Store, tmp_path: Path, cycles: int) -> None:
+    session = db.session("s")
+    fill(db.session("large"), 500)
+    bytes_max = 0
+    for cycle in range(cycles):
+        session.add_document(f"d{cycle}")
+        if cycle:
+            session.delete_document(cycle)
         db.checkpoint()
-        assert len(files(tmp_path, "session_snapshots/*")) <= 3 * 2 + 2
+        assert len(files(tmp_path, "session_snapshots/*")) <= 3 * 2 + 1 + 2  # one pack more holds what never changes
         assert len(files(tmp_path, "session_wal/wal-*")) <= 4
-    assert db.health().components["snapshot_count"] == "100"
+        held_bytes = sum(path.stat().st_blocks * 512 for path in (tmp_path / "data").rglob("*"))
+        if cycle < 10:
+            bytes_max = max(bytes_max, held_bytes)
+        assert held_bytes <= 1.5 * bytes_max, f"more on disk in cycle {cycle} than ever in the first ten"
+    assert db.health().components["snapshot_count"] == str(cycles)
     assert db.health().components["snapshots_retained"] == "3"
 
 
