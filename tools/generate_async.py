@@ -17,7 +17,7 @@ HEAD = (
 )
 
 # What stays synchronous in the twin: it asks nothing of the store.
-SYNCHRONOUS = {"__init__", "__repr__", "session", "with_timeout"}
+SYNCHRONOUS = {"__init__", "__repr__", "_marked", "once", "session", "with_timeout"}
 
 WORDS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\bStore\b", "AsyncStore"),
@@ -39,9 +39,9 @@ def generated() -> str:
     """The twin's text, formatted."""
     body = SOURCE.read_text().split('"""', 2)[2]
     # What the two share is imported rather than written twice.
-    shared_from = body.index("\ndef _chunks(")
+    shared_from = body.index("\ndef following_token(")
     sizes = ("_document_bytes", "_textunit_bytes", "_entity_bytes", "_relationship_bytes")
-    cut = ("_chunks", "_pair_chunks", "_with_embeddings", "total_of", "check_timeout_s")
+    cut = ("_chunks", "_pair_chunks", "_with_embeddings", "total_of", "check_timeout_s", "following_token")
     names = ("Embeddings", "New", "Progress", *cut, *sizes)
     constants = re.search(r"\nCHUNK_OBJECTS_MAX = .*?(?=\n\nclass Executor)", body, re.DOTALL)
     assert constants is not None

@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
-from gibramdb.errors import GibramError
+import msgspec
+
+from gibramdb.errors import GibramError, InvalidArgumentError
 from gibramdb.model import commands
-from gibramdb.model.commands import Command
+from gibramdb.model.commands import Command, WriteCommand
 from gibramdb.model.knowledge import (
     Community,
     Document,
@@ -52,6 +54,7 @@ from gibramdb.session import (
     _textunit_bytes,
     _with_embeddings,
     check_timeout_s,
+    following_token,
     total_of,
 )
 
@@ -74,6 +77,37 @@ class AsyncExecutor(Protocol):
     async def close(self) -> None:
         """Let go of the store."""
         ...
+
+
+class Marking:
+    """Marks the writes that pass with tokens: the first with the one given, each later one with one that follows."""
+
+    def __init__(self, executor: AsyncExecutor, token: bytes) -> None:
+        self._executor = executor
+        self._token = token
+        self._count = 0
+
+    async def execute(self, command: Command) -> Any:
+        """See AsyncExecutor."""
+        return await self._executor.execute(self._marked(command))
+
+    async def execute_batch(self, batch: Sequence[Command]) -> list[Any]:
+        """See AsyncExecutor."""
+        return await self._executor.execute_batch([self._marked(command) for command in batch])
+
+    def _marked(self, command: Command) -> Command:
+        if not isinstance(command, WriteCommand):
+            return command
+        self._count += 1
+        return msgspec.structs.replace(command, token=following_token(self._token, self._count - 1))
+
+    def with_timeout(self, timeout_s: float) -> Self:
+        """See AsyncExecutor."""
+        return type(self)(self._executor.with_timeout(timeout_s), self._token)
+
+    async def close(self) -> None:
+        """See AsyncExecutor."""
+        await self._executor.close()
 
 
 class AsyncStore:
@@ -189,6 +223,22 @@ class AsyncSession:
     def with_timeout(self, timeout_s: float) -> Self:
         """The same session, whose calls take no longer than `timeout_s` seconds each; see AsyncStore.with_timeout."""
         return type(self)(self._executor.with_timeout(check_timeout_s(timeout_s)), self.id)
+
+    def once(self, token: bytes) -> Self:
+        """The same session for one piece of work that is written once, however often it is asked for.
+
+        Every write through it is marked with the token, or one that follows from it. Whoever does the same work again,
+        after a timeout or a crash on either side, takes `once` with the same token again and makes the same calls in
+        the same order: what was carried out is answered as it was then, the rest is carried out now.
+
+        token: 1 to 64 bytes that no other work in this session uses.
+
+        Raises:
+            InvalidArgumentError: it is empty; and when writing: it is too long, or was used for another write.
+        """
+        if not token:
+            raise InvalidArgumentError("a token has 1 to 64 bytes; this one is empty")
+        return type(self)(Marking(self._executor, bytes(token)), self.id)
 
     # --- the session itself -------------------------------------------------------------------------------------------
 

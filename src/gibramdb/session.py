@@ -9,6 +9,7 @@ sends them in chunks; each chunk is all or nothing.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, cast
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from gibramdb.errors import GibramError, InvalidArgumentError
 from gibramdb.model import commands
-from gibramdb.model.commands import Command
+from gibramdb.model.commands import Command, WriteCommand
 from gibramdb.model.knowledge import (
     Community,
     Document,
@@ -84,6 +85,37 @@ class Executor(Protocol):
     def close(self) -> None:
         """Let go of the store."""
         ...
+
+
+class Marking:
+    """Marks the writes that pass with tokens: the first with the one given, each later one with one that follows."""
+
+    def __init__(self, executor: Executor, token: bytes) -> None:
+        self._executor = executor
+        self._token = token
+        self._count = 0
+
+    def execute(self, command: Command) -> Any:
+        """See Executor."""
+        return self._executor.execute(self._marked(command))
+
+    def execute_batch(self, batch: Sequence[Command]) -> list[Any]:
+        """See Executor."""
+        return self._executor.execute_batch([self._marked(command) for command in batch])
+
+    def _marked(self, command: Command) -> Command:
+        if not isinstance(command, WriteCommand):
+            return command
+        self._count += 1
+        return msgspec.structs.replace(command, token=following_token(self._token, self._count - 1))
+
+    def with_timeout(self, timeout_s: float) -> Self:
+        """See Executor."""
+        return type(self)(self._executor.with_timeout(timeout_s), self._token)
+
+    def close(self) -> None:
+        """See Executor."""
+        self._executor.close()
 
 
 class Store:
@@ -199,6 +231,22 @@ class Session:
     def with_timeout(self, timeout_s: float) -> Self:
         """The same session, whose calls take no longer than `timeout_s` seconds each; see Store.with_timeout."""
         return type(self)(self._executor.with_timeout(check_timeout_s(timeout_s)), self.id)
+
+    def once(self, token: bytes) -> Self:
+        """The same session for one piece of work that is written once, however often it is asked for.
+
+        Every write through it is marked with the token, or one that follows from it. Whoever does the same work again,
+        after a timeout or a crash on either side, takes `once` with the same token again and makes the same calls in
+        the same order: what was carried out is answered as it was then, the rest is carried out now.
+
+        token: 1 to 64 bytes that no other work in this session uses.
+
+        Raises:
+            InvalidArgumentError: it is empty; and when writing: it is too long, or was used for another write.
+        """
+        if not token:
+            raise InvalidArgumentError("a token has 1 to 64 bytes; this one is empty")
+        return type(self)(Marking(self._executor, bytes(token)), self.id)
 
     # --- the session itself -------------------------------------------------------------------------------------------
 
@@ -518,6 +566,13 @@ class Session:
                 raise
             raise type(error)(f"{error}; counted from object {len(ids)}: those before it are stored") from error
         return ids
+
+
+def following_token(token: bytes, number: int) -> bytes:
+    """The token itself for the first write, which has number 0; for the others one that nobody else comes upon."""
+    if number == 0:
+        return token
+    return hashlib.blake2b(token + number.to_bytes(8, "big"), digest_size=16).digest()
 
 
 def _chunks(items: Iterable[New], weigh: Callable[[New], int]) -> Iterator[tuple[New, ...]]:

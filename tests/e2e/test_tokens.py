@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from support.peer import Peer, pong
 from support.server import Server
 
+import gibramdb
 from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit
+from gibramdb.errors import InvalidArgumentError, OutcomeUnknownError
 from gibramdb.model import commands as c
-from gibramdb.wire.codec import CommandNumber, Reply, encode_command, encode_pipeline, read_reply
-from gibramdb.wire.framing import FrameReader
+from gibramdb.model.results import Created, Health
+from gibramdb.wire.codec import (
+    CommandNumber,
+    Reply,
+    Request,
+    encode_command,
+    encode_pipeline,
+    encode_result,
+    read_reply,
+)
+from gibramdb.wire.framing import FrameReader, encode_reply
 
 VECTOR = [1.0] * 8
 # In this order each is right; ids are those that a fresh session gives out.
@@ -90,3 +105,108 @@ def test_commands_in_a_pipeline_carry_their_own(tmp_path: Path) -> None:
         (whole,) = ask(server, encode_pipeline(longer, 9))
         assert whole.payload.startswith(first.payload)
         assert server.connect().session("s").info().relationship_count == 2
+
+
+def test_writers_who_ask_again_notice_nothing_of_a_server_that_is_killed(tmp_path: Path) -> None:
+    server = Server(tmp_path / "data")
+    address = f"127.0.0.1:{server.port}"
+    failures: list[Exception] = []
+    ids: list[int] = []
+    is_over = threading.Event()
+
+    def write(number: int) -> None:
+        try:
+            with gibramdb.connect(f"gibram://{address}", retry_writes=True) as db:
+                session = db.session("s")
+                turn = 0
+                while not is_over.is_set():
+                    turn += 1
+                    ids.append(session.add_entity(f"{number}-{turn}", f"{number}-{turn}"))
+                    ids.extend(session.add_entities([NewEntity(f"{number}-{turn}-b", f"{number}-{turn}-b")]))
+        except gibramdb.GibramError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(4):
+            time.sleep(0.4)
+            server.kill()
+            server = Server(server.directory, "--addr", address)
+        time.sleep(0.2)
+        is_over.set()
+        for thread in threads:
+            thread.join(40)
+        assert not failures
+        with server.connect() as db:
+            kept = sorted(entity.id for entity in db.session("s").entities())
+        assert sorted(ids) == kept, "each was answered, and each was written once"
+        assert len(kept) > 100
+    finally:
+        is_over.set()
+        server.kill()
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_a_write_is_asked_for_again_only_where_tokens_are_remembered(remembers: bool) -> None:
+    writes: list[bytes] = []
+
+    def answer(request: Request, connection: socket.socket) -> bool:
+        if request.number == CommandNumber.HEALTH:
+            told = {"tokens": "remembered"} if remembers else {"engine": "ok"}
+            reply = encode_result(Health("ok", told), request)
+        elif request.number == CommandNumber.ADD_DOCUMENT:
+            writes.append(request.token)
+            if len(writes) < 3:
+                return False  # the connection ends without an answer
+            reply = encode_result(Created((7,), bulk=False), request)
+        else:
+            return pong(request, connection)
+        connection.sendall(encode_reply(request.request_id, *reply))
+        return True
+
+    with Peer(answer) as peer, gibramdb.connect(peer.url, retry_writes=True) as db:
+        if remembers:
+            assert db.session("s").add_document("d") == 7
+            assert len(writes) == 3
+        else:
+            with pytest.raises(OutcomeUnknownError):
+                db.session("s").add_document("d")
+            assert len(writes) == 1
+        assert len(set(writes)) == 1, "one write has one token"
+        assert len(writes[0]) == 16
+
+
+def test_the_token_of_a_job_and_what_follows_from_it(tmp_path: Path) -> None:
+    new = [NewEntity(f"e{number}", f"e{number}") for number in range(12_000)]
+    with Server(tmp_path, "--mode", "durable") as server:
+        with server.connect() as db:
+            ids = db.session("s").once(b"import-17").add_entities(new[:6_000])
+        server.kill()
+    with Server(tmp_path) as server, server.connect() as db:
+        job = db.session("s").once(b"import-17")
+        # The first chunk is the same as before; the second was smaller then, and is now another write.
+        with pytest.raises(InvalidArgumentError, match="token was used for another write"):
+            job.add_entities(new)
+        assert db.session("s").info().entity_count == 6_000
+        again = db.session("s").once(b"import-17")
+        assert again.add_entities(new[:6_000]) == ids
+        assert len(again.add_entities(new[6_000:])) == 6_000
+        assert db.session("s").info().entity_count == 12_000
+
+
+def test_the_async_face_and_the_store_in_this_process() -> None:
+    async def run() -> None:
+        async with gibramdb.open_async(vector_dim=8) as db:
+            first = await db.session("s").once(b"j").add_documents([NewDocument("d1"), NewDocument("d2")])
+            assert await db.session("s").once(b"j").add_documents([NewDocument("d1"), NewDocument("d2")]) == first
+            hasty = db.session("s").with_timeout(5).once(b"k")
+            assert await hasty.add_document("d3") == await db.session("s").once(b"k").add_document("d3")
+
+    asyncio.run(run())
+    with gibramdb.open(vector_dim=8) as db:
+        with pytest.raises(InvalidArgumentError, match="1 to 64 bytes"):
+            db.session("s").once(b"")
+        with pytest.raises(InvalidArgumentError, match="token too large: 65 bytes"):
+            db.session("s").once(bytes(65)).add_document("d")

@@ -144,6 +144,7 @@ def connect_async(
     tls_server_name: str | None = None,
     timeout_s: float = TIMEOUT_S,
     connections_max: int = CONNECTIONS_MAX,
+    retry_writes: bool = False,
 ) -> Opening:
     """As `connect`, for an event loop.
 
@@ -152,7 +153,11 @@ def connect_async(
 
     async def opened() -> AsyncStore:
         address = parse_address(url, api_key=api_key, tls=tls, tls_server_name=tls_server_name)
-        store = AsyncStore(AsyncRemoteExecutor(Caller(address, _LoopIo(connections_max), Pool(), timeout_s)))
+        store = AsyncStore(
+            AsyncRemoteExecutor(
+                Caller(address, _LoopIo(connections_max), Pool(), timeout_s, retries_writes=retry_writes)
+            )
+        )
         await store.ping()
         return store
 

@@ -10,7 +10,9 @@ Never: touches a socket; knows what a command means.
 Invariants:
 - A connection serves one call at a time, and is closed after any fault: its next bytes would answer somebody else.
 - An answer is taken only if it names the request that was sent last on its connection.
-- A write is sent again only where the server can not have carried it out: it was refused, or never left whole.
+- A write is sent again only where the server can not have carried it out (it was refused, or never left whole), or will
+  not carry it out twice: it is marked with a token, and the server remembers tokens.
+- An outcome that became unknown stays so until the same write has been answered: no later refusal takes its place.
 - A call ends within its time, whatever it waits for: a place in the pool, a connection, AUTH, an answer, the next try.
 """
 
@@ -22,6 +24,8 @@ import ssl
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
 
 from gibramdb.client.address import Address
 from gibramdb.client.greeting import decode_welcome, encode_auth
@@ -35,8 +39,10 @@ from gibramdb.errors import (
     OutcomeUnknownError,
     ProtocolError,
     RateLimitedError,
+    UnavailableError,
 )
-from gibramdb.model.commands import Command, ReadCommand
+from gibramdb.model.commands import Command, GetHealth, ReadCommand, WriteCommand
+from gibramdb.model.results import Health
 from gibramdb.session import check_timeout_s
 from gibramdb.wire.codec import (
     Reply,
@@ -56,6 +62,8 @@ PIPELINE_BYTES_MAX = 2 * 1024 * 1024
 """Commands in one pipeline, and about their bytes: half of what a server takes by default."""
 REPLY_BYTES_MAX = 256 * 1024 * 1024
 """A longer answer is refused: it can only come from something that is not this protocol."""
+OWN_TOKEN_BYTES = 16
+"""Of random: no two writes ever have the same."""
 TRIES_MAX = 4
 """How often a connection is tried, or a read asked, before its error is raised."""
 PAUSE_S_FIRST = 0.05
@@ -229,24 +237,27 @@ class Pool(Generic[S]):
 class Caller(Generic[S]):
     """Makes calls on one server: each on a connection of its own out of the pool."""
 
-    def __init__(self, address: Address, io: Io, pool: Pool[S], timeout_s: float) -> None:
+    def __init__(
+        self, address: Address, io: Io, pool: Pool[S], timeout_s: float, *, retries_writes: bool = False
+    ) -> None:
         self._address = address
         self._io = io
         self._pool = pool
         self._timeout_s = check_timeout_s(timeout_s)
+        self._retries_writes = retries_writes
 
     def with_timeout(self, timeout_s: float) -> Caller[S]:
         """Another over the same connections."""
-        return Caller(self._address, self._io, self._pool, timeout_s)
+        return Caller(self._address, self._io, self._pool, timeout_s, retries_writes=self._retries_writes)
+
+    def _marked(self, command: Command) -> Command:
+        if not self._retries_writes or not isinstance(command, WriteCommand) or command.token:
+            return command
+        return msgspec.structs.replace(command, token=os.urandom(OWN_TOKEN_BYTES))
 
     def call(self, command: Command) -> Steps[Any]:
         """The command's result. Raises the error it was refused with."""
-
-        def ask(connection: Connection[S], _rest: Sequence[Command], deadline: Deadline) -> Steps[list[Any]]:
-            reply = yield from connection.ask(lambda request_id: encode_command(command, request_id), deadline)
-            return [decode_reply(reply.number, reply.payload, command)]
-
-        return self._raised((yield from self._answers((command,), ask)))[0]
+        return self._raised((yield from self._answers((self._marked(command),), _ask_one)))[0]
 
     def call_batch(self, batch: Sequence[Command]) -> Steps[list[Any]]:
         """Results in order, by pipelines, of which the next goes out when the last is answered.
@@ -259,7 +270,7 @@ class Caller(Generic[S]):
             return decode_pipeline_reply(reply.number, reply.payload, rest)
 
         results: list[Any] = []
-        for part in pipelines(batch):
+        for part in pipelines([self._marked(command) for command in batch]):
             results += self._raised((yield from self._answers(part, ask)))
         return results
 
@@ -272,21 +283,34 @@ class Caller(Generic[S]):
         deadline = Deadline(self._timeout_s)
         answers: list[Any] = []
         failures = 0
+        unknown: OutcomeUnknownError | None = None  # of a write: then only an answer ends the call before its time
         while True:
             rest = batch[len(answers) :]
             try:
                 answers += yield from self._one_try(rest, ask, deadline)
-            except (ConnectionFailedError, OutcomeUnknownError) as error:
+            except OutcomeUnknownError as error:
                 failures += 1
-                if failures == TRIES_MAX or not _may_try_again(error, rest):
+                if not is_repeatable(rest) or (is_read(rest) and failures == TRIES_MAX):
                     raise
-                refusal: GibramError = error
+                if unknown is None and not is_read(rest):
+                    if not (yield from self._remembers_tokens(deadline)):
+                        raise
+                    unknown = error
+                refusal: GibramError = unknown or error
+            except ConnectionFailedError as error:
+                failures += 1
+                # Who is not trusted now will not be in a moment.
+                if unknown is None and (failures >= TRIES_MAX or isinstance(error.__cause__, ssl.SSLError)):
+                    raise
+                refusal = unknown or error
             else:
-                if not answers or not isinstance(answers[-1], RateLimitedError):
+                may_wait = RateLimitedError if unknown is None else UnavailableError
+                if not answers or not isinstance(answers[-1], may_wait):
                     return answers
                 # Refused before it was carried out, and those before it in a pipeline were: go on from there.
                 failures += 1
-                refusal = answers.pop()
+                refused = answers.pop()
+                refusal = unknown or refused
             pause_s = min(PAUSE_S_FIRST * 2 ** min(failures - 1, 10), PAUSE_S_MAX) * random.uniform(0.5, 1)  # noqa: S311
             try:
                 remaining_s = deadline.remaining_s()
@@ -295,6 +319,22 @@ class Caller(Generic[S]):
             if pause_s >= remaining_s:
                 raise refusal
             yield self._io.pause(pause_s)
+
+    def _remembers_tokens(self, deadline: Deadline) -> Steps[bool]:
+        """Whether the server does; asks until one answers. GibRAM 0.3.0 would carry the write out a second time."""
+        while True:
+            try:
+                answer = (yield from self._one_try((GetHealth(),), _ask_one, deadline))[0]
+            except (ConnectionFailedError, OutcomeUnknownError):
+                answer = None
+            if isinstance(answer, Health):
+                return "tokens" in answer.components
+            if isinstance(answer, CallerError):
+                return False
+            try:
+                yield self._io.pause(min(PAUSE_S_MAX, deadline.remaining_s()))
+            except TimeoutError:
+                return False
 
     def _one_try(
         self,
@@ -379,11 +419,25 @@ class Caller(Generic[S]):
         self._pool.close()
 
 
-def _may_try_again(error: GibramError, batch: Sequence[Command]) -> bool:
-    if isinstance(error, ConnectionFailedError):
-        # Who is not trusted now will not be in a moment.
-        return not isinstance(error.__cause__, ssl.SSLError)
+def _ask_one(connection: Connection[Any], rest: Sequence[Command], deadline: Deadline) -> Steps[list[Any]]:
+    """The answer to the one command there is."""
+    (command,) = rest
+    reply = yield from connection.ask(lambda request_id: encode_command(command, request_id), deadline)
+    return [decode_reply(reply.number, reply.payload, command)]
+
+
+def is_read(batch: Sequence[Command]) -> bool:
+    """Whether it asks and changes nothing."""
     return all(isinstance(command, ReadCommand) for command in batch)
+
+
+def is_repeatable(batch: Sequence[Command]) -> bool:
+    """Whether asking for it twice can change nothing twice, at a server that remembers tokens."""
+    return all(
+        isinstance(command, ReadCommand)
+        or (isinstance(command, WriteCommand) and command.is_remembered and bool(command.token))
+        for command in batch
+    )
 
 
 def pipelines(batch: Sequence[Command]) -> Iterator[Sequence[Command]]:

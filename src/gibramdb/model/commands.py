@@ -45,10 +45,11 @@ class WriteCommand(RepeatableCommand, frozen=True, gc=False):
     """May change the state; goes through decide.
 
     A write with a `token` that its session remembers is answered as it was the first time, and changes nothing.
-    Detection, the end of a session and rebuilding pay no heed to it.
+    `is_remembered`: whether a token means anything here.
     """
 
     permission: ClassVar[str] = "write"
+    is_remembered: ClassVar[bool] = True
     session_id: str
 
 
@@ -120,6 +121,7 @@ class GetSession(ReadCommand, frozen=True, gc=False):
 class DeleteSession(WriteCommand, frozen=True, gc=False):
     """Removes a session and all it holds; works on an expired one too."""
 
+    is_remembered: ClassVar[bool] = False
     permission: ClassVar[str] = "admin"
 
 
@@ -136,6 +138,8 @@ class TouchSession(WriteCommand, frozen=True, gc=False):
 
 class ExpireSession(WriteCommand, frozen=True, gc=False):
     """The store's own: ends a session whose time is over. Not on the wire."""
+
+    is_remembered: ClassVar[bool] = False
 
 
 # --- snapshots and the log --------------------------------------------------------------------------------------------
@@ -303,6 +307,7 @@ class DetectCommunities(WriteCommand, frozen=True, gc=False):
     resolution: above 0; 0 means 1.0. iterations: full Leiden passes; 0 means 10.
     """
 
+    is_remembered: ClassVar[bool] = False
     resolution: float = 1.0
     iterations: int = 10
 
@@ -313,6 +318,7 @@ class DetectHierarchy(WriteCommand, frozen=True, gc=False):
     levels_max: 1 to 5; anything else means 5.
     """
 
+    is_remembered: ClassVar[bool] = False
     levels_max: int = 5
     resolution: float = 1.0
 
@@ -320,6 +326,7 @@ class DetectHierarchy(WriteCommand, frozen=True, gc=False):
 class ReplaceCommunities(WriteCommand, frozen=True, gc=False):
     """The store's own: the second half of a detection, decided against the state of now. Not on the wire."""
 
+    is_remembered: ClassVar[bool] = False
     incarnation: Lsn
     clusters: tuple[DetectedCluster, ...]
     hierarchy: bool
@@ -328,6 +335,7 @@ class ReplaceCommunities(WriteCommand, frozen=True, gc=False):
 class RebuildIndexes(WriteCommand, frozen=True, gc=False):
     """Builds what is derived anew from what is canonical."""
 
+    is_remembered: ClassVar[bool] = False
     permission: ClassVar[str] = "admin"
 
 

@@ -45,6 +45,6 @@ def decide(state: StoreState, command: WriteCommand, now_ms: int, limits: Limits
         CallerError: the command is refused.
     """
     moment = Moment(state, now_ms, limits)
-    if command.token:
+    if command.token and command.is_remembered:
         return once.decide(moment, command, _DECIDE[type(command)])
     return _DECIDE[type(command)](moment, command)

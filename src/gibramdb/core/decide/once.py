@@ -15,7 +15,7 @@ from gibramdb.core.decide.admission import Decision, Moment
 from gibramdb.core.limits import TOKEN_BYTES_MAX
 from gibramdb.errors import InvalidArgumentError
 from gibramdb.model.commands import WriteCommand
-from gibramdb.model.mutations import KeptToken, SessionDeleted, WrittenOnce
+from gibramdb.model.mutations import KeptToken, WrittenOnce
 from gibramdb.model.results import Created, Done, Result
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -42,12 +42,10 @@ def decide(moment: Moment, command: WriteCommand, first: Callable[[Moment, Any],
                 )
             return None, _answer(kept, command)
     change, result = first(moment, command)
-    # The end of a session is the end of what it remembers; no other write answers anything else.
-    if isinstance(change, SessionDeleted) or not isinstance(result, Created | Done):
-        return change, result
     if isinstance(result, Created):
         kept = KeptToken(token, moment.now_ms, fingerprint, result.ids[0] if result.ids else 0, len(result.ids))
     else:
+        assert isinstance(result, Done), "a command that is remembered answers ids, or nothing"
         kept = KeptToken(token, moment.now_ms, fingerprint, result.id, None)
     opens = change is not None and change.opens
     # What `first` decides for a caller is a Change; the record's reader holds it to that before it is applied.
