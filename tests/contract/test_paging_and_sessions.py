@@ -157,6 +157,7 @@ def test_the_memory_of_all_sessions_together() -> None:
     held = int(store.run(c.GetHealth()).components["memory_bytes"])  # type: ignore[union-attr]
     fits = 20_000 - held + 1_000  # only because the session whose place it takes frees more than 1,000
     assert isinstance(store.run(c.AddDocuments("a", (NewDocument("d", "x" * fits),))), Created)
+    assert held < int(store.run(c.GetHealth()).components["memory_bytes"]) <= 20_000  # type: ignore[union-attr]
 
 
 def test_sessions_whose_time_is_over_keep_no_new_one_out() -> None:

@@ -110,6 +110,20 @@ def test_a_client_that_does_not_take_its_answers_is_sent_away_and_a_slow_one_is_
             assert left < 20 * 3_000_000, "all of it came: nobody was sent away"
 
 
+def test_what_a_client_took_quickly_gives_it_no_time_later(tmp_path: Path) -> None:
+    with serving(tmp_path, stall_timeout="500ms") as server:
+        with_texts(server)
+        with Frames(server.port) as frames:
+            frames.socket.sendall(encode_command(c.GetTextUnits("s", (1, 2, 3) * 20), 7))  # one answer of 60 MB
+            received = 0
+            while received < 20_000_000:
+                received += taken(frames, MIB)
+            time.sleep(2.5)
+            with pytest.raises((ConnectionError, AssertionError)):
+                while received < 60_000_000:
+                    received += taken(frames, MIB)
+
+
 def test_half_sent_frames_hold_no_more_than_they_may_together(tmp_path: Path) -> None:
     limit_mib = 16
     with serving(tmp_path, max_buffered_bytes=limit_mib * MIB, max_conns_per_ip=100) as server:
