@@ -117,12 +117,13 @@ class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SecuritySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Section `security`. The four quotas are per session, and 0 is none."""
+    """Section `security`. Quotas are per session, but for the total, and 0 is none."""
 
     frame_bytes_max: int
     content_bytes_max: int
     sessions_max: int
     session_memory_bytes_max: int
+    total_memory_bytes_max: int
     session_documents_max: int
     session_entities_max: int
     session_relationships_max: int
@@ -130,8 +131,10 @@ class SecuritySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate_burst: int
     idle_timeout_ms: int
     unauth_timeout_ms: int
+    stall_timeout_ms: int
     connections_per_ip_max: int
     connections_max: int
+    buffered_bytes_max: int
 
 
 class LoggingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -379,6 +382,8 @@ SETTINGS: tuple[Setting, ...] = (
             "How many sessions are held at once."),
     Setting("security.max_memory_bytes", "session_memory_bytes_max", _QUOTA, "0",
             "How many bytes one session may hold, by estimate."),
+    Setting("security.max_total_memory_bytes", "total_memory_bytes_max", _QUOTA, "0",
+            "How many bytes all sessions may hold together, by estimate."),
     Setting("security.max_session_documents", "session_documents_max", _QUOTA, "0",
             "How many documents one session may hold."),
     Setting("security.max_session_entities", "session_entities_max", _QUOTA, "0",
@@ -392,11 +397,15 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("security.idle_timeout", "idle_timeout_ms", _duration_or_built_in(300_000), "300s",
             "How long an authenticated connection may be silent; without keys there is no limit."),
     Setting("security.unauth_timeout", "unauth_timeout_ms", _duration_or_built_in(10_000), "10s",
-            "How long a connection may take to authenticate; without keys there is no limit."),
+            "How long a connection may take for the handshake and to authenticate."),
+    Setting("security.stall_timeout", "stall_timeout_ms", _duration_or_built_in(30_000), "30s",
+            "How long a half-sent frame, or answers that are not taken, may move fewer than 16 KiB a second."),
     Setting("security.max_conns_per_ip", "connections_per_ip_max", _or_built_in(50), "50",
             "How many connections one address may hold open."),
     Setting("security.max_connections", "connections_max", _or_built_in(4_096), "4096",
             "How many connections are held open in all."),
+    Setting("security.max_buffered_bytes", "buffered_bytes_max", _or_built_in(1_073_741_824), "1073741824",
+            "How many bytes of half-sent frames and of answers not taken are held, of all connections together."),
     Setting("logging.level", "level", _one_of("debug", "info", "warning", "error", also={"warn": "warning"}), "info",
             "The least severity that is logged.", "--log-level"),
     Setting("logging.format", "format", _one_of("text", "json"), "text",
@@ -547,6 +556,7 @@ def load_config(
     )
     _check_directories(config)
     _check_exposure(config)
+    _check_buffers(config)
     _check_store_and_logging(config, platform)
     return msgspec.structs.replace(config, warnings=(*warnings, *_exposures(config, now_ms), *_warnings(config)))
 
@@ -591,6 +601,13 @@ def _check_exposure(config: Config) -> None:
             "Or start with --insecure to let in whoever can connect"
         )
         raise _refusal("server.addr", found, origins["server.addr"], allowed)
+
+
+def _check_buffers(config: Config) -> None:
+    name, frame = "security.max_buffered_bytes", config.security.frame_bytes_max
+    if config.security.buffered_bytes_max < frame:
+        found = f"{config.security.buffered_bytes_max}, less than one frame of security.max_frame_size"
+        raise _refusal(name, found, config.origins[name], f"a whole number from {frame}")
 
 
 def _check_store_and_logging(config: Config, platform: str) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from support.owned_store import OwnedStore
 
-from gibramdb import NewDocument, NewEntity, NewTextUnit, Store
+from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit, Store
 from gibramdb.errors import DiskFullError, GibramError, LimitExceededError, SessionExpiredError, SessionNotFoundError
 from gibramdb.model import commands as c
-from gibramdb.model.results import Created, Page
+from gibramdb.model.results import Created, Done, Page
 
 HEALTH_FIELDS = {
     "engine", "backup", "session_store_mode", "session_store", "durable_state", "wal_current_lsn", "wal_flushed_lsn",
@@ -120,6 +120,44 @@ def test_quotas_and_the_cap_on_sessions() -> None:
     assert store.run(c.GetHealth()).components["resource_pressure"] == "warning"  # type: ignore[union-attr]
     store.run(c.AddDocuments("t", (NewDocument("a"),)))
     assert "max sessions limit reached (2)" in str(store.run(c.AddDocuments("u", (NewDocument("a"),))))
+
+
+def test_the_memory_of_all_sessions_together() -> None:
+    store = OwnedStore(durable=False, flags={"security.max_total_memory_bytes": "20000"})
+    assert store.run(c.GetHealth()).components["memory_bytes"] == "0"  # type: ignore[union-attr]
+    document = NewDocument("d", "x" * 1_000)
+    for name in ("a", "b", "c"):
+        assert isinstance(store.run(c.AddDocuments(name, (document,))), Created)
+        assert isinstance(store.run(c.AddEntities(name, (NewEntity("e", "e"), NewEntity("f", "f")))), Created)
+        assert isinstance(store.run(c.AddTextUnits(name, (NewTextUnit("t", 1, "x" * 1_000),))), Created)
+    long = "x" * 20_000
+    for command in (
+        c.AddDocuments("a", (NewDocument("e", long),)),
+        c.AddTextUnits("b", (NewTextUnit("u", 1, long),)),
+        c.AddEntities("c", (NewEntity("g", "g", description=long),)),
+        c.AddRelationships("a", (NewRelationship(1, 2, long),)),
+        c.AddCommunity("b", NewCommunity(long, (1,))),
+        c.UpdateEntityDescription("c", 1, long),
+        c.AddDocuments("new", (NewDocument("e", long),)),
+    ):
+        refused = store.run(command)
+        assert isinstance(refused, LimitExceededError), command
+        assert "store memory quota exceeded" in str(refused)
+    assert store.run(c.GetHealth()).components["resource_pressure"] == "ok"  # type: ignore[union-attr]
+    free = 20_000 - int(store.run(c.GetHealth()).components["memory_bytes"])  # type: ignore[union-attr]
+    assert isinstance(store.run(c.AddDocuments("d", (NewDocument("d", "x" * (free - 500)),))), Created)
+    health = store.run(c.GetHealth()).components  # type: ignore[union-attr]
+    assert health["resource_pressure"] == "critical"
+    assert "uses much of the memory that it may (critical)" in health["durable_state_reason"]
+    links = [store.run(c.LinkTextUnitEntity("a", 1, entity_id)) for entity_id in (1, 2)]
+    assert not any(isinstance(each, LimitExceededError) for each in links)
+    assert isinstance(store.run(c.DeleteSession("d")), Done), "who frees memory is not refused"
+    assert isinstance(store.run(c.SetSessionTtl("a", 1)), Done)
+    store.clock.ms += 5_000
+    held = int(store.run(c.GetHealth()).components["memory_bytes"])  # type: ignore[union-attr]
+    fits = 20_000 - held + 1_000  # only because the session whose place it takes frees more than 1,000
+    assert isinstance(store.run(c.AddDocuments("a", (NewDocument("d", "x" * fits),))), Created)
+    assert held < int(store.run(c.GetHealth()).components["memory_bytes"]) <= 20_000  # type: ignore[union-attr]
 
 
 def test_sessions_whose_time_is_over_keep_no_new_one_out() -> None:

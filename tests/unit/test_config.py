@@ -59,6 +59,7 @@ WRITTEN = [
     ("security.max_content_bytes", "1000", 1_000),
     ("security.max_sessions", "3", 3),
     ("security.max_memory_bytes", "1000000", 1_000_000),
+    ("security.max_total_memory_bytes", "9000000", 9_000_000),
     ("security.max_session_documents", "7", 7),
     ("security.max_session_entities", "8", 8),
     ("security.max_session_relationships", "9", 9),
@@ -66,8 +67,10 @@ WRITTEN = [
     ("security.rate_burst", "6", 6),
     ("security.idle_timeout", "1.5s", 1_500),
     ("security.unauth_timeout", "2m", 120_000),
+    ("security.stall_timeout", "20s", 20_000),
     ("security.max_conns_per_ip", "4", 4),
     ("security.max_connections", "77", 77),
+    ("security.max_buffered_bytes", "500000000", 500_000_000),
     ("logging.level", "warn", "warning"),
     ("logging.format", "JSON", "json"),
     ("logging.output", "stderr", "stderr"),
@@ -423,6 +426,13 @@ def test_some_protection_is_enough_to_listen_beyond_this_machine(text: str, name
     config = load_config(write(tmp_path, text), flags={"server.addr": ":6161"})
     expected = "is reached without TLS" if name == "auth.keys" else "auth.keys is empty"
     assert [expected in warning for warning in config.warnings] == [True]
+
+
+def test_less_than_a_frame_can_not_be_buffered() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(flags={"security.max_buffered_bytes": "1000000"})
+    assert str(caught.value).startswith("security.max_buffered_bytes: found 1000000, less than one frame")
+    assert str(caught.value).endswith("allowed: a whole number from 4194304")
 
 
 @pytest.mark.parametrize(("given", "missing"), [("cert_file", "key_file"), ("key_file", "cert_file")])

@@ -53,6 +53,7 @@ QUOTAS = Limits(
     session_entities_max=6,
     session_relationships_max=4,
     session_memory_bytes_max=4_000,
+    total_memory_bytes_max=6_000,
 )
 
 
@@ -138,6 +139,8 @@ def test_whatever_happens_replaying_and_rebuilding_give_the_same(
     again = run.replayed()
     assert state_digest(again.sessions.values())[0] == run.digest()
     assert again.last_lsn == run.state.last_lsn
+    assert again.memory_bytes == run.state.memory_bytes
+    assert run.state.memory_bytes == sum(session.memory_bytes for session in run.state.sessions.values())
     for name, session in run.state.sessions.items():
         followed = copy.deepcopy(derived(session))
         assert derived(again.sessions[name]) == followed

@@ -22,13 +22,16 @@ def apply(state: StoreState, mutation: Mutation, lsn: Lsn) -> None:
     """Change the state by one mutation, whose record ends at `lsn`."""
     state.last_lsn = lsn
     if isinstance(mutation, mutations.SessionDeleted | mutations.SessionExpired):
-        del state.sessions[mutation.session_id]
+        state.memory_bytes -= state.sessions.pop(mutation.session_id).memory_bytes
         return
     if isinstance(mutation, mutations.WrittenOnce):
         apply(state, mutation.change or _use(mutation), lsn)
         _keep_token(state.sessions[mutation.session_id], mutation.kept)
         return
     if mutation.opens:
+        replaced = state.sessions.get(mutation.session_id)
+        if replaced is not None:
+            state.memory_bytes -= replaced.memory_bytes
         session = SessionState(mutation.session_id, lsn, mutation.at_ms, state.vector_dim)
         state.sessions[mutation.session_id] = session
     else:
@@ -43,7 +46,9 @@ def apply(state: StoreState, mutation: Mutation, lsn: Lsn) -> None:
         session.is_ended = True
         return
     session.touched_at_ms = mutation.at_ms
+    before_bytes = session.memory_bytes
     _APPLY[type(mutation)](session, mutation)
+    state.memory_bytes += session.memory_bytes - before_bytes
 
 
 def _use(mutation: mutations.WrittenOnce) -> mutations.SessionTouched:

@@ -50,7 +50,7 @@ TTL_MS_MAX = 2**53
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What a store admits. Quotas are per session; 0 is none."""
+    """What a store admits. Quotas are per session, but for `total_memory_bytes_max`; 0 is none."""
 
     content_bytes_max: int = CONTENT_BYTES_MAX_DEFAULT
     sessions_max: int = SESSIONS_MAX_DEFAULT
@@ -58,6 +58,12 @@ class Limits(msgspec.Struct, frozen=True):
     session_entities_max: int = 0
     session_relationships_max: int = 0
     session_memory_bytes_max: int = 0
+    total_memory_bytes_max: int = 0
+
+    @property
+    def weighs(self) -> bool:
+        """Whether it matters what an object weighs."""
+        return bool(self.session_memory_bytes_max or self.total_memory_bytes_max)
 
 
 def _length(text: str) -> int:

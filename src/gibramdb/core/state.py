@@ -295,12 +295,13 @@ class SessionState:
 class StoreState:
     """All sessions, and the LSN of the last mutation applied."""
 
-    __slots__ = ("expiry_paused", "last_lsn", "serving_since_ms", "sessions", "vector_dim")
+    __slots__ = ("expiry_paused", "last_lsn", "memory_bytes", "serving_since_ms", "sessions", "vector_dim")
 
     def __init__(self, vector_dim: int) -> None:
         self.vector_dim = vector_dim
         self.sessions: dict[str, SessionState] = {}  # canonical
         self.last_lsn = NO_LSN  # canonical
+        self.memory_bytes = 0  # derived: of all sessions, by estimate
         self.serving_since_ms = 0  # ephemeral
         self.expiry_paused = False  # ephemeral: the clock can not be believed just now
 

@@ -449,7 +449,7 @@ class Database:
             self.journal.facts(),
             snapshots or SnapshotFacts(),
             self.facts,
-            self._limits.session_memory_bytes_max,
+            self._limits,
             failure,
             self._clock.now_ms(),
         )

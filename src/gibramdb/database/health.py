@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gibramdb.core.limits import Limits
 from gibramdb.core.state import StoreState
 from gibramdb.database.journal import JournalFacts
 from gibramdb.database.snapshots import SnapshotFacts
@@ -37,17 +38,17 @@ def report(
     journal: JournalFacts,
     snapshots: SnapshotFacts,
     facts: Facts,
-    session_memory_bytes_max: int,
+    limits: Limits,
     failure: GibramError | None,
     now_ms: int,
 ) -> Health:
     """All fields, as text. `status` is error, degraded or ok; `durable_state_reason` says why in words."""
-    pressure = resource_pressure(state, session_memory_bytes_max)
+    pressure = resource_pressure(state, limits)
     reasons: list[str] = []
     if failure is not None:
         reasons.append(str(failure))
     if pressure != "ok":
-        reasons.append(f"a session uses much of its memory quota ({pressure})")
+        reasons.append(f"a session, or the store, uses much of the memory that it may ({pressure})")
     if journal.disk_full:
         reasons.append("the log can not grow: its disk is full")
     is_low = 0 <= journal.disk_free_bytes < min(DISK_FREE_BYTES_LOW, journal.disk_bytes * DISK_FREE_SHARE_LOW)
@@ -89,6 +90,7 @@ def report(
         "empty_seed_indexes": ",".join(kind for kind in SEED_KINDS if not ready[kind]),
         # Ours.
         "durable_state_reason": "; ".join(reasons),
+        "memory_bytes": str(state.memory_bytes),
         "expiry": "paused" if state.expiry_paused else "on",
         "wal_sync_policy": facts.sync_policy if is_durable else "none",
         "wal_generation": str(journal.generation),
@@ -124,16 +126,19 @@ def of_nobody(health: Health) -> Health:
 
 def starting(facts: Facts, now_ms: int) -> Health:
     """The same fields while the store recovers, before there is anything to tell."""
-    report_ = report(StoreState(1), JournalFacts(), SnapshotFacts(), facts, 0, None, now_ms)
+    report_ = report(StoreState(1), JournalFacts(), SnapshotFacts(), facts, Limits(), None, now_ms)
     told = {"durable_state": "starting", "durable_state_reason": "the store recovers; nothing else is answered yet"}
     return Health("degraded", report_.components | told)
 
 
-def resource_pressure(state: StoreState, session_memory_bytes_max: int) -> str:
-    """The worst session's use of its quota: ok, warning from 0.75, critical from 0.90."""
-    if not session_memory_bytes_max:
-        return "ok"
-    worst = max((session.memory_bytes for session in state.sessions.values()), default=0) / session_memory_bytes_max
+def resource_pressure(state: StoreState, limits: Limits) -> str:
+    """Of what may be used, by the worst session or by all together: ok, warning from 0.75, critical from 0.90."""
+    worst = 0.0
+    if limits.session_memory_bytes_max:
+        most = max((session.memory_bytes for session in state.sessions.values()), default=0)
+        worst = most / limits.session_memory_bytes_max
+    if limits.total_memory_bytes_max:
+        worst = max(worst, state.memory_bytes / limits.total_memory_bytes_max)
     if worst >= PRESSURE_CRITICAL:
         return "critical"
     return "warning" if worst >= PRESSURE_WARNING else "ok"

@@ -96,6 +96,7 @@ def open_store(
         session_entities_max=config.security.session_entities_max,
         session_relationships_max=config.security.session_relationships_max,
         session_memory_bytes_max=config.security.session_memory_bytes_max,
+        total_memory_bytes_max=config.security.total_memory_bytes_max,
     )
     if config.session_store.mode == "ephemeral":
         database = Database(

@@ -38,12 +38,17 @@ from gibramdb.server.listener import Listener, bind
 from gibramdb.storage.files import FileSystem, OsFileSystem
 from gibramdb.storage.identity import Directories, Locks, make_directories
 
+if sys.platform != "win32":
+    import resource
+
 log = logging.getLogger(__name__)
 
 STOP_SECONDS_MAX = 4.0
 """How long clients may take to receive their last answers; a supervisor is promised an end within 5 s."""
 SWITCH_INTERVAL_S = 0.0005
 """A busy worker thread gives the interpreter back after this time; Python's own 5 ms would be felt by every request."""
+DESCRIPTORS_KEPT = 64
+"""For the store's files, the log and what listens; connections get the rest."""
 CHECK_S_MAX = 1.0
 CHECKS_PER_TIMEOUT = 8
 """Connections are looked at this often within the shortest of their timeouts, and at least every second."""
@@ -90,8 +95,11 @@ class Server:
         self.gate = Gate(config.auth.keys, security.rate_per_second, security.rate_burst) if config.auth.keys else None
         self._store: OpenStore | None = None
         self._snapshot_on_stop = config.session_store.mode == "durable" and config.session_store.snapshot_on_stop
-        self.admission = Admission(security.connections_max, security.connections_per_ip_max)
+        self.admission = Admission(_connections_max(security.connections_max), security.connections_per_ip_max)
         self._connections: set[Connection] = set()
+        self.stall_timeout_us = security.stall_timeout_ms * 1000
+        self._buffered_bytes_max = security.buffered_bytes_max
+        self._buffered_bytes = 0
         self._last_request_id = 0
         self._is_stopping = False
         self._all_gone: asyncio.Event | None = None  # while stopping
@@ -112,6 +120,15 @@ class Server:
         self.admission.leave(connection.peer)
         if self._all_gone is not None and not self._connections:
             self._all_gone.set()
+
+    def count_held(self, change_bytes: int) -> None:
+        """What connections hold has changed; beyond what they may hold together, whoever holds most has to go."""
+        self._buffered_bytes += change_bytes
+        while change_bytes > 0 and self._buffered_bytes > self._buffered_bytes_max:
+            heaviest = max(self._connections, key=lambda connection: connection.held_bytes)
+            told = {"peer": heaviest.peer, "bytes": heaviest.held_bytes, "bytes_of_all": self._buffered_bytes}
+            log.warning("closing the connection that holds most: all together hold too much", extra=told)
+            heaviest.abort()
 
     def next_request_id(self) -> int:
         """For a request that asks for one: server-wide, from 1."""
@@ -149,6 +166,25 @@ class Server:
         answer = await taken
         if isinstance(answer, GibramError):
             log.warning("no snapshot before the stop, the log has everything: %s", answer)
+
+
+def _connections_max(asked: int) -> int:
+    """As many as were asked for, or as descriptors allow, of which this process takes as many as it may."""
+    if sys.platform == "win32":
+        return asked
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = asked + DESCRIPTORS_KEPT
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft < wanted:
+            possible = max(1, soft - DESCRIPTORS_KEPT)
+            log.warning(
+                "security.max_connections is %s, and the limit on open files allows %s: raise it (ulimit -n)",
+                asked, possible,
+            )  # fmt: skip
+            return possible
+    return asked
 
 
 def serve(config: Config) -> None:
@@ -284,7 +320,7 @@ def _say_ready(config: Config, port: int) -> None:
 
 
 async def _watch(server: Server) -> None:
-    shortest_s = min(server.unauth_timeout_us, server.idle_timeout_us) / 1_000_000
+    shortest_s = min(server.unauth_timeout_us, server.idle_timeout_us, server.stall_timeout_us) / 1_000_000
     while True:
         await asyncio.sleep(min(CHECK_S_MAX, shortest_s / CHECKS_PER_TIMEOUT))
         server.check_connections()

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from gibramdb.clock import SystemClock
 from gibramdb.core import limits
@@ -55,6 +56,10 @@ from gibramdb.wire.codec import (
 )
 from gibramdb.wire.framing import FrameReader, encode_reply
 
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
 if TYPE_CHECKING:
     from gibramdb.server.app import Server
 
@@ -68,6 +73,8 @@ PIPELINE_REPLY_BYTES = 64
 """What stands around each reply in a pipeline's answer, at most; one error fits in beside it."""
 HELD_BYTES_MAX = 256 * 1024
 """Answers are sent together, up to this size; then the client has to take them before more are made."""
+BYTES_PER_SECOND_MIN = 16 * 1024
+"""What a frame under way, in either direction, has to move on average of `stall_timeout`."""
 AUTH_FRAME_BYTES_MAX = 4_096
 """Nobody needs a longer one to say who they are."""
 TURN_US_MAX = 5_000
@@ -94,6 +101,14 @@ class _Slot:
         self.answer: Answer | list[Answer] | bytes | None = None
 
 
+class _Mark(NamedTuple):
+    """Where a frame under way stood, so that it can be seen later whether it has got any further."""
+
+    since_us: int
+    frames_taken: int
+    left_bytes: int
+
+
 class Connection(asyncio.Protocol):
     """The server's end of one client's connection."""
 
@@ -103,6 +118,11 @@ class Connection(asyncio.Protocol):
         self._principal: Principal | None = None
         self._accepted_us = self._heard_us = accepted_us
         self._reader = FrameReader(server.frame_bytes_max if self._gate is None else AUTH_FRAME_BYTES_MAX)
+        self._frames_taken = 0
+        self._coming: _Mark | None = None  # a half-sent frame, since the server looked
+        self._going: _Mark | None = None  # answers that the client does not take
+        self.held_bytes = 0  # of both, as the server counts them
+        self._held_coming_bytes = 0
         self._slots: deque[_Slot] = deque()
         self._transport: asyncio.Transport | None = None
         self._waits_for: _Slot | None = None  # its command has not run yet
@@ -135,22 +155,38 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._slots.clear()
         self._frames.clear()
+        self._reader = FrameReader(0)
+        self._hold(0, 0)
         self._server.forget(self)
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""
         self._reader.feed(data)
         self._pump()
+        held_bytes = self._reader.pending_bytes
+        if held_bytes != self._held_coming_bytes:
+            self._hold(held_bytes, self.held_bytes - self._held_coming_bytes)
 
     def pause_writing(self) -> None:
         """The client takes its answers too slowly."""
         self._is_peer_slow = True
         self._regulate()
+        if self._transport is not None:
+            self._hold(self._held_coming_bytes, self._transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         """The client has caught up."""
         self._is_peer_slow = False
+        self._going = None
+        self._hold(self._held_coming_bytes, 0)
         self._pump()
+
+    def _hold(self, coming_bytes: int, going_bytes: int) -> None:
+        """Tell the server how much this connection holds; it may be the one that has to go."""
+        before_bytes = self.held_bytes
+        self._held_coming_bytes = coming_bytes
+        self.held_bytes = coming_bytes + going_bytes
+        self._server.count_held(self.held_bytes - before_bytes)
 
     # --- who it is ----------------------------------------------------------------------------------------------------
 
@@ -199,9 +235,12 @@ class Connection(asyncio.Protocol):
 
     def check(self, now_us: int) -> None:
         """End it where its time is over; the server calls this from time to time."""
-        if self._gate is None:
-            return
-        if self._principal is None:
+        if self._is_stalled(now_us):
+            log.info("closing a connection that stands still in the middle of a frame", extra={"peer": self.peer})
+            self.abort()
+        elif self._gate is None:
+            pass  # who is silent between two frames may stay: clients of GibRAM are, for as long as they like
+        elif self._principal is None:
             if now_us - self._accepted_us > self._server.unauth_timeout_us:
                 self.abort()
         elif self._slots:
@@ -210,6 +249,33 @@ class Connection(asyncio.Protocol):
             self.abort()
         elif self._principal.is_expired():
             self.leave()
+
+    def _is_stalled(self, now_us: int) -> bool:
+        """Whether a half-sent frame, or answers not taken, have moved too little since the server began to look."""
+        coming_bytes = self._reader.pending_bytes
+        if not coming_bytes or not self._is_reading:
+            self._coming = None
+        elif self._coming is None or self._coming.frames_taken != self._frames_taken:
+            self._coming = _Mark(now_us, self._frames_taken, -coming_bytes)
+        elif self._has_stood_still(self._coming, -coming_bytes, now_us):
+            return True
+        if not self._is_peer_slow or self._transport is None:
+            return False
+        left_bytes = _untaken_bytes(self._transport)
+        if self._going is None:
+            self._going = _Mark(now_us, self._frames_taken, left_bytes)
+        return self._has_stood_still(self._going, left_bytes, now_us)
+
+    def _has_stood_still(self, mark: _Mark, left_bytes: int, now_us: int) -> bool:
+        period_us = now_us - mark.since_us
+        if period_us < self._server.stall_timeout_us:
+            return False
+        moved = _Mark(now_us, mark.frames_taken, left_bytes)
+        if mark is self._coming:
+            self._coming = moved
+        else:
+            self._going = moved
+        return (mark.left_bytes - left_bytes) * 1_000_000 < BYTES_PER_SECOND_MIN * period_us
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -248,6 +314,7 @@ class Connection(asyncio.Protocol):
             body = self._reader.next_frame()
             if body is None:
                 return False
+            self._frames_taken += 1
             self._serve(decode_request(body))
             if slots[0].answer is None:
                 return True
@@ -398,9 +465,21 @@ class Connection(asyncio.Protocol):
         self._pump()
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close at once, and hold nothing more."""
+        self._is_leaving = True
+        self._reader = FrameReader(0)
+        self._hold(0, 0)
         if self._transport is not None:
             self._transport.abort()
+
+
+def _untaken_bytes(transport: asyncio.Transport) -> int:
+    """What the client has still to take. The kernel's part counts: it lets us go on only in steps of a megabyte."""
+    left_bytes = transport.get_write_buffer_size()
+    if sys.platform == "linux":
+        queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        left_bytes += int.from_bytes(queued, sys.byteorder)
+    return left_bytes
 
 
 def _pages(command: commands.ListDocuments) -> int:

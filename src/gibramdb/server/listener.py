@@ -121,6 +121,7 @@ class Listener:
     async def _begin(self, accepted: socket.socket, peer: str) -> None:
         connection = self._new_connection(peer, SystemClock().steady_us())
         try:
+            _keep_alive(accepted)
             if self._tls is None:
                 await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted)
             else:
@@ -138,3 +139,12 @@ class Listener:
                 self._admission.leave(peer)
                 with contextlib.suppress(OSError):
                     accepted.close()
+
+
+def _keep_alive(accepted: socket.socket) -> None:
+    """Have the kernel find out about a machine that is gone without a word; who is only silent answers by itself."""
+    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        option = getattr(socket, name, None)  # not every system has them all
+        if option is not None:
+            accepted.setsockopt(socket.IPPROTO_TCP, option, value)

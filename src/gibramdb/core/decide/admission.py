@@ -96,6 +96,18 @@ def check_vector(kind: str, vector: bytes, vector_dim: int) -> None:
         raise InvalidArgumentError(f"{kind} embedding contains non-finite value at index {index}")
 
 
+def check_memory(moment: Moment, session: SessionState, added_bytes: int, freed_bytes: int = 0) -> None:
+    """Refuse what would exceed the session's memory, or the store's; whatever frees more than it adds is welcome."""
+    if added_bytes <= freed_bytes:
+        return
+    limits, state = moment.limits, moment.state
+    check_quota(session.memory_bytes - freed_bytes, added_bytes, limits.session_memory_bytes_max, "memory")
+    held = state.sessions.get(session.session_id)
+    if held is not None and held is not session:
+        freed_bytes += held.memory_bytes  # its time is over, and this takes its place
+    check_quota(state.memory_bytes - freed_bytes, added_bytes, limits.total_memory_bytes_max, "store memory")
+
+
 def check_quota(used: int, added: int, allowed: int, noun: str) -> None:
     """Refuse what would exceed a session's quota; 0 is no quota."""
     if allowed and used + added > allowed:

@@ -10,7 +10,7 @@ from gibramdb.core.decide.admission import (
     Moment,
     check_content,
     check_int32,
-    check_quota,
+    check_memory,
     check_vector,
     require_found,
 )
@@ -52,8 +52,7 @@ def add(moment: Moment, command: AddCommunity) -> Decision:
         moment.now_ms,
         MADE_BY_HAND,
     )
-    added = weights.community_bytes(community, len(new.vector))
-    check_quota(session.memory_bytes, added, moment.limits.session_memory_bytes_max, "memory")
+    check_memory(moment, session, weights.community_bytes(community, len(new.vector)))
     mutation = CommunityAdded(command.session_id, moment.now_ms, opens, community, new.vector)
     return mutation, Created((community.id,), bulk=False)
 
@@ -101,7 +100,7 @@ def replace(moment: Moment, command: ReplaceCommunities) -> Decision:
         )
     added = sum(weights.community_bytes(community, 0) for community in communities)
     freed = sum(weights.community_bytes(community, 0) for community in removed)
-    check_quota(session.memory_bytes - freed, added, moment.limits.session_memory_bytes_max, "memory")
+    check_memory(moment, session, added, freed)
     removed_ids = tuple(community.id for community in removed)
     mutation = CommunitiesReplaced(
         command.session_id, moment.now_ms, opens=False, removed_ids=removed_ids, communities=tuple(communities)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gibramdb.core import limits as weights
-from gibramdb.core.decide.admission import Decision, Moment, check_quota, in_bulk, require_found
+from gibramdb.core.decide.admission import Decision, Moment, check_memory, check_quota, in_bulk, require_found
 from gibramdb.core.state import SessionState
 from gibramdb.core.titles import is_blank
 from gibramdb.errors import AlreadyExistsError, CallerError, InvalidArgumentError, StillReferencedError
@@ -28,9 +28,8 @@ def add(moment: Moment, command: AddDocuments) -> Decision:
         index = 0
         limits = moment.limits
         check_quota(len(session.documents), len(documents), limits.session_documents_max, "document")
-        if limits.session_memory_bytes_max:
-            added = sum(map(weights.document_bytes, documents))
-            check_quota(session.memory_bytes, added, limits.session_memory_bytes_max, "memory")
+        if limits.weighs:
+            check_memory(moment, session, sum(map(weights.document_bytes, documents)))
     except CallerError as cause:
         raise (in_bulk("documents", index, cause) if command.bulk else cause) from None
     ids = tuple(document.id for document in documents)

@@ -9,6 +9,7 @@ from gibramdb.core.decide.admission import (
     Decision,
     Moment,
     check_content,
+    check_memory,
     check_quota,
     check_vector,
     in_bulk,
@@ -50,9 +51,8 @@ def add(moment: Moment, command: AddEntities) -> Decision:
         index = 0
         limits = moment.limits
         check_quota(len(session.entities), len(entities), limits.session_entities_max, "entity")
-        if limits.session_memory_bytes_max:
-            added = sum(map(weights.entity_bytes, entities, map(len, vectors)))
-            check_quota(session.memory_bytes, added, limits.session_memory_bytes_max, "memory")
+        if limits.weighs:
+            check_memory(moment, session, sum(map(weights.entity_bytes, entities, map(len, vectors))))
     except CallerError as cause:
         raise (in_bulk("entities", index, cause) if command.bulk else cause) from None
     vector_ids, rows = joined(vectors, first_id)
@@ -85,9 +85,7 @@ def describe(moment: Moment, command: UpdateEntityDescription) -> Decision:
         check_vector("entity", vector, moment.state.vector_dim)
         more_text = weights.content_length(command.description) - weights.content_length(old.description)
         more_vector = len(vector) if command.id not in session.entity_vectors else 0
-        if more_text + more_vector > 0:
-            allowed = moment.limits.session_memory_bytes_max
-            check_quota(session.memory_bytes, more_text + more_vector, allowed, "memory")
+        check_memory(moment, session, more_text + more_vector)
     except CallerError as cause:
         raise type(cause)(f"update failed: {cause}") from None
     mutation = EntityDescribed(

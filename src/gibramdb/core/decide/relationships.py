@@ -6,7 +6,15 @@ import math
 import struct
 
 from gibramdb.core import limits as weights
-from gibramdb.core.decide.admission import Decision, Moment, check_content, check_quota, in_bulk, require_found
+from gibramdb.core.decide.admission import (
+    Decision,
+    Moment,
+    check_content,
+    check_memory,
+    check_quota,
+    in_bulk,
+    require_found,
+)
 from gibramdb.core.state import SessionState
 from gibramdb.errors import AlreadyExistsError, CallerError, InvalidArgumentError, NotFoundError, StillReferencedError
 from gibramdb.model.commands import AddRelationships, DeleteRelationship
@@ -38,9 +46,8 @@ def add(moment: Moment, command: AddRelationships) -> Decision:
         index = 0
         limits = moment.limits
         check_quota(len(session.relationships), len(relationships), limits.session_relationships_max, "relationship")
-        if limits.session_memory_bytes_max:
-            added = sum(map(weights.relationship_bytes, relationships))
-            check_quota(session.memory_bytes, added, limits.session_memory_bytes_max, "memory")
+        if limits.weighs:
+            check_memory(moment, session, sum(map(weights.relationship_bytes, relationships)))
     except CallerError as cause:
         raise (in_bulk("relationships", index, cause) if command.bulk else cause) from None
     mutation = RelationshipsAdded(command.session_id, moment.now_ms, opens, tuple(relationships))

@@ -8,7 +8,7 @@ from gibramdb.core.decide.admission import (
     Moment,
     check_content,
     check_int32,
-    check_quota,
+    check_memory,
     check_vector,
     in_bulk,
     joined,
@@ -50,10 +50,8 @@ def add(moment: Moment, command: AddTextUnits) -> Decision:
             textunits.append(_numbered(new, first_id + index, moment.now_ms))
             vectors.append(new.vector)
         index = 0
-        allowed = moment.limits.session_memory_bytes_max
-        if allowed:
-            added = sum(map(weights.textunit_bytes, textunits, map(len, vectors)))
-            check_quota(session.memory_bytes, added, allowed, "memory")
+        if moment.limits.weighs:
+            check_memory(moment, session, sum(map(weights.textunit_bytes, textunits, map(len, vectors))))
     except CallerError as cause:
         raise (in_bulk("textunits", index, cause) if command.bulk else cause) from None
     vector_ids, rows = joined(vectors, first_id)
@@ -80,7 +78,7 @@ def link(moment: Moment, command: LinkTextUnitEntity) -> Decision:
         require_found(session.entities.get(command.entity_id), "entity", command.entity_id)
         if command.entity_id in session.entities_by_textunit.get(command.textunit_id, {}):
             return None, Done()
-        check_quota(session.memory_bytes, weights.LINK_BYTES, moment.limits.session_memory_bytes_max, "memory")
+        check_memory(moment, session, weights.LINK_BYTES)
     except CallerError as cause:
         raise type(cause)(f"link failed: {cause}") from None
     mutation = TextUnitLinked(

@@ -1,0 +1,253 @@
+"""What one client leaves half done costs the server bounded memory and time, and costs the others nothing."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.gate import Frames, config_file
+from support.server import Server
+
+from gibramdb import NewDocument, NewTextUnit
+from gibramdb.model import commands as c
+from gibramdb.wire.codec import CommandNumber as N
+from gibramdb.wire.codec import encode_command
+
+MIB = 1 << 20
+
+
+def resident_bytes(server: Server) -> int:
+    return int(Path(f"/proc/{server.pid}/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def cpu_seconds(server: Server) -> float:
+    fields = Path(f"/proc/{server.pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def serving(directory: Path, **security: object) -> Server:
+    """In memory and without keys."""
+    return Server(directory / "data", "--config", config_file(directory, [], security=security), mode="ephemeral")
+
+
+def with_texts(server: Server) -> None:
+    """Three megabytes in a session, to be asked for."""
+    with server.connect() as store:
+        session = store.session("s")
+        session.add_document("d")
+        session.add_textunits([NewTextUnit(f"t{number}", 1, "x" * 1_000_000) for number in range(3)])
+
+
+ALL_TEXTS = encode_command(c.GetTextUnits("s", (1, 2, 3)), 7)
+
+
+def test_a_frame_that_does_not_go_on_is_given_up_and_silence_between_frames_is_not(tmp_path: Path) -> None:
+    with serving(tmp_path, stall_timeout="800ms") as server:
+        began = time.monotonic()
+        with Frames(server.port) as silent, Frames(server.port) as half, Frames(server.port) as dripping:
+            half.socket.sendall(b"\x01\x00\x00")
+            dripping.socket.sendall(b"\x01\x00\x10\x00\x00")
+
+            def drip() -> None:
+                try:
+                    while True:
+                        dripping.socket.sendall(b"x")
+                        time.sleep(0.05)
+                except OSError:
+                    pass
+
+            dripper = threading.Thread(target=drip)
+            dripper.start()
+            assert half.is_closed()
+            assert dripping.is_closed()
+            assert 0.7 < time.monotonic() - began < 2
+            dripper.join()
+            time.sleep(1)
+            assert silent.ask(N.PING).cmd_type == N.PONG
+
+
+def test_a_frame_that_goes_on_slowly_is_waited_for(tmp_path: Path) -> None:
+    with serving(tmp_path, stall_timeout="500ms") as server, Frames(server.port) as frames:
+        frame = encode_command(c.AddDocuments("s", (NewDocument("d", "x" * 300_000),), bulk=False), 7)
+        began = time.monotonic()
+        for start in range(0, len(frame), 10_000):
+            frames.socket.sendall(frame[start : start + 10_000])
+            time.sleep(0.06)
+        assert frames.reply().cmd_type == N.OK
+        assert time.monotonic() - began > 1.5, "too quick for this test to mean anything"
+
+
+def taken(frames: Frames, bytes_max: int) -> int:
+    data = frames.socket.recv(bytes_max)
+    assert data, "the server closed the connection"
+    return len(data)
+
+
+def test_a_client_that_does_not_take_its_answers_is_sent_away_and_a_slow_one_is_not(tmp_path: Path) -> None:
+    with serving(tmp_path, stall_timeout="1s") as server:
+        with_texts(server)
+        with Frames(server.port) as idle, Frames(server.port) as slow:
+            idle.socket.sendall(ALL_TEXTS * 20)
+            slow.socket.sendall(ALL_TEXTS * 2)
+            received, began = 0, time.monotonic()
+            while time.monotonic() - began < 3.5:
+                received += taken(slow, 20_000)
+                time.sleep(0.05)
+            assert received > 300_000
+            while received < 6_000_000:
+                received += taken(slow, MIB)
+            left = 0
+            with pytest.raises((ConnectionError, AssertionError)):
+                while True:
+                    data = idle.socket.recv(MIB)
+                    assert data, "closed"
+                    left += len(data)
+            assert left < 20 * 3_000_000, "all of it came: nobody was sent away"
+
+
+def test_what_a_client_took_quickly_gives_it_no_time_later(tmp_path: Path) -> None:
+    with serving(tmp_path, stall_timeout="500ms") as server:
+        with_texts(server)
+        with Frames(server.port) as frames:
+            frames.socket.sendall(encode_command(c.GetTextUnits("s", (1, 2, 3) * 20), 7))  # one answer of 60 MB
+            received = 0
+            while received < 20_000_000:
+                received += taken(frames, MIB)
+            time.sleep(2.5)
+            with pytest.raises((ConnectionError, AssertionError)):
+                while received < 60_000_000:
+                    received += taken(frames, MIB)
+
+
+def test_half_sent_frames_hold_no_more_than_they_may_together(tmp_path: Path) -> None:
+    limit_mib = 16
+    with serving(tmp_path, max_buffered_bytes=limit_mib * MIB, max_conns_per_ip=100) as server:
+        with server.connect() as store:
+            store.ping()
+            before = resident_bytes(server)
+            half = b"\x01" + (4 * MIB).to_bytes(4, "big") + b"x" * (3 * MIB)
+            crowd = [Frames(server.port) for _ in range(40)]
+            for each in crowd:
+                try:
+                    each.socket.sendall(half)
+                except OSError:
+                    pass  # sent away already
+            store.ping()
+            assert resident_bytes(server) - before < (limit_mib + 12) * MIB
+            time.sleep(0.2)
+            gone = 0
+            for each in crowd:
+                each.socket.settimeout(0.05)
+                try:
+                    gone += each.is_closed()
+                except TimeoutError:
+                    pass
+            assert 40 - limit_mib / 3 - 2 <= gone < 40
+            for each in crowd:
+                each.socket.close()
+        with Frames(server.port) as frames:  # and all of it is given back
+            whole = encode_command(c.AddDocuments("s", (NewDocument("d", "x" * (4 * MIB - 100)),), bulk=False), 7)
+            frames.socket.sendall(whole)
+            assert frames.reply().cmd_type == N.OK
+
+
+def test_answers_that_nobody_takes_hold_no_more_than_they_may_together(tmp_path: Path) -> None:
+    with serving(tmp_path, max_buffered_bytes=16 * MIB, max_conns_per_ip=100) as server:
+        with_texts(server)
+        with server.connect() as store:
+            store.ping()
+            before = resident_bytes(server)
+            crowd = [Frames(server.port) for _ in range(30)]
+            for each in crowd:
+                each.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                each.socket.sendall(ALL_TEXTS)
+            for _ in range(20):
+                store.ping()
+                time.sleep(0.02)
+            assert resident_bytes(server) - before < 40 * MIB
+            for each in crowd:
+                each.socket.close()
+            assert len(store.session("s").get_textunits([1, 2, 3])) == 3
+
+
+def test_connections_are_counted_in_all(tmp_path: Path) -> None:
+    with serving(tmp_path, max_connections=5) as server:
+        inside = [Frames(server.port) for _ in range(5)]
+        assert all(each.ask(N.PING).cmd_type == N.PONG for each in inside)
+        with Frames(server.port) as sixth:
+            assert sixth.is_closed()
+        inside[0].socket.close()
+        wait_for(lambda: _is_let_in(server))
+        assert inside[1].ask(N.PING).cmd_type == N.PONG
+
+
+def _is_let_in(server: Server) -> bool:
+    with Frames(server.port) as frames:
+        try:
+            return frames.ask(N.PING).cmd_type == N.PONG
+        except (AssertionError, ConnectionError):
+            return False
+
+
+def wait_for(is_so: Callable[[], bool], seconds: float = 5.0) -> None:
+    until = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_without_descriptors_accepting_pauses_and_the_others_are_served(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, Frames(server.port) as inside:
+        assert inside.ask(N.PING).cmd_type == N.PONG
+        limits = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+        used = len(list(Path(f"/proc/{server.pid}/fd").iterdir()))
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (used, limits[1]))
+        with Frames(server.port, timeout_s=0.3) as waiting:
+            waiting.send(N.PING)
+            before_s = cpu_seconds(server)
+            for _ in range(15):
+                time.sleep(0.1)
+                assert inside.ask(N.PING).cmd_type == N.PONG
+            assert cpu_seconds(server) - before_s < 0.5, "it spins"
+            with pytest.raises(TimeoutError):
+                waiting.reply()
+            resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
+            waiting.socket.settimeout(5)
+            assert waiting.reply().cmd_type == N.PONG
+        server.stop()
+        said = [line for line in server.lines if "can not accept connections for a moment" in line]
+        assert 1 <= len(said) < 15
+
+
+def test_a_server_takes_as_many_descriptors_as_it_may_and_says_when_they_are_few(tmp_path: Path) -> None:
+    path = config_file(tmp_path, [])
+    few = ["prlimit", "--nofile=100:200"]
+    with Server(tmp_path / "data", "--config", path, mode="ephemeral", prefix=few) as server:
+        assert resource.prlimit(server.pid, resource.RLIMIT_NOFILE) == (200, 200)
+        server.stop()
+        assert any(
+            "security.max_connections is 4096, and the limit on open files allows 136" in each for each in server.lines
+        )
+
+
+def test_a_client_that_goes_away_in_the_middle_of_an_answer_costs_nothing(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        with_texts(server)
+        with server.connect() as store:
+            peaks = []
+            for _ in range(3):
+                for _ in range(30):
+                    with Frames(server.port) as frames:
+                        frames.socket.sendall(ALL_TEXTS * 5)
+                        frames.socket.recv(1_000)
+                        frames.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+                store.ping()
+                peaks.append(resident_bytes(server))
+            assert peaks[2] - peaks[0] < 16 * MIB, peaks
+        server.stop()
+        assert not [line for line in server.lines if "Traceback" in line], server.lines
