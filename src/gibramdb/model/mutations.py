@@ -137,6 +137,13 @@ class EntityDescribed(MutationBase, frozen=True, tag=21):
     vector: bytes
 
 
+class TextUnitUnlinked(MutationBase, frozen=True, tag=23):
+    """A text unit speaks of an entity no longer."""
+
+    textunit_id: int
+    entity_id: int
+
+
 class DocumentDeleted(MutationBase, frozen=True, tag=30):
     """Gone."""
 
@@ -184,6 +191,7 @@ Mutation = (
     | CommunitiesAdded
     | TextUnitLinked
     | TextUnitsLinked
+    | TextUnitUnlinked
     | EntityDescribed
     | DocumentDeleted
     | TextUnitDeleted
