@@ -3,12 +3,14 @@
     python tools/fuzz.py wire|config [--seconds 300] [--corpus DIR]
 
 Needs atheris: pip install 'gibramdb[fuzz]'. Prints executions and crashes, then runs the corpus once more and prints
-the coverage it gives. What crashes is written to DIR/crash-...; a small one belongs into tests/fuzz/found.
+the coverage it gives. What crashes is written to DIR/crash-...; a small one belongs, as hex, into
+tests/fuzz/wire_corpus.txt, which a test replays.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import os
 import subprocess
@@ -42,6 +44,9 @@ def plant(target: str, corpus: Path) -> None:
     from support import fuzzing  # noqa: PLC0415 -- as above
 
     inputs = fuzzing.wire_seeds() if target == "wire" else fuzzing.config_seeds()
+    if target == "wire":
+        kept = (ROOT / "tests" / "fuzz" / "wire_corpus.txt").read_text().split()
+        inputs = itertools.chain(inputs, map(bytes.fromhex, kept))
     for number, content in enumerate(inputs):
         (corpus / f"seed-{number:04}").write_bytes(content)
 

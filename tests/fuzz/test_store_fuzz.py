@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -17,6 +18,7 @@ from gibramdb.wire.codec import TABLE, CommandNumber, read_reply
 from gibramdb.wire.framing import HEADER, encode_envelope, encode_frame
 
 SETTINGS = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+CORPUS = Path(__file__).parent / "wire_corpus.txt"
 MODES = (0, 1, 2, 2, 3)
 # A vector of three ordinary numbers, everything else left out, not damaged, request id 0, session `s`.
 QUERY_CHOICES = bytes((3, 128, 192, 0)) + bytes((0,) * 9) + bytes((0, 0, 0))
@@ -97,6 +99,12 @@ def _varint(value: int) -> bytes:
         value >>= 7
     encoded.append(value)
     return bytes(encoded)
+
+
+def test_what_a_fuzzer_kept_is_served_as_ever(wire: WireTarget) -> None:
+    """One input for each command and way of answering it that coverage-guided runs came upon, the shortest."""
+    for line in CORPUS.read_text().splitlines():
+        wire.run(bytes.fromhex(line))
 
 
 def test_nothing_is_left_in_memory_by_what_was_refused(wire: WireTarget) -> None:

@@ -103,9 +103,9 @@ def _built() -> dict[str, Any]:
                 added.type = descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE
                 added.type_name = f".{_PACKAGE}.{kind}"
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)  # type: ignore[no-untyped-call]
+    pool.Add(file)
     return {
-        message.name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{message.name}"))  # type: ignore[no-untyped-call]
+        message.name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{message.name}"))
         for message in file.message_type
     }
 
