@@ -487,6 +487,30 @@ def test_every_other_number_is_unknown(number: int, wire: Wire) -> None:
     assert wire.error(number, "s") == (1009, f"unknown command: {number}")
 
 
+VECTORS = [
+    ("0801 1001 1801 2a0173", "0801 1001 1802"),
+    ("0801 1002 180a 220b 0a026431 1205612e747874 2a0173", "0801 1002 1806 2202 0801"),
+    ("0801 1005 184a 2a0173", "0801 1005 1806"),
+    ("0801 1003 180b 2202 0809 2a0173", None),
+    ("0801 1009 185c 2a0475736564", "0801 1009 1858"),
+    ("0801 1001 1878 2203 0a016b", None),
+]
+"""PING; ADD_DOCUMENT d1, a.txt; TOUCH_SESSION; GET_DOCUMENT 9, not there; LIST_ENTITIES in no session; AUTH with key k."""
+
+
+def test_frames_known_byte_for_byte(tmp_path: Path) -> None:
+    with Server(tmp_path / "data", mode="ephemeral") as server:
+        wire = Wire(server.port)
+        answers = [wire.exchange(bytes.fromhex(sent)) for sent, _ in VECTORS]
+        wire.close()
+    for (_, expected), answer in zip(VECTORS, answers, strict=True):
+        if expected is not None:
+            assert answer.SerializeToString(deterministic=True) == bytes.fromhex(expected)
+    error = MESSAGES["Error"].FromString(answers[3].payload)
+    assert (answers[3].cmd_type, error.message[:18], error.code) == (ERROR, "document not found", 1002)
+    assert MESSAGES["AuthResponse"].FromString(answers[5].payload).success
+
+
 def test_request_ids_are_echoed_and_zero_asks_for_one(wire: Wire) -> None:
     for request_id in (1, 2**32, 2**64 - 1):
         assert wire.ask(1, "", request_id=request_id).request_id == request_id
