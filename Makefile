@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check format sweep bench clean
+.PHONY: setup demo test check format sweep fuzz bench clean
 
 setup: .venv/ready
 
@@ -38,6 +38,13 @@ format: setup
 # The long fault sweeps; their last figures stand in docs/durability.md.
 sweep: setup
 	$(BIN)/python -m pytest -m sweep -o timeout=3600 -rA
+
+# Coverage-guided fuzzing of the wire and of the configuration; SECONDS_EACH for each of the two.
+SECONDS_EACH ?= 300
+fuzz: setup
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	$(BIN)/python tools/fuzz.py wire --seconds $(SECONDS_EACH)
+	$(BIN)/python tools/fuzz.py config --seconds $(SECONDS_EACH)
 
 bench: setup
 	$(BIN)/python bench/durable_adds.py

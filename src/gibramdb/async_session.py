@@ -302,6 +302,11 @@ class AsyncSession:
         """Raises StillReferencedError while text units belong to it."""
         await self._executor.execute(commands.DeleteDocument(self.id, id))
 
+    async def get_document_by_external_id(self, external_id: str) -> Document:
+        """One document by the name that its caller gave it. Raises NotFoundError."""
+        command = commands.GetDocumentByExternalId(self.id, external_id)
+        return cast("Document", await self._executor.execute(command))
+
     # --- text units ---------------------------------------------------------------------------------------------------
 
     async def add_textunit(
@@ -361,6 +366,15 @@ class AsyncSession:
         """Raises StillReferencedError while entities are linked to it."""
         await self._executor.execute(commands.DeleteTextUnit(self.id, id))
 
+    async def unlink(self, textunit_id: int, entity_id: int) -> None:
+        """Take a link back; where there is none, nothing changes."""
+        await self._executor.execute(commands.UnlinkTextUnitEntity(self.id, textunit_id, entity_id))
+
+    async def get_textunit_by_external_id(self, external_id: str) -> TextUnit:
+        """One text unit by the name that its caller gave it. Raises NotFoundError."""
+        command = commands.GetTextUnitByExternalId(self.id, external_id)
+        return cast("TextUnit", await self._executor.execute(command))
+
     # --- entities -----------------------------------------------------------------------------------------------------
 
     async def add_entity(
@@ -415,6 +429,11 @@ class AsyncSession:
         """Raises StillReferencedError while text units, relationships or communities refer to it."""
         await self._executor.execute(commands.DeleteEntity(self.id, id))
 
+    async def get_entity_by_external_id(self, external_id: str) -> Entity:
+        """One entity by the name that its caller gave it. Raises NotFoundError."""
+        command = commands.GetEntityByExternalId(self.id, external_id)
+        return cast("Entity", await self._executor.execute(command))
+
     # --- relationships ------------------------------------------------------------------------------------------------
 
     async def add_relationship(
@@ -460,6 +479,11 @@ class AsyncSession:
         """Raises StillReferencedError while communities refer to it."""
         await self._executor.execute(commands.DeleteRelationship(self.id, id))
 
+    async def get_relationship_by_external_id(self, external_id: str) -> Relationship:
+        """One relationship by the name that its caller gave it. Raises NotFoundError."""
+        command = commands.GetRelationshipByExternalId(self.id, external_id)
+        return cast("Relationship", await self._executor.execute(command))
+
     # --- communities --------------------------------------------------------------------------------------------------
 
     async def add_community(self, community: NewCommunity) -> int:
@@ -483,6 +507,11 @@ class AsyncSession:
         """Leiden in levels, the coarsest first; replaces what was detected before."""
         command = commands.DetectHierarchy(self.id, levels_max, resolution)
         return cast("Hierarchy", await self._executor.execute(command))
+
+    async def get_community_by_external_id(self, external_id: str) -> Community:
+        """One community by the name that its caller gave it. Raises NotFoundError."""
+        command = commands.GetCommunityByExternalId(self.id, external_id)
+        return cast("Community", await self._executor.execute(command))
 
     # --- retrieval ----------------------------------------------------------------------------------------------------
 

@@ -308,6 +308,11 @@ class Session:
         """Raises StillReferencedError while text units belong to it."""
         self._executor.execute(commands.DeleteDocument(self.id, id))
 
+    def get_document_by_external_id(self, external_id: str) -> Document:
+        """One document by the name that its caller gave it. Raises NotFoundError."""
+        command = commands.GetDocumentByExternalId(self.id, external_id)
+        return cast("Document", self._executor.execute(command))
+
     # --- text units ---------------------------------------------------------------------------------------------------
 
     def add_textunit(
@@ -367,6 +372,15 @@ class Session:
         """Raises StillReferencedError while entities are linked to it."""
         self._executor.execute(commands.DeleteTextUnit(self.id, id))
 
+    def unlink(self, textunit_id: int, entity_id: int) -> None:
+        """Take a link back; where there is none, nothing changes."""
+        self._executor.execute(commands.UnlinkTextUnitEntity(self.id, textunit_id, entity_id))
+
+    def get_textunit_by_external_id(self, external_id: str) -> TextUnit:
+        """One text unit by the name that its caller gave it. Raises NotFoundError."""
+        command = commands.GetTextUnitByExternalId(self.id, external_id)
+        return cast("TextUnit", self._executor.execute(command))
+
     # --- entities -----------------------------------------------------------------------------------------------------
 
     def add_entity(
@@ -421,6 +435,11 @@ class Session:
         """Raises StillReferencedError while text units, relationships or communities refer to it."""
         self._executor.execute(commands.DeleteEntity(self.id, id))
 
+    def get_entity_by_external_id(self, external_id: str) -> Entity:
+        """One entity by the name that its caller gave it. Raises NotFoundError."""
+        command = commands.GetEntityByExternalId(self.id, external_id)
+        return cast("Entity", self._executor.execute(command))
+
     # --- relationships ------------------------------------------------------------------------------------------------
 
     def add_relationship(
@@ -466,6 +485,11 @@ class Session:
         """Raises StillReferencedError while communities refer to it."""
         self._executor.execute(commands.DeleteRelationship(self.id, id))
 
+    def get_relationship_by_external_id(self, external_id: str) -> Relationship:
+        """One relationship by the name that its caller gave it. Raises NotFoundError."""
+        command = commands.GetRelationshipByExternalId(self.id, external_id)
+        return cast("Relationship", self._executor.execute(command))
+
     # --- communities --------------------------------------------------------------------------------------------------
 
     def add_community(self, community: NewCommunity) -> int:
@@ -489,6 +513,11 @@ class Session:
         """Leiden in levels, the coarsest first; replaces what was detected before."""
         command = commands.DetectHierarchy(self.id, levels_max, resolution)
         return cast("Hierarchy", self._executor.execute(command))
+
+    def get_community_by_external_id(self, external_id: str) -> Community:
+        """One community by the name that its caller gave it. Raises NotFoundError."""
+        command = commands.GetCommunityByExternalId(self.id, external_id)
+        return cast("Community", self._executor.execute(command))
 
     # --- retrieval ----------------------------------------------------------------------------------------------------
 

@@ -235,6 +235,54 @@ def test_links_are_idempotent_and_keep_their_order(session: Session) -> None:
     assert session.get_entity(1).textunit_ids == (1, 2)
 
 
+def test_a_link_can_be_taken_back_and_what_it_held_can_go(session: Session) -> None:
+    session.add_document("d")
+    session.add_textunits([NewTextUnit("t1", 1, ""), NewTextUnit("t2", 1, "")])
+    session.add_entities([NewEntity("e1", "one"), NewEntity("e2", "two")])
+    session.link_many([(1, 1), (1, 2), (2, 1)])
+    session.unlink(1, 1)
+    assert (session.get_textunit(1).entity_ids, session.get_entity(1).textunit_ids) == ((2,), (2,))
+    before = session.digest()
+    session.unlink(1, 1)
+    assert session.digest() == before, "taking back what is not there changes nothing"
+    for pair, words in (
+        ((9, 1), "unlink failed: textunit not found: 9"),
+        ((1, 9), "unlink failed: entity not found: 9"),
+    ):
+        with pytest.raises(NotFoundError, match=words):
+            session.unlink(*pair)
+    session.link(1, 1)
+    assert session.get_textunit(1).entity_ids == (2, 1), "a new link is the last one"
+    session.unlink(2, 1)
+    session.delete_textunit(2)
+    session.unlink(1, 1)
+    session.delete_entity(1)
+    assert session.get_textunit(1).entity_ids == (2,)
+
+
+def test_an_object_is_found_by_the_name_that_its_caller_gave_it(session: Session) -> None:
+    session.add_documents([NewDocument("x"), NewDocument(" x")])
+    session.add_textunit("x", 2, "said")
+    session.add_entities([NewEntity("x", "one"), NewEntity("X", "two")])
+    session.add_relationships([NewRelationship(1, 1), NewRelationship(1, 2, external_id="x")])
+    session.add_community(NewCommunity("", external_id="x"))
+    session.link(1, 2)
+    assert session.get_document_by_external_id(" x") == session.get_document(2)
+    assert session.get_document_by_external_id(" x").textunit_ids == (1,)
+    assert session.get_textunit_by_external_id("x") == session.get_textunit(1)
+    assert session.get_entity_by_external_id("X") == session.get_entity(2)
+    assert session.get_entity_by_external_id("X").textunit_ids == (1,)
+    assert session.get_relationship_by_external_id("x") == session.get_relationship(2)
+    assert session.get_community_by_external_id("x") == session.get_community(1)
+    for noun in ("document", "textunit", "entity", "relationship", "community"):
+        for unknown in ("", "y"):
+            with pytest.raises(NotFoundError, match=f"{noun} not found: external_id {unknown}"):
+                getattr(session, f"get_{noun}_by_external_id")(unknown)
+    session.delete_community(1)
+    with pytest.raises(NotFoundError):
+        session.get_community_by_external_id("x")
+
+
 def test_an_update_replaces_the_description_and_only_a_given_vector(session: Session) -> None:
     furnish(session)
     session.update_entity_description(1, "")

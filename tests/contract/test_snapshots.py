@@ -134,6 +134,32 @@ def test_files_stay_bounded_over_many_cycles(db: Store, tmp_path: Path, cycles: 
     assert db.health().components["snapshots_retained"] == "3"
 
 
+def test_a_start_from_a_snapshot_after_links_were_taken_back(db: Store, tmp_path: Path) -> None:
+    session = db.session("s")
+    document = session.add_document("d")
+    units = [session.add_textunit(f"t{n}", document, "text") for n in range(4)]
+    entities = [session.add_entity(f"e{n}", f"e{n}") for n in range(4)]
+    session.link_many([(unit, entity) for unit in units for entity in entities])
+    session.unlink(units[0], entities[0])
+    session.unlink(units[2], entities[1])
+    db.checkpoint()
+    session.unlink(units[3], entities[3])
+    session.link(units[0], entities[0])
+    digest = db.digest()
+    db.close()
+    with gibramdb.open(tmp_path / "data", vector_dim=4) as again:
+        assert again.digest() == digest
+        session = again.session("s")
+        assert session.get_textunit(units[0]).entity_ids == (2, 3, 4, 1)
+        session.unlink(units[0], entities[0])
+        session.unlink(units[1], entities[3])
+        assert session.get_entity(entities[3]).textunit_ids == (1, 3)
+        again.checkpoint()
+        digest = again.digest()
+    with gibramdb.open(tmp_path / "data", vector_dim=4) as again:
+        assert again.digest() == digest
+
+
 def test_a_copy_is_one_moment_and_writers_go_on_meanwhile(db: Store, tmp_path: Path) -> None:
     fill(db.session("s"), 20_000)
     stop = threading.Event()

@@ -27,6 +27,18 @@ def test_every_command_stands_on_the_page_as_it_is_in_the_table() -> None:
     assert rows_below("Commands") == expected
 
 
+def test_every_test_that_the_page_names_exists() -> None:
+    root = Path(__file__).resolve().parents[2]
+    rows = rows_below("Conformance")
+    assert len(rows) >= 16
+    for what, tests in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", tests)
+        assert named, f"no test holds: {what}"
+        assert len(named) == tests.count("`") // 2, f"not the name of a test: {tests}"
+        for file, test in named:
+            assert re.search(rf"^def {test}\(", (root / file).read_text(), re.MULTILINE), f"{file}::{test}"
+
+
 def test_every_error_code_stands_on_the_page_with_its_class_and_meaning() -> None:
     expected = [
         (str(code), BY_CODE[code].__name__, (BY_CODE[code].__doc__ or "").strip().splitlines()[0])

@@ -2,7 +2,7 @@
 
 GibRAM 0.3.0 has 22 such commands and loses 8 of them in a crash. 21 of the 22 are here: ADD and DELETE of a document, a
 text unit, an entity, a relationship and a community, LINK_TEXTUNIT_ENTITY, UPDATE_ENTITY_DESC, COMPUTE_COMMUNITIES,
-HIERARCHICAL_LEIDEN, DELETE_SESSION, SET_SESSION_TTL, TOUCH_SESSION and the four MSET. The 22nd, BGRESTORE, has a test of
+HIERARCHICAL_LEIDEN, DELETE_SESSION, SET_SESSION_TTL, TOUCH_SESSION and the four MSET. Those of ours alone are here too. The 22nd, BGRESTORE, has a test of
 its own below. SAVE, BGSAVE, WAL_CHECKPOINT, WAL_TRUNCATE and WAL_ROTATE change files only. PIPELINE, which holds others, is
 walked beside the 21.
 """
@@ -59,6 +59,7 @@ CHANGES: dict[CommandNumber, Callable[[Session], object]] = {
         [NewRelationship(5, 5), NewRelationship(6, 5, "x")]
     ),
     N.LINK_TEXTUNIT_ENTITY: lambda session: session.link(1, 3),
+    N.UNLINK_TEXTUNIT_ENTITY: lambda session: session.unlink(1, 1),
     N.UPDATE_ENTITY_DESC: lambda session: session.update_entity_description(1, "said otherwise", OTHER_VECTOR),
     N.DELETE_DOCUMENT: lambda session: session.delete_document(2),
     N.DELETE_TEXTUNIT: lambda session: session.delete_textunit(2),

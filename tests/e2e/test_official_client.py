@@ -18,6 +18,8 @@ from gibram.embedders.base import BaseEmbedder
 from gibram.extractors.base import BaseExtractor
 from support.server import Server
 
+from gibramdb import NewEntity
+
 TEXTS = [
     "Ada wrote about the Engine. Charles built the Engine.",
     "Ada met Charles. Mary knew Ada.",
@@ -125,3 +127,36 @@ def test_its_indexer_end_to_end_and_after_a_kill(tmp_path: Path) -> None:
                 "ADA", "ENGINE", "CHARLES", "MARY", "LOOM", "JACQUARD",
             }  # fmt: skip
             assert all(entity.textunit_ids for entity in session.entities())
+
+
+def test_its_indexer_goes_on_where_an_earlier_one_stopped(server: Server) -> None:
+    """A second indexer lists what the session holds, page by page, and adds to it."""
+    with server.connect() as store:  # more than the client lists at once
+        store.session("indexed").add_entities(NewEntity(f"old-{n}", f"Old {n}") for n in range(1_500))
+
+    def index(texts: list[str]) -> Any:
+        with GibRAMIndexer(
+            session_id="indexed",
+            host="127.0.0.1",
+            port=server.port,
+            chunker=Sentences(),
+            extractor=Capitals(),
+            embedder=Hashes(),
+            community_resolution=2.0,
+        ) as indexed:
+            stats = indexed.index_documents(texts, show_progress=False)
+            answer = indexed.query("Ada", top_k=3, include_communities=True)
+        return stats, answer
+
+    first, _ = index([TEXTS[0]])
+    second, answer = index(TEXTS[1:])
+    assert first.documents_indexed + second.documents_indexed == 3
+    assert answer.entities
+    assert answer.text_units
+    with server.connect() as store:
+        session = store.session("indexed")
+        titles = [entity.title for entity in session.entities()]
+        assert len(titles) == len(set(titles)) == 1_506
+        info = session.info()
+        assert (info.document_count, info.textunit_count) == (3, 6)
+        assert info.community_count > 0

@@ -194,6 +194,17 @@ class StoreMachine(RuleBasedStateMachine):
             session.links.append((textunit, entity))
             self.written(name, session)
 
+    @rule(name=SESSIONS, textunit=IDS, entity=IDS)
+    def unlink(self, name: str, textunit: int, entity: int) -> None:
+        session = self.candidate(name)
+        refusal = self.dead(name)
+        if refusal is None and (textunit not in session.textunits or entity not in session.entities):
+            refusal = NotFoundError
+        self.run(c.UnlinkTextUnitEntity(name, textunit, entity), refusal)
+        if refusal is None and (textunit, entity) in session.links:
+            session.links.remove((textunit, entity))
+            self.written(name, session)
+
     @rule(name=SESSIONS, entity=IDS, text=NAMES, vector=VECTORS)
     def describe(self, name: str, entity: int, text: str, vector: Any) -> None:
         refusal = self.dead(name)

@@ -46,6 +46,7 @@ WRITES: dict[type[c.WriteCommand], st.SearchStrategy[Any]] = {
         st.builds(NewCommunity, NAMES, SEVERAL_IDS, SEVERAL_IDS, TEXTS, TEXTS, st.integers(-1, 3), NAMES, VECTORS),
     ),
     c.LinkTextUnitEntity: st.builds(c.LinkTextUnitEntity, SESSIONS, IDS, IDS),
+    c.UnlinkTextUnitEntity: st.builds(c.UnlinkTextUnitEntity, SESSIONS, IDS, IDS),
     c.UpdateEntityDescription: st.builds(c.UpdateEntityDescription, SESSIONS, IDS, TEXTS, VECTORS),
     c.DeleteDocument: st.builds(c.DeleteDocument, SESSIONS, IDS),
     c.DeleteTextUnit: st.builds(c.DeleteTextUnit, SESSIONS, IDS),

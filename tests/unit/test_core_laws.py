@@ -156,6 +156,7 @@ CHANGES: dict[type[c.WriteCommand], c.WriteCommand] = {
     c.AddRelationships: c.AddRelationships("a", (NewRelationship(3, 4),)),
     c.AddCommunity: c.AddCommunity("a", NewCommunity("new")),
     c.LinkTextUnitEntity: c.LinkTextUnitEntity("a", 2, 3),
+    c.UnlinkTextUnitEntity: c.UnlinkTextUnitEntity("a", 1, 3),
     c.UpdateEntityDescription: c.UpdateEntityDescription("a", 1, "", (3.0, 2.0, 1.0)),
     c.DeleteDocument: c.DeleteDocument("a", 2),
     c.DeleteTextUnit: c.DeleteTextUnit("a", 2),

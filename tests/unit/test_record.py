@@ -103,6 +103,7 @@ FROZEN: list[tuple[m.Mutation, str]] = [
     (m.CommunitiesReplaced(*BASE, (1, 2), (COMMUNITY,)), f"960f{HEAD}92010291{C}"),
     (m.CommunitiesAdded(*BASE, (COMMUNITY,), (5,), VECTOR), f"9710{HEAD}91{C}9105c4080000803f000000c0"),
     (m.TextUnitLinked(*BASE, 2, 3), f"9614{HEAD}0203"),
+    (m.TextUnitUnlinked(*BASE, 2, 3), f"9618{HEAD}0203"),
     (m.TextUnitsLinked(*BASE, 1, ((2, 3), (2, 4))), f"9616{HEAD}0192920203920204"),
     (m.EntityDescribed(*BASE, 3, "anew", b""), f"9715{HEAD}03a4616e6577c400"),
     (m.DocumentDeleted(*BASE, 1), f"951e{HEAD}01"),

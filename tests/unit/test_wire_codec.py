@@ -229,7 +229,7 @@ def test_a_truncation_is_read_as_the_message_and_as_eight_raw_bytes() -> None:
 # --- refused ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [0, 2, 5, 6, 13, 57, 75, 88, 109, 119, 120, 121, 203, 204, 2**31 - 1, -1])
+@pytest.mark.parametrize("number", [0, 2, 5, 6, 13, 57, 75, 88, 109, 119, 120, 121, 203, 299, 2**31 - 1, -1])
 def test_a_number_outside_the_table_is_refused_in_decimal(number: int) -> None:
     with pytest.raises(UnknownCommandError, match=f"^unknown command: {number}$"):
         decoded(number, b"")

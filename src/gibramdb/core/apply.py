@@ -26,7 +26,10 @@ def apply(state: StoreState, mutation: Mutation, lsn: Lsn) -> None:
         return
     if isinstance(mutation, mutations.WrittenOnce):
         apply(state, mutation.change or _use(mutation), lsn)
-        _keep_token(state.sessions[mutation.session_id], mutation.kept)
+        session = state.sessions[mutation.session_id]
+        before_bytes = session.memory_bytes
+        _keep_token(session, mutation.kept)
+        state.memory_bytes += session.memory_bytes - before_bytes
         return
     if mutation.opens:
         replaced = state.sessions.get(mutation.session_id)
@@ -145,12 +148,18 @@ def _communities_added(session: SessionState, mutation: mutations.CommunitiesAdd
 def _textunits_linked(session: SessionState, mutation: mutations.TextUnitsLinked) -> None:
     for index, (textunit_id, entity_id) in enumerate(mutation.links, mutation.first_id):
         session.links.put(index, (textunit_id, entity_id))
-        session.index_link(textunit_id, entity_id)
+        session.index_link(index, textunit_id, entity_id)
 
 
 def _textunit_linked(session: SessionState, mutation: mutations.TextUnitLinked) -> None:
-    session.links.put(session.links.next_id, (mutation.textunit_id, mutation.entity_id))
-    session.index_link(mutation.textunit_id, mutation.entity_id)
+    number = session.links.next_id
+    session.links.put(number, (mutation.textunit_id, mutation.entity_id))
+    session.index_link(number, mutation.textunit_id, mutation.entity_id)
+
+
+def _textunit_unlinked(session: SessionState, mutation: mutations.TextUnitUnlinked) -> None:
+    session.links.remove(session.entities_by_textunit[mutation.textunit_id][mutation.entity_id])
+    session.forget_link(mutation.textunit_id, mutation.entity_id)
 
 
 def _entity_described(session: SessionState, mutation: mutations.EntityDescribed) -> None:
@@ -222,6 +231,7 @@ _APPLY: dict[type, Callable[[SessionState, Any], None]] = {
     mutations.TextUnitLinked: _textunit_linked,
     mutations.TextUnitsLinked: _textunits_linked,
     mutations.TokensKept: _tokens_kept,
+    mutations.TextUnitUnlinked: _textunit_unlinked,
     mutations.EntityDescribed: _entity_described,
     mutations.DocumentDeleted: _document_deleted,
     mutations.TextUnitDeleted: _textunit_deleted,

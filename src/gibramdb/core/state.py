@@ -22,7 +22,7 @@ from gibramdb.model.ids import NO_LSN, Lsn
 from gibramdb.model.knowledge import Community, Document, Entity, Relationship, TextUnit
 from gibramdb.model.mutations import KeptToken
 
-_NO_IDS: dict[int, None] = {}
+_NO_IDS: dict[int, int] = {}
 _NO_EDGES: array[int] = array("Q")
 
 
@@ -105,7 +105,7 @@ class SessionState:
         self.entities_by_title: dict[str, int] = {}
         self.relationships_by_triple: dict[tuple[int, int, str], int] = {}
         self.textunits_by_document: dict[int, dict[int, None]] = {}
-        self.entities_by_textunit: dict[int, dict[int, None]] = {}
+        self.entities_by_textunit: dict[int, dict[int, int]] = {}  # to the number of the link
         self.textunits_by_entity: dict[int, dict[int, None]] = {}
         self.communities_by_entity: dict[int, dict[int, None]] = {}
         self.communities_by_relationship: dict[int, dict[int, None]] = {}
@@ -257,11 +257,22 @@ class SessionState:
                     del references[id]
         self.memory_bytes -= limits.community_bytes(community, vector_bytes)
 
-    def index_link(self, textunit_id: int, entity_id: int) -> None:
+    def index_link(self, number: int, textunit_id: int, entity_id: int) -> None:
         """Follow a link."""
-        self.entities_by_textunit.setdefault(textunit_id, {})[entity_id] = None
+        self.entities_by_textunit.setdefault(textunit_id, {})[entity_id] = number
         self.textunits_by_entity.setdefault(entity_id, {})[textunit_id] = None
         self.memory_bytes += limits.LINK_BYTES
+
+    def forget_link(self, textunit_id: int, entity_id: int) -> None:
+        """Follow the end of a link."""
+        for references, holder, held in (
+            (self.entities_by_textunit, textunit_id, entity_id),
+            (self.textunits_by_entity, entity_id, textunit_id),
+        ):
+            del references[holder][held]
+            if not references[holder]:
+                del references[holder]
+        self.memory_bytes -= limits.LINK_BYTES
 
     def index_token(self, number: int, kept: KeptToken) -> None:
         """Follow an addition."""
@@ -286,8 +297,8 @@ class SessionState:
             self.index_relationship(relationship)
         for community in self.communities:
             self.index_community(community, self.community_vectors.stored_bytes(community.id))
-        for textunit_id, entity_id in self.links:
-            self.index_link(textunit_id, entity_id)
+        for number, (textunit_id, entity_id) in self.links.items():
+            self.index_link(number, textunit_id, entity_id)
         for number, kept in enumerate(self.tokens, self.tokens.next_id - len(self.tokens)):
             self.index_token(number, kept)
 

@@ -33,6 +33,13 @@ class Table(Generic[T]):
         """All records by rising id."""
         return _records(self._blocks)
 
+    def items(self) -> Iterator[tuple[int, T]]:
+        """All records with their ids, by rising id."""
+        for number, block in enumerate(self._blocks):
+            for place, record in enumerate(block or ()):
+                if record is not None:
+                    yield number * BLOCK_RECORDS + place, record
+
     def freeze(self) -> Iterable[T]:
         """All records by rising id as they are now, whatever happens later; for any thread, and repeatedly."""
         if not self._count:

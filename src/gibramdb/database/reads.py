@@ -73,6 +73,55 @@ def _get_community(state: StoreState, command: commands.GetCommunity, now_ms: in
     return community
 
 
+# --- one object by the name that its caller gave it -------------------------------------------------------------------
+
+
+def _get_document_by_external_id(state: StoreState, command: commands.GetDocumentByExternalId, now_ms: int) -> Document:
+    ids = live_session(state, command.session_id, now_ms).documents_by_external_id
+    return _get_document(
+        state, commands.GetDocument(command.session_id, _named(ids, "document", command.external_id)), now_ms
+    )
+
+
+def _get_textunit_by_external_id(state: StoreState, command: commands.GetTextUnitByExternalId, now_ms: int) -> TextUnit:
+    ids = live_session(state, command.session_id, now_ms).textunits_by_external_id
+    return _get_textunit(
+        state, commands.GetTextUnit(command.session_id, _named(ids, "textunit", command.external_id)), now_ms
+    )
+
+
+def _get_entity_by_external_id(state: StoreState, command: commands.GetEntityByExternalId, now_ms: int) -> Entity:
+    ids = live_session(state, command.session_id, now_ms).entities_by_external_id
+    return _get_entity(
+        state, commands.GetEntity(command.session_id, _named(ids, "entity", command.external_id)), now_ms
+    )
+
+
+def _get_relationship_by_external_id(
+    state: StoreState, command: commands.GetRelationshipByExternalId, now_ms: int
+) -> Relationship:
+    ids = live_session(state, command.session_id, now_ms).relationships_by_external_id
+    return _get_relationship(
+        state, commands.GetRelationship(command.session_id, _named(ids, "relationship", command.external_id)), now_ms
+    )
+
+
+def _get_community_by_external_id(
+    state: StoreState, command: commands.GetCommunityByExternalId, now_ms: int
+) -> Community:
+    ids = live_session(state, command.session_id, now_ms).communities_by_external_id
+    return _get_community(
+        state, commands.GetCommunity(command.session_id, _named(ids, "community", command.external_id)), now_ms
+    )
+
+
+def _named(ids: dict[str, int], noun: str, external_id: str) -> int:
+    id = ids.get(external_id)
+    if id is None:
+        raise NotFoundError(f"{noun} not found: external_id {external_id}")
+    return id
+
+
 # --- many at once: an unknown or expired session answers nothing, without an error ------------------------------------
 
 
@@ -227,6 +276,11 @@ READS: dict[type[ReadCommand], Callable[[StoreState, Any, int], Result]] = {
     commands.GetEntityByTitle: _get_entity_by_title,
     commands.GetRelationship: _get_relationship,
     commands.GetCommunity: _get_community,
+    commands.GetDocumentByExternalId: _get_document_by_external_id,
+    commands.GetTextUnitByExternalId: _get_textunit_by_external_id,
+    commands.GetEntityByExternalId: _get_entity_by_external_id,
+    commands.GetRelationshipByExternalId: _get_relationship_by_external_id,
+    commands.GetCommunityByExternalId: _get_community_by_external_id,
     commands.GetDocuments: _get_documents,
     commands.GetTextUnits: _get_textunits,
     commands.GetEntities: _get_entities,

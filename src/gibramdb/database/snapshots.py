@@ -217,7 +217,9 @@ class Snapshots:
             case Save(path):
                 self._ask("save", path or DEFAULT_COPY, finish)
             case BackgroundSave(path):
-                self._refuse_second()
+                self._refuse_second("backup")
+                with contextlib.suppress(OSError):  # the save itself meets it too, and BACKUP_STATUS tells
+                    operator_path.check_for_writing(self._directories, path or DEFAULT_COPY, snapshot.COPY_MAGIC)
                 self._ask("save", path or DEFAULT_COPY, _nobody)
                 return Done()
             case Checkpoint():
@@ -226,7 +228,7 @@ class Snapshots:
             case Restore(path):
                 if not path:
                     raise InvalidArgumentError("restore path is required")
-                self._refuse_second()
+                self._refuse_second("operation")
                 os.close(operator_path.open_for_reading(self._directories, path))
                 self._ask("restore", path, _nobody)
                 return Done()
@@ -339,9 +341,9 @@ class Snapshots:
         jobs = [*([] if self._running is None else [self._running]), *self._waiting]
         return next((job for job in jobs if job.kind in {"save", "restore"}), None)
 
-    def _refuse_second(self) -> None:
+    def _refuse_second(self, noun: str) -> None:
         if self._backup() is not None:
-            raise UnavailableError("backup already in progress")
+            raise UnavailableError(f"{noun} already in progress")
 
     def _begin_next(self) -> None:
         if self._running is not None or not self._waiting or self._is_stopping:

@@ -250,6 +250,13 @@ class LinkTextUnitEntity(WriteCommand, frozen=True, gc=False):
     entity_id: int
 
 
+class UnlinkTextUnitEntity(WriteCommand, frozen=True, gc=False):
+    """Takes a link back. Where there is none between the two, nothing changes."""
+
+    textunit_id: int
+    entity_id: int
+
+
 class UpdateEntityDescription(WriteCommand, frozen=True, gc=False):
     """Replaces a description and, if an embedding is given, the vector."""
 
@@ -382,6 +389,41 @@ class GetCommunity(ReadCommand, frozen=True, gc=False):
 
     session_id: str
     id: int
+
+
+class GetDocumentByExternalId(ReadCommand, frozen=True, gc=False):
+    """Answers one Document by the name that its caller gave it."""
+
+    session_id: str
+    external_id: str
+
+
+class GetTextUnitByExternalId(ReadCommand, frozen=True, gc=False):
+    """Answers one TextUnit by the name that its caller gave it."""
+
+    session_id: str
+    external_id: str
+
+
+class GetEntityByExternalId(ReadCommand, frozen=True, gc=False):
+    """Answers one Entity by the name that its caller gave it."""
+
+    session_id: str
+    external_id: str
+
+
+class GetRelationshipByExternalId(ReadCommand, frozen=True, gc=False):
+    """Answers one Relationship by the name that its caller gave it."""
+
+    session_id: str
+    external_id: str
+
+
+class GetCommunityByExternalId(ReadCommand, frozen=True, gc=False):
+    """Answers one Community by the name that its caller gave it."""
+
+    session_id: str
+    external_id: str
 
 
 class GetDocuments(ReadCommand, frozen=True, gc=False):

@@ -157,6 +157,13 @@ class TokensKept(MutationBase, frozen=True, tag=23):
     tokens: tuple[KeptToken, ...]
 
 
+class TextUnitUnlinked(MutationBase, frozen=True, tag=24):
+    """A text unit speaks of an entity no longer."""
+
+    textunit_id: int
+    entity_id: int
+
+
 class DocumentDeleted(MutationBase, frozen=True, tag=30):
     """Gone."""
 
@@ -196,6 +203,7 @@ Change = (
     | RelationshipsAdded
     | CommunityAdded
     | TextUnitLinked
+    | TextUnitUnlinked
     | EntityDescribed
     | DocumentDeleted
     | TextUnitDeleted
@@ -230,6 +238,7 @@ Mutation = (
     | CommunitiesAdded
     | TextUnitLinked
     | TextUnitsLinked
+    | TextUnitUnlinked
     | EntityDescribed
     | DocumentDeleted
     | TextUnitDeleted

@@ -105,6 +105,22 @@ def open_for_writing(directories: Directories, path: str, magic: bytes) -> Writi
     return Writing(asked, folder_fd, fd, magic)
 
 
+def check_for_writing(directories: Directories, path: str, magic: bytes) -> None:
+    """Refuse now what `open_for_writing` would refuse later; makes nothing.
+
+    Raises:
+        CallerError, UnavailableError, OSError: as `open_for_writing`.
+    """
+    asked = _ask(directories, path, writing=True)
+    if not directories.data.exists():
+        return  # a store in memory makes it with its first copy
+    folder_fd = _open_folder(asked)
+    try:
+        _check_target(asked, folder_fd, magic)
+    finally:
+        os.close(folder_fd)
+
+
 class Writing:
     """A file on its way to its name. `fd` is open for reading and writing until `publish` or `discard`.
 
@@ -222,7 +238,7 @@ class _Asked(msgspec.Struct, frozen=True):
         if error.errno == errno.ENAMETOOLONG:
             return self.refused(f"the name {where.name!r}, which is too long for this file system")
         if error.errno in _NOT_A_FILE:
-            return self.refused(f"{_what_lies_there(where.name, folder_fd)} at {where}")
+            return self.refused(_placed(_what_lies_there(where.name, folder_fd), where))
         return OSError(error.errno, error.strerror, str(where))
 
 
@@ -243,6 +259,11 @@ def _what_lies_there(name: str, folder_fd: int | None) -> str:
 
 def _kind(found: os.stat_result) -> str:
     return _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+
+
+def _placed(kind: str, where: Path) -> str:
+    # No link is followed, wherever it leads; the words are GibRAM's, for who looks for them.
+    return f"{kind} at {where}" + (", symlink escapes base directory" if kind == _KINDS[stat.S_IFLNK] else "")
 
 
 def _identity(found: os.stat_result) -> _Identity:
@@ -276,7 +297,8 @@ def _ask(directories: Directories, path: str, *, writing: bool) -> _Asked:
         raise refused(f"a path of {size_bytes} bytes, more than {PATH_BYTES_MAX}")
     spelled = path.split("/")
     if ".." in spelled:
-        raise refused("'..'")
+        leaves = os.path.normpath(path).startswith("..")
+        raise refused("'..'" + (f", path escapes base directory: {shown}" if leaves else ""))
     root = Path(os.path.realpath(directories.data))  # Path.resolve raises RuntimeError on a loop of links
     parts = [part for part in spelled if part not in {"", "."}]
     if path.startswith("/"):
@@ -284,7 +306,7 @@ def _ask(directories: Directories, path: str, *, writing: bool) -> _Asked:
         if inside is None:
             inside = _below(parts, root)
         if inside is None:
-            raise refused("an absolute path elsewhere")
+            raise refused(f"an absolute path elsewhere, path escapes base directory: {shown}")
         parts = inside
     if not parts or spelled[-1] in {"", "."}:
         raise refused("the path of a folder, without a file name")
@@ -367,7 +389,7 @@ def _refuse_own_name(asked: _Asked) -> None:
 
 def _refuse_irregular(asked: _Asked, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
-        raise asked.refused(f"{_kind(found)} at {asked.resolved}")
+        raise asked.refused(_placed(_kind(found), asked.resolved))
 
 
 def _open_file(asked: _Asked, folder_fd: int) -> int | None:

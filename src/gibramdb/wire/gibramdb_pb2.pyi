@@ -713,3 +713,9 @@ class DigestResponse(_message.Message):
     sha256: str
     object_count: int
     def __init__(self, sha256: _Optional[str] = ..., object_count: _Optional[int] = ...) -> None: ...
+
+class GetByExternalIDRequest(_message.Message):
+    __slots__ = ("external_id",)
+    EXTERNAL_ID_FIELD_NUMBER: _ClassVar[int]
+    external_id: str
+    def __init__(self, external_id: _Optional[str] = ...) -> None: ...

@@ -24,6 +24,7 @@ _DECIDE: dict[type[WriteCommand], Callable[[Moment, Any], Decision]] = {
     commands.AddDocuments: documents.add,
     commands.AddCommunity: communities.add,
     commands.LinkTextUnitEntity: textunits.link,
+    commands.UnlinkTextUnitEntity: textunits.unlink,
     commands.UpdateEntityDescription: entities.describe,
     commands.DeleteDocument: documents.delete,
     commands.DeleteTextUnit: textunits.delete,

@@ -17,9 +17,9 @@ from gibramdb.core.decide.admission import (
 from gibramdb.core.state import SessionState
 from gibramdb.core.titles import is_blank
 from gibramdb.errors import AlreadyExistsError, CallerError, InvalidArgumentError, NotFoundError, StillReferencedError
-from gibramdb.model.commands import AddTextUnits, DeleteTextUnit, LinkTextUnitEntity
+from gibramdb.model.commands import AddTextUnits, DeleteTextUnit, LinkTextUnitEntity, UnlinkTextUnitEntity
 from gibramdb.model.knowledge import NewTextUnit, TextUnit
-from gibramdb.model.mutations import TextUnitDeleted, TextUnitLinked, TextUnitsAdded
+from gibramdb.model.mutations import TextUnitDeleted, TextUnitLinked, TextUnitsAdded, TextUnitUnlinked
 from gibramdb.model.results import Created, Done
 
 
@@ -82,6 +82,22 @@ def link(moment: Moment, command: LinkTextUnitEntity) -> Decision:
     except CallerError as cause:
         raise type(cause)(f"link failed: {cause}") from None
     mutation = TextUnitLinked(
+        command.session_id, moment.now_ms, opens=False, textunit_id=command.textunit_id, entity_id=command.entity_id
+    )
+    return mutation, Done()
+
+
+def unlink(moment: Moment, command: UnlinkTextUnitEntity) -> Decision:
+    """Both must be there; where they are not linked, nothing changes."""
+    try:
+        session = moment.session(command.session_id)
+        require_found(session.textunits.get(command.textunit_id), "textunit", command.textunit_id)
+        require_found(session.entities.get(command.entity_id), "entity", command.entity_id)
+    except CallerError as cause:
+        raise type(cause)(f"unlink failed: {cause}") from None
+    if command.entity_id not in session.entities_by_textunit.get(command.textunit_id, {}):
+        return None, Done()
+    mutation = TextUnitUnlinked(
         command.session_id, moment.now_ms, opens=False, textunit_id=command.textunit_id, entity_id=command.entity_id
     )
     return mutation, Done()

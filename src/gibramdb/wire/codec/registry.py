@@ -31,7 +31,7 @@ from gibramdb.wire.codec.envelope import Request, read_reply
 from gibramdb.wire.codec.numbers import CommandNumber as Number
 from gibramdb.wire.codec.objects import DOCUMENTS, DONE, ENTITIES, ONE_CREATED, RELATIONSHIPS, TEXTUNITS
 from gibramdb.wire.codec.refusals import read_error
-from gibramdb.wire.codec.requests import bare, by_cursor, by_id, by_ids, of_session
+from gibramdb.wire.codec.requests import bare, by_cursor, by_external_id, by_id, by_ids, of_session
 from gibramdb.wire.codec.row import Row
 from gibramdb.wire.framing import HEADER, encode_envelope, encode_frame, varint
 
@@ -49,6 +49,7 @@ TABLE: tuple[Row, ...] = (
     # documents
     Row(Number.ADD_DOCUMENT, ADD_DOCUMENTS.single, ONE_CREATED),
     Row(Number.GET_DOCUMENT, by_id(commands.GetDocument), DOCUMENTS.one),
+    Row(Number.GET_DOCUMENT_BY_EXTERNAL_ID, by_external_id(commands.GetDocumentByExternalId), DOCUMENTS.one),
     Row(Number.DELETE_DOCUMENT, by_id(commands.DeleteDocument), DONE),
     Row(Number.MSET_DOCUMENTS, ADD_DOCUMENTS.bulk, DOCUMENTS.created),
     Row(Number.MGET_DOCUMENTS, by_ids(commands.GetDocuments, pb.MGetDocumentsRequest), DOCUMENTS.several),
@@ -56,8 +57,10 @@ TABLE: tuple[Row, ...] = (
     # text units
     Row(Number.ADD_TEXTUNIT, ADD_TEXTUNITS.single, ONE_CREATED),
     Row(Number.GET_TEXTUNIT, by_id(commands.GetTextUnit), TEXTUNITS.one),
+    Row(Number.GET_TEXTUNIT_BY_EXTERNAL_ID, by_external_id(commands.GetTextUnitByExternalId), TEXTUNITS.one),
     Row(Number.DELETE_TEXTUNIT, by_id(commands.DeleteTextUnit), DONE),
     Row(Number.LINK_TEXTUNIT_ENTITY, requests.LINK, DONE),
+    Row(Number.UNLINK_TEXTUNIT_ENTITY, requests.UNLINK, DONE),
     Row(Number.MSET_TEXTUNITS, ADD_TEXTUNITS.bulk, TEXTUNITS.created),
     Row(Number.MGET_TEXTUNITS, by_ids(commands.GetTextUnits, pb.MGetTextUnitsRequest), TEXTUNITS.several),
     Row(Number.LIST_TEXTUNITS, by_cursor(commands.ListTextUnits, pb.ListTextUnitsRequest), TEXTUNITS.page),
@@ -65,6 +68,7 @@ TABLE: tuple[Row, ...] = (
     Row(Number.ADD_ENTITY, ADD_ENTITIES.single, ONE_CREATED),
     Row(Number.GET_ENTITY, by_id(commands.GetEntity), ENTITIES.one),
     Row(Number.GET_ENTITY_BY_TITLE, requests.GET_ENTITY_BY_TITLE, ENTITIES.one),
+    Row(Number.GET_ENTITY_BY_EXTERNAL_ID, by_external_id(commands.GetEntityByExternalId), ENTITIES.one),
     Row(Number.UPDATE_ENTITY_DESC, requests.UPDATE, DONE),
     Row(Number.DELETE_ENTITY, by_id(commands.DeleteEntity), DONE),
     Row(Number.MSET_ENTITIES, ADD_ENTITIES.bulk, ENTITIES.created),
@@ -73,6 +77,9 @@ TABLE: tuple[Row, ...] = (
     # relationships
     Row(Number.ADD_RELATIONSHIP, ADD_RELATIONSHIPS.single, ONE_CREATED),
     Row(Number.GET_RELATIONSHIP, by_id(commands.GetRelationship), RELATIONSHIPS.one),
+    Row(
+        Number.GET_RELATIONSHIP_BY_EXTERNAL_ID, by_external_id(commands.GetRelationshipByExternalId), RELATIONSHIPS.one
+    ),
     Row(Number.DELETE_RELATIONSHIP, by_id(commands.DeleteRelationship), DONE),
     Row(Number.MSET_RELATIONSHIPS, ADD_RELATIONSHIPS.bulk, RELATIONSHIPS.created),
     Row(
@@ -88,6 +95,7 @@ TABLE: tuple[Row, ...] = (
     # communities
     Row(Number.ADD_COMMUNITY, ADD_COMMUNITY, ONE_CREATED),
     Row(Number.GET_COMMUNITY, by_id(commands.GetCommunity), objects.COMMUNITY),
+    Row(Number.GET_COMMUNITY_BY_EXTERNAL_ID, by_external_id(commands.GetCommunityByExternalId), objects.COMMUNITY),
     Row(Number.DELETE_COMMUNITY, by_id(commands.DeleteCommunity), DONE),
     Row(Number.COMPUTE_COMMUNITIES, requests.DETECT, results.DETECTED),
     Row(Number.HIERARCHICAL_LEIDEN, requests.DETECT_HIERARCHY, results.HIERARCHY),

@@ -20,6 +20,7 @@ from gibramdb.model.commands import (
     Save,
     SetSessionTtl,
     TruncateLog,
+    UnlinkTextUnitEntity,
     UpdateEntityDescription,
 )
 from gibramdb.wire import gibramdb_pb2 as pb
@@ -51,6 +52,16 @@ def by_id(command: type[Command]) -> RequestCodec:
     )
 
 
+def by_external_id(command: type[Command]) -> RequestCodec:
+    """A command on the object that its caller named so."""
+    make = cast("Callable[[str, str], Command]", command)
+    return RequestCodec(
+        command,
+        lambda session_id, payload: make(session_id, pb.GetByExternalIDRequest.FromString(payload).external_id),
+        lambda sent: pb.GetByExternalIDRequest(external_id=sent.external_id).SerializeToString(),
+    )
+
+
 def by_ids(command: type[Command], message_class: type[Any]) -> RequestCodec:
     """A command on the objects of a list of ids."""
     make = cast("Callable[[str, tuple[int, ...]], Command]", command)
@@ -78,15 +89,20 @@ def _decode_title(session_id: str, payload: bytes) -> GetEntityByTitle:
     return GetEntityByTitle(session_id, pb.GetEntityByTitleRequest.FromString(payload).title)
 
 
-def _decode_link(session_id: str, payload: bytes) -> LinkTextUnitEntity:
-    message = pb.LinkTextUnitEntityRequest.FromString(payload)
-    return LinkTextUnitEntity(session_id, message.textunit_id, message.entity_id)
+def _of_link(command: type[Command]) -> RequestCodec:
+    make = cast("Callable[[str, int, int], Command]", command)
 
+    def decode(session_id: str, payload: bytes) -> Command:
+        message = pb.LinkTextUnitEntityRequest.FromString(payload)
+        return make(session_id, message.textunit_id, message.entity_id)
 
-def _encode_link(command: LinkTextUnitEntity) -> bytes:
-    return pb.LinkTextUnitEntityRequest(
-        textunit_id=command.textunit_id, entity_id=command.entity_id
-    ).SerializeToString()
+    return RequestCodec(
+        command,
+        decode,
+        lambda sent: pb.LinkTextUnitEntityRequest(
+            textunit_id=sent.textunit_id, entity_id=sent.entity_id
+        ).SerializeToString(),
+    )
 
 
 def _decode_update(session_id: str, payload: bytes) -> UpdateEntityDescription:
@@ -196,7 +212,8 @@ GET_ENTITY_BY_TITLE = RequestCodec(
     _decode_title,
     lambda command: pb.GetEntityByTitleRequest(title=command.title).SerializeToString(),
 )
-LINK = RequestCodec(LinkTextUnitEntity, _decode_link, _encode_link)
+LINK = _of_link(LinkTextUnitEntity)
+UNLINK = _of_link(UnlinkTextUnitEntity)
 UPDATE = RequestCodec(UpdateEntityDescription, _decode_update, _encode_update)
 SET_TTL = RequestCodec(SetSessionTtl, _decode_ttl, _encode_ttl)
 DETECT = RequestCodec(DetectCommunities, _decode_detect, _encode_detect)

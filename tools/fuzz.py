@@ -1,0 +1,99 @@
+"""Coverage-guided fuzzing of what comes over the wire and of the configuration.
+
+    python tools/fuzz.py wire|config [--seconds 300] [--corpus DIR]
+
+Needs atheris: pip install 'gibramdb[fuzz]'. Prints executions and crashes, then runs the corpus once more and prints
+the coverage it gives. What crashes is written to DIR/crash-...; a small one belongs, as hex, into
+tests/fuzz/wire_corpus.txt, which a test replays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+MEASURED = {"wire": "*/gibramdb/wire/*", "config": "*/gibramdb/config*.py"}
+
+
+def fuzz(target: str, seconds: int, corpus: Path, artifacts: Path) -> None:
+    """Does not return: the fuzzer ends the process."""
+    import atheris  # noqa: PLC0415 -- an extra of its own
+
+    with atheris.instrument_imports(include=["gibramdb", "yaml"]):
+        from support import fuzzing  # noqa: PLC0415 -- imported here to be instrumented
+    folder = Path(tempfile.mkdtemp(prefix="gibramdb-fuzz-"))
+    run = (fuzzing.WireTarget if target == "wire" else fuzzing.ConfigTarget)(folder).run
+    options = [
+        f"-max_total_time={seconds}", f"-artifact_prefix={artifacts}/", "-max_len=4096", "-len_control=0",
+        "-timeout=60", "-rss_limit_mb=2048", "-print_final_stats=1",
+    ]  # fmt: skip
+    atheris.Setup([sys.argv[0], str(corpus), *options], lambda data: run(data) and None)
+    atheris.Fuzz()
+
+
+def plant(target: str, corpus: Path) -> None:
+    """Something for a fuzzer to begin with, the same each time."""
+    from support import fuzzing  # noqa: PLC0415 -- as above
+
+    inputs = fuzzing.wire_seeds() if target == "wire" else fuzzing.config_seeds()
+    if target == "wire":
+        kept = (ROOT / "tests" / "fuzz" / "wire_corpus.txt").read_text().split()
+        inputs = itertools.chain(inputs, map(bytes.fromhex, kept))
+    for number, content in enumerate(inputs):
+        (corpus / f"seed-{number:04}").write_bytes(content)
+
+
+def replay(target: str, corpus: Path) -> None:
+    """Run every file of a corpus once."""
+    from support import fuzzing  # noqa: PLC0415 -- under coverage, when it is measured
+
+    with tempfile.TemporaryDirectory(prefix="gibramdb-fuzz-") as folder:
+        one = (fuzzing.WireTarget if target == "wire" else fuzzing.ConfigTarget)(Path(folder))
+        for file in sorted(corpus.iterdir()):
+            one.run(file.read_bytes())
+
+
+def main() -> int:
+    """Fuzz in a process of its own, then measure."""
+    logging.disable(logging.CRITICAL)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("target", choices=sorted(MEASURED))
+    parser.add_argument("--seconds", type=int, default=300)
+    parser.add_argument("--corpus", type=Path)
+    parser.add_argument("--only", choices=["fuzz", "replay"], help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    corpus: Path = asked.corpus or ROOT / "build" / "fuzz" / asked.target
+    artifacts = corpus.parent / f"{asked.target}-crashes"
+    for folder in (corpus, artifacts):
+        folder.mkdir(parents=True, exist_ok=True)
+    if asked.only == "fuzz":
+        fuzz(asked.target, asked.seconds, corpus, artifacts)
+    if asked.only == "replay":
+        replay(asked.target, corpus)
+        return 0
+    plant(asked.target, corpus)
+    again = [__file__, asked.target, "--corpus", str(corpus), "--seconds", str(asked.seconds), "--only"]
+    status = subprocess.run([sys.executable, *again, "fuzz"], check=False).returncode
+    data_file = corpus.parent / f"{asked.target}.coverage"
+    environment = {**os.environ, "COVERAGE_FILE": str(data_file), "COVERAGE_CORE": "ctrace"}
+    measured = [sys.executable, "-m", "coverage"]
+    subprocess.run(
+        [*measured, "run", "--branch", f"--include={MEASURED[asked.target]}", "--omit=*_pb2.py", *again, "replay"],
+        check=True, env=environment,
+    )  # fmt: skip
+    subprocess.run([*measured, "report"], check=True, env=environment)
+    crashes = sorted(file.name for file in artifacts.iterdir())
+    print(f"{len(crashes)} files in {artifacts}: {' '.join(crashes)}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
