@@ -231,6 +231,10 @@ class Session:
         command = commands.GetDocumentByExternalId(self.id, external_id)
         return cast("Document", self._executor.execute(command))
 
+    def cascade_delete_document(self, id: int) -> None:
+        """Delete it with its text units and their links, all at once. Raises NotFoundError."""
+        self._executor.execute(commands.CascadeDeleteDocument(self.id, id))
+
     # --- text units ---------------------------------------------------------------------------------------------------
 
     def add_textunit(
@@ -296,6 +300,10 @@ class Session:
         command = commands.GetTextUnitByExternalId(self.id, external_id)
         return cast("TextUnit", self._executor.execute(command))
 
+    def cascade_delete_textunit(self, id: int) -> None:
+        """Delete it with its links to entities, all at once. Raises NotFoundError."""
+        self._executor.execute(commands.CascadeDeleteTextUnit(self.id, id))
+
     # --- entities -----------------------------------------------------------------------------------------------------
 
     def add_entity(
@@ -345,6 +353,10 @@ class Session:
         command = commands.GetEntityByExternalId(self.id, external_id)
         return cast("Entity", self._executor.execute(command))
 
+    def cascade_delete_entity(self, id: int) -> None:
+        """Delete it with its links, its relationships, their place in communities, at once. Raises NotFoundError."""
+        self._executor.execute(commands.CascadeDeleteEntity(self.id, id))
+
     # --- relationships ------------------------------------------------------------------------------------------------
 
     def add_relationship(
@@ -393,6 +405,10 @@ class Session:
         """One relationship by the name that its caller gave it. Raises NotFoundError."""
         command = commands.GetRelationshipByExternalId(self.id, external_id)
         return cast("Relationship", self._executor.execute(command))
+
+    def cascade_delete_relationship(self, id: int) -> None:
+        """Delete it with its place in communities, all at once. Raises NotFoundError."""
+        self._executor.execute(commands.CascadeDeleteRelationship(self.id, id))
 
     # --- communities --------------------------------------------------------------------------------------------------
 

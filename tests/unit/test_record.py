@@ -104,6 +104,10 @@ FROZEN: list[tuple[m.Mutation, str]] = [
     (m.EntityDeleted(*BASE, 3), f"9520{HEAD}03"),
     (m.RelationshipDeleted(*BASE, 4), f"9521{HEAD}04"),
     (m.CommunityDeleted(*BASE, 5), f"9522{HEAD}05"),
+    (
+        m.CascadeDeleted(*BASE, ((2, 3),), (COMMUNITY,), (4,), (3,), (2,), (1,)),
+        f"9a23{HEAD}9192020391{C}9104910391029101",
+    ),
 ]
 """One of each kind, as it lies on disks that exist. A line here is added, never changed."""
 

@@ -174,6 +174,20 @@ class CommunityDeleted(MutationBase, frozen=True, tag=34):
     id: int
 
 
+class CascadeDeleted(MutationBase, frozen=True, tag=35):
+    """Objects gone together with what referred to them: in this order, links, places in communities, objects.
+
+    `communities` are those that lost members, as they are from now on.
+    """
+
+    links: tuple[tuple[int, int], ...]
+    communities: tuple[Community, ...]
+    relationship_ids: tuple[int, ...]
+    entity_ids: tuple[int, ...]
+    textunit_ids: tuple[int, ...]
+    document_ids: tuple[int, ...]
+
+
 Mutation = (
     SessionDeleted
     | SessionExpired
@@ -198,6 +212,7 @@ Mutation = (
     | EntityDeleted
     | RelationshipDeleted
     | CommunityDeleted
+    | CascadeDeleted
 )
 
 IN_SNAPSHOTS_ONLY: tuple[type[MutationBase], ...] = (SessionRestored, CommunitiesAdded, TextUnitsLinked)
