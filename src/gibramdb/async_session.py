@@ -435,6 +435,17 @@ class AsyncSession:
         command = commands.GetCommunityByExternalId(self.id, external_id)
         return cast("Community", await self._executor.execute(command))
 
+    async def communities(self) -> AsyncIterator[Community]:
+        """All, by ascending id, page by page."""
+        cursor = 0
+        while True:
+            page = cast("Page[Community]", await self._executor.execute(commands.ListCommunities(self.id, cursor)))
+            for item in page.items:
+                yield item
+            cursor = page.next_cursor
+            if not cursor:
+                return
+
     # --- retrieval ----------------------------------------------------------------------------------------------------
 
     async def query(

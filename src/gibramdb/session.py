@@ -439,6 +439,17 @@ class Session:
         command = commands.GetCommunityByExternalId(self.id, external_id)
         return cast("Community", self._executor.execute(command))
 
+    def communities(self) -> Iterator[Community]:
+        """All, by ascending id, page by page."""
+        cursor = 0
+        while True:
+            page = cast("Page[Community]", self._executor.execute(commands.ListCommunities(self.id, cursor)))
+            for item in page.items:  # noqa: UP028 (the async twin can not delegate)
+                yield item
+            cursor = page.next_cursor
+            if not cursor:
+                return
+
     # --- retrieval ----------------------------------------------------------------------------------------------------
 
     def query(

@@ -92,6 +92,7 @@ SUCCESS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
     "CASCADE_DELETE_TEXTUNIT": ("ById", {"id": 1}, "OkWithID", {"id": 1}),
     "CASCADE_DELETE_ENTITY": ("ById", {"id": 1}, "OkWithID", {"id": 1}),
     "CASCADE_DELETE_RELATIONSHIP": ("ById", {"id": 1}, "OkWithID", {"id": 1}),
+    "LIST_COMMUNITIES": ("ListRequest", {"limit": 1}, "CommunityListResponse", {"communities.id": [1], "communities.title": ["one"], "next_cursor": 0}),
     "GET_DOCUMENT_BY_EXTERNAL_ID": ("ByExternalId", {"external_id": "d2"}, "Document", {"id": 2}),
     "GET_TEXTUNIT_BY_EXTERNAL_ID": ("ByExternalId", {"external_id": "t2"}, "TextUnit", {"id": 2}),
     "GET_ENTITY_BY_EXTERNAL_ID": ("ByExternalId", {"external_id": "e2"}, "Entity", {"id": 2}),

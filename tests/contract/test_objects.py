@@ -293,6 +293,16 @@ def test_a_cascade_takes_what_refers_to_an_object_and_nothing_else(session: Sess
     assert session.get_entity_by_title("title 1").id == 5
 
 
+def test_communities_are_listed_page_by_page(session: Session) -> None:
+    session.add_entities([NewEntity(f"e{n}", f"e{n}") for n in range(3)])
+    for number in range(1_002):
+        session.add_community(NewCommunity(f"c{number}", (1, 2)))
+    session.delete_community(2)
+    listed = list(session.communities())
+    assert [each.id for each in listed] == [1, *range(3, 1_003)]
+    assert (listed[-1].title, listed[-1].entity_ids) == ("c1001", (1, 2))
+
+
 def test_an_object_is_found_by_the_name_that_its_caller_gave_it(session: Session) -> None:
     session.add_documents([NewDocument("x"), NewDocument(" x")])
     session.add_textunit("x", 2, "said")

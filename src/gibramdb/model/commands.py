@@ -485,6 +485,14 @@ class ListRelationships(ReadCommand, frozen=True, gc=False):
     limit: int = 0
 
 
+class ListCommunities(ReadCommand, frozen=True, gc=False):
+    """Answers a Page of communities with ids above `cursor`."""
+
+    session_id: str
+    cursor: int = 0
+    limit: int = 0
+
+
 class Query(ReadCommand, frozen=True, gc=False):
     """Vector seeds, then a walk along relationships, then ranking. Answers a QueryResult.
 

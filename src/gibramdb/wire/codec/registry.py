@@ -101,6 +101,11 @@ TABLE: tuple[Row, ...] = (
     Row(Number.GET_COMMUNITY, by_id(commands.GetCommunity), objects.COMMUNITY),
     Row(Number.GET_COMMUNITY_BY_EXTERNAL_ID, by_external_id(commands.GetCommunityByExternalId), objects.COMMUNITY),
     Row(Number.DELETE_COMMUNITY, by_id(commands.DeleteCommunity), DONE),
+    Row(
+        Number.LIST_COMMUNITIES,
+        by_cursor(commands.ListCommunities, pb.ListCommunitiesRequest),
+        objects.COMMUNITY_PAGE,
+    ),
     Row(Number.COMPUTE_COMMUNITIES, requests.DETECT, results.DETECTED),
     Row(Number.HIERARCHICAL_LEIDEN, requests.DETECT_HIERARCHY, results.HIERARCHY),
     # retrieval
