@@ -29,7 +29,7 @@ WORDS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(self\._executor\.(?:execute|execute_batch|close)\()", r"await \1"),
     (r"(?<!def )(self\.(?:_add|close)\()", r"await \1"),
     (r"await (self\._executor\.execute\([^\n]*\))\.(items|communities)", r"(await \1).\2"),
-    (r"-> Iterator\[(Document|TextUnit|Entity|Relationship)\]", r"-> AsyncIterator[\1]"),
+    (r"-> Iterator\[(Document|TextUnit|Entity|Relationship|Community)\]", r"-> AsyncIterator[\1]"),
     (r"from collections\.abc import Callable,", "from collections.abc import AsyncIterator, Callable,"),
     (r"^    def (\w+)\(", lambda match: match[0] if match[1] in SYNCHRONOUS else f"    async def {match[1]}("),
 ]

@@ -307,6 +307,10 @@ class AsyncSession:
         command = commands.GetDocumentByExternalId(self.id, external_id)
         return cast("Document", await self._executor.execute(command))
 
+    async def cascade_delete_document(self, id: int) -> None:
+        """Delete it with its text units and their links, all at once. Raises NotFoundError."""
+        await self._executor.execute(commands.CascadeDeleteDocument(self.id, id))
+
     # --- text units ---------------------------------------------------------------------------------------------------
 
     async def add_textunit(
@@ -375,6 +379,10 @@ class AsyncSession:
         command = commands.GetTextUnitByExternalId(self.id, external_id)
         return cast("TextUnit", await self._executor.execute(command))
 
+    async def cascade_delete_textunit(self, id: int) -> None:
+        """Delete it with its links to entities, all at once. Raises NotFoundError."""
+        await self._executor.execute(commands.CascadeDeleteTextUnit(self.id, id))
+
     # --- entities -----------------------------------------------------------------------------------------------------
 
     async def add_entity(
@@ -434,6 +442,10 @@ class AsyncSession:
         command = commands.GetEntityByExternalId(self.id, external_id)
         return cast("Entity", await self._executor.execute(command))
 
+    async def cascade_delete_entity(self, id: int) -> None:
+        """Delete it with its links, its relationships, their place in communities, at once. Raises NotFoundError."""
+        await self._executor.execute(commands.CascadeDeleteEntity(self.id, id))
+
     # --- relationships ------------------------------------------------------------------------------------------------
 
     async def add_relationship(
@@ -484,6 +496,10 @@ class AsyncSession:
         command = commands.GetRelationshipByExternalId(self.id, external_id)
         return cast("Relationship", await self._executor.execute(command))
 
+    async def cascade_delete_relationship(self, id: int) -> None:
+        """Delete it with its place in communities, all at once. Raises NotFoundError."""
+        await self._executor.execute(commands.CascadeDeleteRelationship(self.id, id))
+
     # --- communities --------------------------------------------------------------------------------------------------
 
     async def add_community(self, community: NewCommunity) -> int:
@@ -512,6 +528,17 @@ class AsyncSession:
         """One community by the name that its caller gave it. Raises NotFoundError."""
         command = commands.GetCommunityByExternalId(self.id, external_id)
         return cast("Community", await self._executor.execute(command))
+
+    async def communities(self) -> AsyncIterator[Community]:
+        """All, by ascending id, page by page."""
+        cursor = 0
+        while True:
+            page = cast("Page[Community]", await self._executor.execute(commands.ListCommunities(self.id, cursor)))
+            for item in page.items:
+                yield item
+            cursor = page.next_cursor
+            if not cursor:
+                return
 
     # --- retrieval ----------------------------------------------------------------------------------------------------
 

@@ -313,6 +313,10 @@ class Session:
         command = commands.GetDocumentByExternalId(self.id, external_id)
         return cast("Document", self._executor.execute(command))
 
+    def cascade_delete_document(self, id: int) -> None:
+        """Delete it with its text units and their links, all at once. Raises NotFoundError."""
+        self._executor.execute(commands.CascadeDeleteDocument(self.id, id))
+
     # --- text units ---------------------------------------------------------------------------------------------------
 
     def add_textunit(
@@ -381,6 +385,10 @@ class Session:
         command = commands.GetTextUnitByExternalId(self.id, external_id)
         return cast("TextUnit", self._executor.execute(command))
 
+    def cascade_delete_textunit(self, id: int) -> None:
+        """Delete it with its links to entities, all at once. Raises NotFoundError."""
+        self._executor.execute(commands.CascadeDeleteTextUnit(self.id, id))
+
     # --- entities -----------------------------------------------------------------------------------------------------
 
     def add_entity(
@@ -440,6 +448,10 @@ class Session:
         command = commands.GetEntityByExternalId(self.id, external_id)
         return cast("Entity", self._executor.execute(command))
 
+    def cascade_delete_entity(self, id: int) -> None:
+        """Delete it with its links, its relationships, their place in communities, at once. Raises NotFoundError."""
+        self._executor.execute(commands.CascadeDeleteEntity(self.id, id))
+
     # --- relationships ------------------------------------------------------------------------------------------------
 
     def add_relationship(
@@ -490,6 +502,10 @@ class Session:
         command = commands.GetRelationshipByExternalId(self.id, external_id)
         return cast("Relationship", self._executor.execute(command))
 
+    def cascade_delete_relationship(self, id: int) -> None:
+        """Delete it with its place in communities, all at once. Raises NotFoundError."""
+        self._executor.execute(commands.CascadeDeleteRelationship(self.id, id))
+
     # --- communities --------------------------------------------------------------------------------------------------
 
     def add_community(self, community: NewCommunity) -> int:
@@ -518,6 +534,17 @@ class Session:
         """One community by the name that its caller gave it. Raises NotFoundError."""
         command = commands.GetCommunityByExternalId(self.id, external_id)
         return cast("Community", self._executor.execute(command))
+
+    def communities(self) -> Iterator[Community]:
+        """All, by ascending id, page by page."""
+        cursor = 0
+        while True:
+            page = cast("Page[Community]", self._executor.execute(commands.ListCommunities(self.id, cursor)))
+            for item in page.items:  # noqa: UP028 (the async twin can not delegate)
+                yield item
+            cursor = page.next_cursor
+            if not cursor:
+                return
 
     # --- retrieval ----------------------------------------------------------------------------------------------------
 

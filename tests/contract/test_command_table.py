@@ -88,6 +88,11 @@ SUCCESS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
     "LIST_TEXTUNITS": ("ListRequest", {"limit": 1}, "TextUnitsResponse", {"textunits.id": [1], "next_cursor": 1}),
     "GET_DIGEST": ("", {}, "DigestResponse", {"object_count": 11}),
     "UNLINK_TEXTUNIT_ENTITY": ("LinkTextUnitEntityRequest", {"textunit_id": 1, "entity_id": 1}, "OkWithID", {"id": 0}),
+    "CASCADE_DELETE_DOCUMENT": ("ById", {"id": 1}, "OkWithID", {"id": 1}),
+    "CASCADE_DELETE_TEXTUNIT": ("ById", {"id": 1}, "OkWithID", {"id": 1}),
+    "CASCADE_DELETE_ENTITY": ("ById", {"id": 1}, "OkWithID", {"id": 1}),
+    "CASCADE_DELETE_RELATIONSHIP": ("ById", {"id": 1}, "OkWithID", {"id": 1}),
+    "LIST_COMMUNITIES": ("ListRequest", {"limit": 1}, "CommunityListResponse", {"communities.id": [1], "communities.title": ["one"], "next_cursor": 0}),
     "GET_DOCUMENT_BY_EXTERNAL_ID": ("ByExternalId", {"external_id": "d2"}, "Document", {"id": 2}),
     "GET_TEXTUNIT_BY_EXTERNAL_ID": ("ByExternalId", {"external_id": "t2"}, "TextUnit", {"id": 2}),
     "GET_ENTITY_BY_EXTERNAL_ID": ("ByExternalId", {"external_id": "e2"}, "Entity", {"id": 2}),
@@ -187,6 +192,10 @@ REFUSALS: list[tuple[str, str, dict[str, Any], int, str]] = [
         (f"{verb}_{noun.upper()}", "ById", {"id": id}, 1002, f"{noun} not found")
         for verb in ("GET", "DELETE") for noun in ("document", "textunit", "entity", "relationship", "community")
         for id in (0, 9, 2**64 - 1)
+    ],
+    *[
+        (f"CASCADE_DELETE_{noun.upper()}", "ById", {"id": id}, 1002, f"{noun} not found")
+        for noun in ("document", "textunit", "entity", "relationship") for id in (0, 9, 2**64 - 1)
     ],
     *[
         (f"GET_{noun.upper()}_BY_EXTERNAL_ID", "ByExternalId", {"external_id": name}, 1002, f"{noun} not found")

@@ -260,6 +260,49 @@ def test_a_link_can_be_taken_back_and_what_it_held_can_go(session: Session) -> N
     assert session.get_textunit(1).entity_ids == (2,)
 
 
+def test_a_cascade_takes_what_refers_to_an_object_and_nothing_else(session: Session) -> None:
+    furnish(session)
+    session.add_relationships([NewRelationship(1, 1, "self"), NewRelationship(2, 1), NewRelationship(3, 4)])
+    session.add_community(NewCommunity("all", (1, 2, 3, 4, 1), (1, 2, 3, 4), embedding=V))
+    session.link_many([(1, 2), (2, 1)])
+    session.cascade_delete_relationship(2)
+    assert session.get_community(2).relationship_ids == (1, 3, 4)
+    session.cascade_delete_entity(1)
+    assert [entity.id for entity in session.entities()] == [2, 3, 4]
+    assert [each.id for each in session.relationships()] == [5]
+    community = session.get_community(2)
+    assert (community.entity_ids, community.relationship_ids, community.title) == ((2, 3, 4), (), "all")
+    assert session.get_community(1).relationship_ids == ()
+    assert session.get_textunit(1).entity_ids == (2,)
+    assert [hit.community.id for hit in session.query(V, search_types=["community"]).communities] == [2]
+    session.cascade_delete_textunit(1)
+    assert session.get_entity(2).textunit_ids == ()
+    assert [each.id for each in session.textunits()] == [2]
+    session.link(2, 3)
+    session.cascade_delete_document(1)
+    assert [each.id for each in session.documents()] == [2]
+    assert list(session.textunits()) == []
+    assert session.get_entity(3).textunit_ids == ()
+    before = session.digest()
+    session.rebuild_indexes()
+    assert session.digest() == before
+    for noun in ("document", "textunit", "entity", "relationship"):
+        with pytest.raises(NotFoundError, match=f"{noun} not found: 1"):
+            getattr(session, f"cascade_delete_{noun}")(1)
+    session.add_entity("e1", "title 1")
+    assert session.get_entity_by_title("title 1").id == 5
+
+
+def test_communities_are_listed_page_by_page(session: Session) -> None:
+    session.add_entities([NewEntity(f"e{n}", f"e{n}") for n in range(3)])
+    for number in range(1_002):
+        session.add_community(NewCommunity(f"c{number}", (1, 2)))
+    session.delete_community(2)
+    listed = list(session.communities())
+    assert [each.id for each in listed] == [1, *range(3, 1_003)]
+    assert (listed[-1].title, listed[-1].entity_ids) == ("c1001", (1, 2))
+
+
 def test_an_object_is_found_by_the_name_that_its_caller_gave_it(session: Session) -> None:
     session.add_documents([NewDocument("x"), NewDocument(" x")])
     session.add_textunit("x", 2, "said")

@@ -59,6 +59,10 @@ CHANGES: dict[CommandNumber, Callable[[Session], object]] = {
         [NewRelationship(5, 5), NewRelationship(6, 5, "x")]
     ),
     N.LINK_TEXTUNIT_ENTITY: lambda session: session.link(1, 3),
+    N.CASCADE_DELETE_DOCUMENT: lambda session: session.cascade_delete_document(1),
+    N.CASCADE_DELETE_TEXTUNIT: lambda session: session.cascade_delete_textunit(1),
+    N.CASCADE_DELETE_ENTITY: lambda session: session.cascade_delete_entity(1),
+    N.CASCADE_DELETE_RELATIONSHIP: lambda session: session.cascade_delete_relationship(1),
     N.UNLINK_TEXTUNIT_ENTITY: lambda session: session.unlink(1, 1),
     N.UPDATE_ENTITY_DESC: lambda session: session.update_entity_description(1, "said otherwise", OTHER_VECTOR),
     N.DELETE_DOCUMENT: lambda session: session.delete_document(2),

@@ -248,6 +248,39 @@ class StoreMachine(RuleBasedStateMachine):
             del objects[id]
             self.written(name, session)
 
+    @rule(name=SESSIONS, kind=st.sampled_from(KINDS[:-1]), id=IDS)
+    def cascade_delete(self, name: str, kind: str, id: int) -> None:
+        refusal = self.dead(name)
+        session = self.candidate(name)
+        if refusal is None and id not in getattr(session, kind):
+            refusal = NotFoundError
+        command = {
+            "documents": c.CascadeDeleteDocument,
+            "textunits": c.CascadeDeleteTextUnit,
+            "entities": c.CascadeDeleteEntity,
+            "relationships": c.CascadeDeleteRelationship,
+        }[kind](name, id)
+        self.run(command, refusal)
+        if refusal is not None:
+            return
+        units = {id} if kind == "textunits" else set()
+        if kind == "documents":
+            units = {unit for unit, each in session.textunits.items() if each[1] == id}
+            del session.documents[id]
+        edges = {id} if kind == "relationships" else set()
+        entities = {id} if kind == "entities" else set()
+        if entities:
+            edges = {edge for edge, each in session.relationships.items() if id in each[:2]}
+            del session.entities[id]
+        session.textunits = {unit: each for unit, each in session.textunits.items() if unit not in units}
+        session.relationships = {edge: each for edge, each in session.relationships.items() if edge not in edges}
+        session.links = [link for link in session.links if link[0] not in units and link[1] not in entities]
+        session.communities = {
+            community: (tuple(e for e in each[0] if e not in entities), tuple(r for r in each[1] if r not in edges))
+            for community, each in session.communities.items()
+        }
+        self.written(name, session)
+
     @rule(name=SESSIONS)
     def delete_session(self, name: str) -> None:
         refusal = None if name in self.sessions else SessionNotFoundError

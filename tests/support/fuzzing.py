@@ -210,7 +210,7 @@ for _row in TABLE:
         _name = "ListEntitiesRequest"
     if (
         _name is None
-        and _row.name.startswith(("GET_", "DELETE_"))
+        and _row.name.startswith(("GET_", "DELETE_", "CASCADE_"))
         and _row.name not in {"GET_DIGEST", "DELETE_SESSION"}
     ):
         _name = "GetByIDRequest"

@@ -71,6 +71,7 @@ WALStatusResponse: 1 current_lsn u64, 2 flushed_lsn u64, 3 segment_count i32, 4 
 WALTruncateRequest: 1 target_lsn u64
 AuthRequest: 1 api_key string
 AuthResponse: 1 success bool, 2 message string, 3 key_id string, 4 permissions r string
+CommunityListResponse: 1 communities r Community, 3 next_cursor u64
 DigestResponse: 1 sha256 string, 2 object_count u64
 """
 _TYPES = {

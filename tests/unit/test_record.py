@@ -111,6 +111,10 @@ FROZEN: list[tuple[m.Mutation, str]] = [
     (m.EntityDeleted(*BASE, 3), f"9520{HEAD}03"),
     (m.RelationshipDeleted(*BASE, 4), f"9521{HEAD}04"),
     (m.CommunityDeleted(*BASE, 5), f"9522{HEAD}05"),
+    (
+        m.CascadeDeleted(*BASE, ((2, 3),), (COMMUNITY,), (4,), (3,), (2,), (1,)),
+        f"9a23{HEAD}9192020391{C}9104910391029101",
+    ),
     (m.TokensKept(*BASE, 8, (KEPT,)), f"9617{HEAD}0891{K}"),
     (m.WrittenOnce(*BASE, KEPT, m.DocumentDeleted(*BASE, 1)), f"9628{HEAD}{K}951e{HEAD}01"),
     (m.WrittenOnce(*BASE, msgspec.structs.replace(KEPT, created_count=None), None), f"9628{HEAD}{K[:-2]}c0c0"),

@@ -110,7 +110,14 @@ ADDED_FIELDS = {
     ("TextUnitResult", "score"),
     ("TextUnitsResponse", "next_cursor"),
 }
-ADDED_MESSAGES = {"ListDocumentsRequest", "ListTextUnitsRequest", "DigestResponse", "GetByExternalIDRequest"}
+ADDED_MESSAGES = {
+    "ListDocumentsRequest",
+    "ListTextUnitsRequest",
+    "DigestResponse",
+    "GetByExternalIDRequest",
+    "ListCommunitiesRequest",
+    "CommunityListResponse",
+}
 
 
 def fields_of(descriptor: Any) -> dict[str, FieldDescriptorProto]:
@@ -153,7 +160,7 @@ def test_our_numbers_are_theirs_but_for_ours_alone() -> None:
 
 
 def test_the_catalogue_has_every_row_that_is_not_ours_alone() -> None:
-    assert set(CATALOGUE) | OURS_ALONE == set(BY_NUMBER) | {N.DIGEST_RESPONSE}
+    assert set(CATALOGUE) == set(BY_NUMBER) - OURS_ALONE
 
 
 @EVERY_COMMAND

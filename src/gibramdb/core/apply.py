@@ -158,8 +158,12 @@ def _textunit_linked(session: SessionState, mutation: mutations.TextUnitLinked) 
 
 
 def _textunit_unlinked(session: SessionState, mutation: mutations.TextUnitUnlinked) -> None:
-    session.links.remove(session.entities_by_textunit[mutation.textunit_id][mutation.entity_id])
-    session.forget_link(mutation.textunit_id, mutation.entity_id)
+    _remove_link(session, mutation.textunit_id, mutation.entity_id)
+
+
+def _remove_link(session: SessionState, textunit_id: int, entity_id: int) -> None:
+    session.links.remove(session.entities_by_textunit[textunit_id][entity_id])
+    session.forget_link(textunit_id, entity_id)
 
 
 def _entity_described(session: SessionState, mutation: mutations.EntityDescribed) -> None:
@@ -174,14 +178,22 @@ def _entity_described(session: SessionState, mutation: mutations.EntityDescribed
 
 
 def _document_deleted(session: SessionState, mutation: mutations.DocumentDeleted) -> None:
-    document = session.documents.get(mutation.id)
+    _remove_document(session, mutation.id)
+
+
+def _remove_document(session: SessionState, id: int) -> None:
+    document = session.documents.get(id)
     assert document is not None
     session.documents.remove(document.id)
     session.forget_document(document)
 
 
 def _textunit_deleted(session: SessionState, mutation: mutations.TextUnitDeleted) -> None:
-    textunit = session.textunits.get(mutation.id)
+    _remove_textunit(session, mutation.id)
+
+
+def _remove_textunit(session: SessionState, id: int) -> None:
+    textunit = session.textunits.get(id)
     assert textunit is not None
     session.textunits.remove(textunit.id)
     session.forget_textunit(textunit, session.textunit_vectors.stored_bytes(textunit.id))
@@ -189,7 +201,11 @@ def _textunit_deleted(session: SessionState, mutation: mutations.TextUnitDeleted
 
 
 def _entity_deleted(session: SessionState, mutation: mutations.EntityDeleted) -> None:
-    entity = session.entities.get(mutation.id)
+    _remove_entity(session, mutation.id)
+
+
+def _remove_entity(session: SessionState, id: int) -> None:
+    entity = session.entities.get(id)
     assert entity is not None
     session.entities.remove(entity.id)
     session.forget_entity(entity, session.entity_vectors.stored_bytes(entity.id))
@@ -197,7 +213,11 @@ def _entity_deleted(session: SessionState, mutation: mutations.EntityDeleted) ->
 
 
 def _relationship_deleted(session: SessionState, mutation: mutations.RelationshipDeleted) -> None:
-    relationship = session.relationships.get(mutation.id)
+    _remove_relationship(session, mutation.id)
+
+
+def _remove_relationship(session: SessionState, id: int) -> None:
+    relationship = session.relationships.get(id)
     assert relationship is not None
     session.relationships.remove(relationship.id)
     session.forget_relationship(relationship)
@@ -213,6 +233,26 @@ def _remove_community(session: SessionState, id: int) -> None:
     session.communities.remove(id)
     session.forget_community(community, session.community_vectors.stored_bytes(id))
     session.community_vectors.remove(id)
+
+
+def _cascade_deleted(session: SessionState, mutation: mutations.CascadeDeleted) -> None:
+    for textunit_id, entity_id in mutation.links:
+        _remove_link(session, textunit_id, entity_id)
+    for community in mutation.communities:
+        old = session.communities.get(community.id)
+        assert old is not None
+        vector_bytes = session.community_vectors.stored_bytes(community.id)
+        session.forget_community(old, vector_bytes)
+        session.communities.put(community.id, community)
+        session.index_community(community, vector_bytes)
+    for remove, ids in (
+        (_remove_relationship, mutation.relationship_ids),
+        (_remove_entity, mutation.entity_ids),
+        (_remove_textunit, mutation.textunit_ids),
+        (_remove_document, mutation.document_ids),
+    ):
+        for id in ids:
+            remove(session, id)
 
 
 # Keyed by class, because a chain of `case` tests costs more than the change itself; a test holds that none is missing.
@@ -238,4 +278,5 @@ _APPLY: dict[type, Callable[[SessionState, Any], None]] = {
     mutations.EntityDeleted: _entity_deleted,
     mutations.RelationshipDeleted: _relationship_deleted,
     mutations.CommunityDeleted: _community_deleted,
+    mutations.CascadeDeleted: _cascade_deleted,
 }

@@ -231,6 +231,16 @@ def _list_relationships(state: StoreState, command: commands.ListRelationships, 
     return Page(tuple(records), records[-1].id if has_more else 0)
 
 
+def _list_communities(state: StoreState, command: commands.ListCommunities, now_ms: int) -> Page[Community]:
+    session = _session_or_none(state, command.session_id, now_ms)
+    if session is None:
+        return Page(())
+    records, has_more = _page(
+        session.communities, command.cursor, command.limit, lambda each: limits.community_bytes(each, 0)
+    )
+    return Page(tuple(records), records[-1].id if has_more else 0)
+
+
 # --- sessions and the store -------------------------------------------------------------------------------------------
 
 
@@ -289,6 +299,7 @@ READS: dict[type[ReadCommand], Callable[[StoreState, Any, int], Result]] = {
     commands.ListTextUnits: _list_textunits,
     commands.ListEntities: _list_entities,
     commands.ListRelationships: _list_relationships,
+    commands.ListCommunities: _list_communities,
     commands.GetSession: _get_session,
     commands.ListSessions: _list_sessions,
     commands.GetDigest: _get_digest,

@@ -299,6 +299,30 @@ class DeleteCommunity(WriteCommand, frozen=True, gc=False):
     id: int
 
 
+class CascadeDeleteDocument(WriteCommand, frozen=True, gc=False):
+    """Deletes a document with its text units and their links, all at once."""
+
+    id: int
+
+
+class CascadeDeleteTextUnit(WriteCommand, frozen=True, gc=False):
+    """Deletes a text unit with its links."""
+
+    id: int
+
+
+class CascadeDeleteEntity(WriteCommand, frozen=True, gc=False):
+    """Deletes an entity with its links, its relationships, and the place of all these in communities."""
+
+    id: int
+
+
+class CascadeDeleteRelationship(WriteCommand, frozen=True, gc=False):
+    """Deletes a relationship with its place in communities."""
+
+    id: int
+
+
 class DetectedCluster(msgspec.Struct, frozen=True, gc=False):
     """One cluster that an algorithm found; `parent` is an index to an earlier one of the same list, -1 at the top."""
 
@@ -480,6 +504,14 @@ class ListEntities(ReadCommand, frozen=True, gc=False):
 
 class ListRelationships(ReadCommand, frozen=True, gc=False):
     """Answers a Page of relationships with ids above `cursor`."""
+
+    session_id: str
+    cursor: int = 0
+    limit: int = 0
+
+
+class ListCommunities(ReadCommand, frozen=True, gc=False):
+    """Answers a Page of communities with ids above `cursor`."""
 
     session_id: str
     cursor: int = 0

@@ -194,6 +194,20 @@ class CommunityDeleted(MutationBase, frozen=True, tag=34):
     id: int
 
 
+class CascadeDeleted(MutationBase, frozen=True, tag=35):
+    """Objects gone together with what referred to them: in this order, links, places in communities, objects.
+
+    `communities` are those that lost members, as they are from now on.
+    """
+
+    links: tuple[tuple[int, int], ...]
+    communities: tuple[Community, ...]
+    relationship_ids: tuple[int, ...]
+    entity_ids: tuple[int, ...]
+    textunit_ids: tuple[int, ...]
+    document_ids: tuple[int, ...]
+
+
 Change = (
     SessionTtlSet
     | SessionTouched
@@ -210,6 +224,7 @@ Change = (
     | EntityDeleted
     | RelationshipDeleted
     | CommunityDeleted
+    | CascadeDeleted
 )
 """What a write that was marked with a token may come to."""
 
@@ -245,6 +260,7 @@ Mutation = (
     | EntityDeleted
     | RelationshipDeleted
     | CommunityDeleted
+    | CascadeDeleted
     | TokensKept
     | WrittenOnce
 )

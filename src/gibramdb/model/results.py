@@ -226,6 +226,7 @@ Result = (
     | Page[TextUnit]
     | Page[Entity]
     | Page[Relationship]
+    | Page[Community]
     | Document
     | TextUnit
     | Entity

@@ -508,6 +508,7 @@ _OBJECTS_ASKED: dict[type, Callable[[Any], int]] = {
     commands.ListTextUnits: _pages,
     commands.ListEntities: _pages,
     commands.ListRelationships: _pages,
+    commands.ListCommunities: _pages,
     commands.ListSessions: lambda _command: limits.SESSIONS_MAX_DEFAULT,
     commands.Query: _hits,
 }

@@ -719,3 +719,19 @@ class GetByExternalIDRequest(_message.Message):
     EXTERNAL_ID_FIELD_NUMBER: _ClassVar[int]
     external_id: str
     def __init__(self, external_id: _Optional[str] = ...) -> None: ...
+
+class ListCommunitiesRequest(_message.Message):
+    __slots__ = ("cursor", "limit")
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    cursor: int
+    limit: int
+    def __init__(self, cursor: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class CommunityListResponse(_message.Message):
+    __slots__ = ("communities", "next_cursor")
+    COMMUNITIES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_CURSOR_FIELD_NUMBER: _ClassVar[int]
+    communities: _containers.RepeatedCompositeFieldContainer[Community]
+    next_cursor: int
+    def __init__(self, communities: _Optional[_Iterable[_Union[Community, _Mapping]]] = ..., next_cursor: _Optional[int] = ...) -> None: ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gibramdb.core.decide import communities, documents, entities, once, relationships, sessions, textunits
+from gibramdb.core.decide import cascades, communities, documents, entities, once, relationships, sessions, textunits
 from gibramdb.core.decide.admission import Decision, Moment
 from gibramdb.core.limits import Limits
 from gibramdb.core.state import StoreState
@@ -31,6 +31,10 @@ _DECIDE: dict[type[WriteCommand], Callable[[Moment, Any], Decision]] = {
     commands.DeleteEntity: entities.delete,
     commands.DeleteRelationship: relationships.delete,
     commands.DeleteCommunity: communities.delete,
+    commands.CascadeDeleteDocument: cascades.document,
+    commands.CascadeDeleteTextUnit: cascades.textunit,
+    commands.CascadeDeleteEntity: cascades.entity,
+    commands.CascadeDeleteRelationship: cascades.relationship,
     commands.ReplaceCommunities: communities.replace,
     commands.DeleteSession: sessions.delete,
     commands.ExpireSession: sessions.expire,

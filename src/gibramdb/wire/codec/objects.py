@@ -304,7 +304,7 @@ RELATIONSHIPS = _Kind(
 )
 
 
-def _encode_community(community: Community) -> bytes:
+def _encode_community(community: Any) -> bytes:
     message = pb.Community()
     fill_community(message, community)
     return message.SerializeToString()
@@ -316,3 +316,16 @@ COMMUNITY = ResultCodec(
     lambda payload: read_community(pb.Community.FromString(payload)),
 )
 """One community."""
+
+
+def _decode_community_page(payload: bytes) -> Page[Community]:
+    response = pb.CommunityListResponse.FromString(payload)
+    return Page(tuple(map(read_community, response.communities)), response.next_cursor)
+
+
+COMMUNITY_PAGE = ResultCodec(
+    CommandNumber.COMMUNITY_LIST_RESPONSE,
+    lambda result: _encode_page(result, _encode_community),
+    _decode_community_page,
+)
+"""A page of the list of communities."""

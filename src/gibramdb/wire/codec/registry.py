@@ -51,6 +51,7 @@ TABLE: tuple[Row, ...] = (
     Row(Number.GET_DOCUMENT, by_id(commands.GetDocument), DOCUMENTS.one),
     Row(Number.GET_DOCUMENT_BY_EXTERNAL_ID, by_external_id(commands.GetDocumentByExternalId), DOCUMENTS.one),
     Row(Number.DELETE_DOCUMENT, by_id(commands.DeleteDocument), DONE),
+    Row(Number.CASCADE_DELETE_DOCUMENT, by_id(commands.CascadeDeleteDocument), DONE),
     Row(Number.MSET_DOCUMENTS, ADD_DOCUMENTS.bulk, DOCUMENTS.created),
     Row(Number.MGET_DOCUMENTS, by_ids(commands.GetDocuments, pb.MGetDocumentsRequest), DOCUMENTS.several),
     Row(Number.LIST_DOCUMENTS, by_cursor(commands.ListDocuments, pb.ListDocumentsRequest), DOCUMENTS.page),
@@ -59,6 +60,7 @@ TABLE: tuple[Row, ...] = (
     Row(Number.GET_TEXTUNIT, by_id(commands.GetTextUnit), TEXTUNITS.one),
     Row(Number.GET_TEXTUNIT_BY_EXTERNAL_ID, by_external_id(commands.GetTextUnitByExternalId), TEXTUNITS.one),
     Row(Number.DELETE_TEXTUNIT, by_id(commands.DeleteTextUnit), DONE),
+    Row(Number.CASCADE_DELETE_TEXTUNIT, by_id(commands.CascadeDeleteTextUnit), DONE),
     Row(Number.LINK_TEXTUNIT_ENTITY, requests.LINK, DONE),
     Row(Number.UNLINK_TEXTUNIT_ENTITY, requests.UNLINK, DONE),
     Row(Number.MSET_TEXTUNITS, ADD_TEXTUNITS.bulk, TEXTUNITS.created),
@@ -71,6 +73,7 @@ TABLE: tuple[Row, ...] = (
     Row(Number.GET_ENTITY_BY_EXTERNAL_ID, by_external_id(commands.GetEntityByExternalId), ENTITIES.one),
     Row(Number.UPDATE_ENTITY_DESC, requests.UPDATE, DONE),
     Row(Number.DELETE_ENTITY, by_id(commands.DeleteEntity), DONE),
+    Row(Number.CASCADE_DELETE_ENTITY, by_id(commands.CascadeDeleteEntity), DONE),
     Row(Number.MSET_ENTITIES, ADD_ENTITIES.bulk, ENTITIES.created),
     Row(Number.MGET_ENTITIES, by_ids(commands.GetEntities, pb.MGetEntitiesRequest), ENTITIES.several),
     Row(Number.LIST_ENTITIES, by_cursor(commands.ListEntities, pb.ListEntitiesRequest), ENTITIES.page),
@@ -81,6 +84,7 @@ TABLE: tuple[Row, ...] = (
         Number.GET_RELATIONSHIP_BY_EXTERNAL_ID, by_external_id(commands.GetRelationshipByExternalId), RELATIONSHIPS.one
     ),
     Row(Number.DELETE_RELATIONSHIP, by_id(commands.DeleteRelationship), DONE),
+    Row(Number.CASCADE_DELETE_RELATIONSHIP, by_id(commands.CascadeDeleteRelationship), DONE),
     Row(Number.MSET_RELATIONSHIPS, ADD_RELATIONSHIPS.bulk, RELATIONSHIPS.created),
     Row(
         Number.MGET_RELATIONSHIPS,
@@ -97,6 +101,11 @@ TABLE: tuple[Row, ...] = (
     Row(Number.GET_COMMUNITY, by_id(commands.GetCommunity), objects.COMMUNITY),
     Row(Number.GET_COMMUNITY_BY_EXTERNAL_ID, by_external_id(commands.GetCommunityByExternalId), objects.COMMUNITY),
     Row(Number.DELETE_COMMUNITY, by_id(commands.DeleteCommunity), DONE),
+    Row(
+        Number.LIST_COMMUNITIES,
+        by_cursor(commands.ListCommunities, pb.ListCommunitiesRequest),
+        objects.COMMUNITY_PAGE,
+    ),
     Row(Number.COMPUTE_COMMUNITIES, requests.DETECT, results.DETECTED),
     Row(Number.HIERARCHICAL_LEIDEN, requests.DETECT_HIERARCHY, results.HIERARCHY),
     # retrieval
