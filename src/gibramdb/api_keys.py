@@ -118,6 +118,10 @@ class _Entry:
         if not isinstance(id, str) or not _ID.fullmatch(id):
             found = "no id" if id is None or id == "" else "something that is no id"
             raise self._refusal("id", found, "1 to 128 printable ASCII characters, to be named by in logs and answers")
+        if id in {self._fields.get(field) for field in ("key", "key_hash") if isinstance(self._fields.get(field), str)}:
+            raise self._refusal(
+                "id", "the key itself (not shown)", "a name: it is logged, and told to who shows the key"
+            )
         self._where += f" {id!r}"
         if any(other.id == id for other in others):
             raise self._refusal("id", "an id that an earlier entry has", "a different id for each key")

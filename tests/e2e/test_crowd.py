@@ -118,7 +118,7 @@ class Crowd:
 
     def run(self) -> None:
         threads = [
-            threading.Thread(target=self._behave, args=(self._count // RUDE_CLIENTS, self._seed * 100 + number))
+            threading.Thread(target=self._behave, args=(-(-self._count // RUDE_CLIENTS), self._seed * 100 + number))
             for number in range(RUDE_CLIENTS)
         ]
         for each in threads:

@@ -24,6 +24,7 @@ from gibramdb.model import commands as c
 from gibramdb.server.tls import auto_context
 from gibramdb.storage.files import OsFileSystem
 from gibramdb.wire.codec import CommandNumber as N
+from gibramdb.wire.codec import encode_command
 
 DAY = dt.timedelta(days=1)
 
@@ -70,6 +71,42 @@ def test_commands_travel_encrypted_with_and_without_keys(
         with Frames(server.port, tls=context) as frames:
             assert error_of(frames.ask(N.PING)) == (1012, "authentication required")
         server.stop()
+
+
+@pytest.mark.parametrize(
+    "security", [{"stall_timeout": "500ms"}, {"max_buffered_bytes": 8 << 20}], ids=["in time", "by what it holds"]
+)
+def test_a_client_that_does_not_take_its_answers_is_sent_away(
+    tmp_path: Path, authority: trustme.CA, security: dict[str, object]
+) -> None:
+    path = config_file(tmp_path, [], tls=files(tmp_path, authority), security=security)
+    context = trusting(authority)
+    with Server(tmp_path / "data", "--config", path, mode="ephemeral") as server:
+        with Frames(server.port, tls=context) as frames:
+            frames.run(c.AddDocuments("s", (NewDocument("d"),), bulk=False))
+            frames.run(c.AddTextUnits("s", (NewTextUnit("t", 1, "x" * 1_000_000),)))
+            frames.socket.sendall(encode_command(c.GetTextUnits("s", (1,) * 30), 7))
+            time.sleep(2.5)
+            received = 0
+            with pytest.raises((OSError, AssertionError)):
+                while received < 30_000_000:
+                    data = frames.socket.recv(1 << 20)
+                    assert data, "closed"
+                    received += len(data)
+        with Frames(server.port, tls=context) as frames:
+            assert frames.run(c.GetTextUnits("s", (1,) * 5)).cmd_type == N.TEXTUNITS_RESPONSE
+
+
+def test_an_address_that_is_taken_is_refused_before_anything_is_made(tmp_path: Path, authority: trustme.CA) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        for tls in ({"auto_cert": True}, files(tmp_path, authority)):
+            path = config_file(tmp_path, [], tls=tls)
+            with pytest.raises(RefusedError) as caught:
+                Server(tmp_path / "data", "--config", path, "--addr", address).kill()
+            assert caught.value.status == 74
+            assert f"server.addr {address}: can not listen there" in caught.value.output
+            assert not (tmp_path / "data").exists()
 
 
 def test_older_versions_plain_frames_and_strangers_are_not_let_in(tmp_path: Path, authority: trustme.CA) -> None:

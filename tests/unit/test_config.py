@@ -497,6 +497,7 @@ def with_keys(*entries: object) -> Config:
         ({"id": ""}, "[0].id", "no id"),
         ({"id": 7}, "[0].id", "something that is no id"),
         ({"id": "a\nb"}, "[0].id", "something that is no id"),
+        ({"id": "s3cret"}, "[0].id", "the key itself (not shown)"),
         ({"id": "x" * 129}, "[0].id", "something that is no id"),
         ({"key": None}, "[0] 'ci'", "neither key nor key_hash"),
         ({"key_hash": HASH}, "[0] 'ci'", "both key and key_hash"),

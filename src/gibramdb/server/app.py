@@ -34,7 +34,7 @@ from gibramdb.server import tls
 from gibramdb.server.admission import Admission
 from gibramdb.server.auth import Gate
 from gibramdb.server.connection import Connection
-from gibramdb.server.listener import Listener, bind
+from gibramdb.server.listener import Listener, listen
 from gibramdb.storage.files import FileSystem, OsFileSystem
 from gibramdb.storage.identity import Directories, Locks, make_directories
 
@@ -213,7 +213,7 @@ async def _serve(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     server = Server(config)
-    door = _Door(config, server, await bind(config.server.addr))  # before anything on disk is touched
+    door = _Door(config, server, await listen(config.server.addr))  # before anything on disk is touched
     watcher = loop.create_task(_watch(server))
     opening: asyncio.Future[OpenStore] = loop.create_future()
     threading.Thread(target=_open, args=(config, loop, opening, door), name="gibramdb-recovery", daemon=True).start()

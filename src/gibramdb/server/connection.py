@@ -75,6 +75,9 @@ HELD_BYTES_MAX = 256 * 1024
 """Answers are sent together, up to this size; then the client has to take them before more are made."""
 BYTES_PER_SECOND_MIN = 16 * 1024
 """What a frame under way, in either direction, has to move on average of `stall_timeout`."""
+TLS_WRITE_BYTES = 128 * 1024
+"""What is handed to an encrypted connection at once. It takes all that it is given, and tells only from the next write
+on that the client is slow; a large answer would lie in it uncounted."""
 AUTH_FRAME_BYTES_MAX = 4_096
 """Nobody needs a longer one to say who they are."""
 TURN_US_MAX = 5_000
@@ -129,6 +132,8 @@ class Connection(asyncio.Protocol):
         self._outstanding_objects = 0
         self._frames: list[bytes] = []  # encoded in this turn
         self._held_bytes = 0
+        self._is_encrypted = False
+        self._unsent = memoryview(b"")  # of an encrypted connection, whose client is slow
         self._is_pumping = False
         self._is_turn_due = False
         self._ran_out_of_time = False
@@ -145,6 +150,7 @@ class Connection(asyncio.Protocol):
         # uvloop's transports do not inherit from asyncio's, so this can not be asserted.
         self._transport = cast("asyncio.Transport", transport)
         self.was_made = True
+        self._is_encrypted = transport.get_extra_info("sslcontext") is not None
         if not self._server.begin_with(self):
             self._transport.abort()
 
@@ -155,6 +161,7 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._slots.clear()
         self._frames.clear()
+        self._unsent = memoryview(b"")
         self._reader = FrameReader(0)
         self._hold(0, 0)
         self._server.forget(self)
@@ -171,15 +178,21 @@ class Connection(asyncio.Protocol):
         """The client takes its answers too slowly."""
         self._is_peer_slow = True
         self._regulate()
-        if self._transport is not None:
-            self._hold(self._held_coming_bytes, self._transport.get_write_buffer_size())
+        self._hold_going()
 
     def resume_writing(self) -> None:
         """The client has caught up."""
         self._is_peer_slow = False
         self._going = None
-        self._hold(self._held_coming_bytes, 0)
+        self._write_unsent()
+        self._hold_going()
         self._pump()
+
+    def _hold_going(self) -> None:
+        going_bytes = 0
+        if self._is_peer_slow and self._transport is not None:
+            going_bytes = self._transport.get_write_buffer_size() + len(self._unsent)
+        self._hold(self._held_coming_bytes, going_bytes)
 
     def _hold(self, coming_bytes: int, going_bytes: int) -> None:
         """Tell the server how much this connection holds; it may be the one that has to go."""
@@ -261,7 +274,7 @@ class Connection(asyncio.Protocol):
             return True
         if not self._is_peer_slow or self._transport is None:
             return False
-        left_bytes = _untaken_bytes(self._transport)
+        left_bytes = _untaken_bytes(self._transport) + len(self._unsent)
         if self._going is None:
             self._going = _Mark(now_us, self._frames_taken, left_bytes)
         return self._has_stood_still(self._going, left_bytes, now_us)
@@ -455,9 +468,23 @@ class Connection(asyncio.Protocol):
             self._frames = []
             self._held_bytes = 0
             if transport is not None:
-                transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
-        if self._is_leaving and not self._slots and transport is not None:
+                data = frames[0] if len(frames) == 1 else b"".join(frames)
+                if self._is_encrypted and len(data) > TLS_WRITE_BYTES:
+                    assert not self._unsent, "an answer was made for a client that is slow"
+                    self._unsent = memoryview(data)
+                    self._write_unsent()
+                else:
+                    transport.write(data)
+        if self._is_leaving and not self._slots and not self._unsent and transport is not None:
             transport.close()
+
+    def _write_unsent(self) -> None:
+        """Write until the client is slow; what is left is written when it has caught up, and nothing before it."""
+        while self._unsent and not self._is_peer_slow and self._transport is not None:
+            piece, self._unsent = self._unsent[:TLS_WRITE_BYTES], self._unsent[TLS_WRITE_BYTES:]
+            self._transport.write(piece)
+        if self._unsent:
+            self._hold_going()
 
     def leave(self) -> None:
         """Take no more requests; close when the last answer has left."""
@@ -468,6 +495,7 @@ class Connection(asyncio.Protocol):
         """Close at once, and hold nothing more."""
         self._is_leaving = True
         self._reader = FrameReader(0)
+        self._unsent = memoryview(b"")
         self._hold(0, 0)
         if self._transport is not None:
             self._transport.abort()

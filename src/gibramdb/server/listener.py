@@ -17,6 +17,7 @@ import contextlib
 import logging
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 
 from gibramdb.clock import SystemClock
@@ -29,15 +30,15 @@ log = logging.getLogger(__name__)
 
 BACKLOG_CONNECTIONS = 1024
 ACCEPT_PAUSE_S_FIRST, ACCEPT_PAUSE_S_MAX = 0.05, 1.0
-TLS_SHUTDOWN_S_MAX = 1.0
-"""How long a client may take to say goodbye; nothing depends on it."""
+TLS_SHUTDOWN_S_MAX = 4.0
+"""How long a client may take to receive its last answer and to say goodbye."""
 
 NewConnection = Callable[[str, int], Connection]
 """(address, steady microseconds when it was accepted)."""
 
 
-async def bind(address: Address) -> list[socket.socket]:
-    """Sockets on every address that the host means, not listening yet.
+async def listen(address: Address) -> list[socket.socket]:
+    """Sockets that listen on every address that the host means; who knocks now waits until a Listener accepts.
 
     Raises:
         StorageError: one of them can not be had.
@@ -53,11 +54,13 @@ async def bind(address: Address) -> list[socket.socket]:
             except OSError:
                 continue  # this machine has no IPv6, say
             sockets.append(bound)
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if sys.platform != "win32":  # there it means that somebody else may listen too
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             bound.setblocking(False)
             bound.bind(where)
+            bound.listen(BACKLOG_CONNECTIONS)
     except OSError as error:
         for each in sockets:
             each.close()
@@ -85,8 +88,6 @@ class Listener:
         self._admission = admission
         self._new_connection = new_connection
         self._handshakes: set[asyncio.Task[None]] = set()
-        for each in sockets:
-            each.listen(BACKLOG_CONNECTIONS)
         self._accepting = [loop.create_task(self._accept(each)) for each in sockets]
 
     def close(self) -> None:
