@@ -242,6 +242,7 @@ def test_a_change_that_can_not_be_applied_halts_the_store(
             db.session("s").add_document("not applied")
     health = db.health()
     assert (health.status, health.components["durable_state"]) == ("error", "unhealthy")
+    assert (health.components["engine"], health.components["session_store"]) == ("halted", "unhealthy")
     assert "internal apply failure" in health.components["durable_state_reason"]
     for refused in (db.sessions, db.info, db.checkpoint, db.save, lambda: db.session("s").add_document("x")):
         with pytest.raises(HaltedError):

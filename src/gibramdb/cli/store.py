@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,14 +11,25 @@ from rich.console import Console
 from rich.table import Table
 
 from gibramdb.cli import flags
+from gibramdb.config import Config
+from gibramdb.errors import ConfigError
+
+Directory = Annotated[
+    str | None, typer.Argument(metavar="DIR", help="The data directory; as --data.", show_default=False)
+]
 
 app = typer.Typer(no_args_is_help=True, help="Work on a store's directories while no server runs on them.")
 
 
 @app.command()
-def verify(config: flags.ConfigFile = None, data: flags.Data = None, dim: flags.Dim = None) -> None:
+def verify(
+    directory: Directory = None,
+    config: flags.ConfigFile = None,
+    data: flags.Data = None,
+    dim: flags.Dim = None,
+) -> None:
     """Read a store as a start would, change nothing, and say what is in it."""
-    settings = flags.config_from(config, insecure=False, data=data, dim=dim, mode="durable")
+    settings = _settings(directory, config, data, dim)
     from gibramdb.database.opening import verify as verify_store
 
     recovered, digest = verify_store(settings)
@@ -40,9 +52,9 @@ def verify(config: flags.ConfigFile = None, data: flags.Data = None, dim: flags.
 
 
 @app.command()
-def inspect(config: flags.ConfigFile = None, data: flags.Data = None) -> None:
+def inspect(directory: Directory = None, config: flags.ConfigFile = None, data: flags.Data = None) -> None:
     """List snapshots and log generations, each read and checked by itself. Exit code 65 if any is damaged."""
-    settings = flags.config_from(config, insecure=False, data=data, mode="durable")
+    settings = _settings(directory, config, data)
     from gibramdb.database.repair import inspect as inspect_store
 
     snapshots, logs = inspect_store(settings)
@@ -68,13 +80,14 @@ def inspect(config: flags.ConfigFile = None, data: flags.Data = None) -> None:
 
 @app.command()
 def repair(
+    directory: Directory = None,
     config: flags.ConfigFile = None,
     data: flags.Data = None,
     dim: flags.Dim = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without this, only say what it would mean.")] = False,
 ) -> None:
     """Make a store start that does not; say first what would be lost. What is taken out is kept in a folder."""
-    settings = flags.config_from(config, insecure=False, data=data, dim=dim, mode="durable")
+    settings = _settings(directory, config, data, dim)
     from gibramdb.database.repair import propose
     from gibramdb.database.repair import repair as repair_store
 
@@ -107,12 +120,13 @@ def repair(
 
 @app.command()
 def adopt(
+    directory: Directory = None,
     config: flags.ConfigFile = None,
     data: flags.Data = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without this, only say what it would mean.")] = False,
 ) -> None:
     """Accept that a directory or marker of a store is gone for good."""
-    settings = flags.config_from(config, insecure=False, data=data, mode="durable")
+    settings = _settings(directory, config, data)
     from gibramdb.database.opening import adopt as adopt_store
 
     said = adopt_store(settings, accept=yes)
@@ -123,3 +137,12 @@ def adopt(
         console.print("Done. Start the server again.")
     else:
         console.print("Nothing has been changed. To accept this, run the same command with --yes.")
+
+
+def _settings(directory: str | None, config: Path | None, data: str | None, dim: str | None = None) -> Config:
+    from gibramdb.database.opening import with_own_dimension
+
+    if directory is not None and data is not None:
+        raise ConfigError(f"the data directory is given twice: {directory} and --data {data}")
+    settings = flags.config_from(config, insecure=False, data=directory or data, dim=dim, mode="durable")
+    return with_own_dimension(settings)

@@ -17,6 +17,7 @@ from gibramdb.core.state import StoreState
 from gibramdb.errors import (
     CorruptLogError,
     CorruptSnapshotError,
+    FatalError,
     IncompatibleStoreError,
     MissingStoreError,
     StorageError,
@@ -370,17 +371,35 @@ def _decoded(path: Path, lsn: int, payload: bytes) -> Mutation:
 
 
 def _check_dimension(path: Path, lsn: int, mutation: Mutation, vector_dim: int) -> None:
-    change = mutation.change if isinstance(mutation, mutations.WrittenOnce) else mutation
-    if isinstance(change, mutations.TextUnitsAdded | mutations.EntitiesAdded):
-        if not change.vector_ids:
-            return
-        found = len(change.vectors) // 4 // len(change.vector_ids)
-    elif isinstance(change, mutations.CommunityAdded | mutations.EntityDescribed) and change.vector:
-        found = len(change.vector) // 4
-    else:
-        return
-    if found != vector_dim:
+    found = _dimension_of(mutation)
+    if found not in (0, vector_dim):
         raise IncompatibleStoreError(
             f"{path}: LSN {lsn}: the store holds vectors of dimension {found}, server.vector_dim is {vector_dim}; "
             f"next: set server.vector_dim to {found}"
         )
+
+
+def _dimension_of(mutation: Mutation) -> int:
+    """Of the embeddings in it; 0 where there is none."""
+    change = mutation.change if isinstance(mutation, mutations.WrittenOnce) else mutation
+    if isinstance(change, mutations.TextUnitsAdded | mutations.EntitiesAdded) and change.vector_ids:
+        return len(change.vectors) // 4 // len(change.vector_ids)
+    if isinstance(change, mutations.CommunityAdded | mutations.EntityDescribed):
+        return len(change.vector) // 4
+    return 0
+
+
+def stored_dimension(fs: FileSystem, directories: Directories) -> int:
+    """Of the embeddings that a store holds, as far as its files can be read; 0 if none is found."""
+    for _, path in reversed(snapshot.list_snapshots(fs, directories.snapshots)):
+        with contextlib.suppress(FatalError):
+            manifest, _ = snapshot.read_manifest(fs, path)
+            if manifest.vector_dim:
+                return manifest.vector_dim
+    for _, path in wal.list_logs(fs, directories.wal):
+        with contextlib.suppress(FatalError):
+            for _, _, payload in wal.read_log(fs, path):
+                found = _dimension_of(record.decode(payload))
+                if found:
+                    return found
+    return 0

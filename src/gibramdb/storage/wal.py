@@ -72,7 +72,7 @@ _PADDED_TRAILER = tuple(struct.Struct(f"<{count}xII") for count in range(ALIGNME
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NAME = re.compile(r"wal-([0-9]{20})\.log")
 
-_VERIFY = "keep the file as it is and run `gibramdb store verify`, which says what can be done"
+_NEXT = "keep a copy of it as it is; `gibramdb store repair` says what can be kept and what would be lost"
 
 
 class FirstLog(msgspec.Struct, frozen=True, gc=False):
@@ -181,7 +181,7 @@ def _header_bytes(header: LogHeader) -> bytes:
 def _parse_header(path: Path, data: bytes) -> LogHeader:
     def corrupt(offset: int, expected: str, found: str) -> CorruptLogError:
         return CorruptLogError(
-            f"{path}: offset {offset}: the file header is damaged: expected {expected}, found {found}; next: {_VERIFY}"
+            f"{path}: offset {offset}: the file header is damaged: expected {expected}, found {found}; next: {_NEXT}"
         )
 
     # A header is published whole (temporary, sync, rename): a part of one is damage, not a crash.
@@ -424,7 +424,7 @@ class LogReading:
 
     def _corrupt(self, offset: int, damage: str, proof: str) -> CorruptLogError:
         where = f"{self._path}: offset {offset}, LSN {self._lsn_at(offset)}"
-        return CorruptLogError(f"{where}: {damage}; {proof}; next: {_VERIFY}")
+        return CorruptLogError(f"{where}: {damage}; {proof}; next: {_NEXT}")
 
 
 def read_log(
@@ -508,7 +508,7 @@ class LogWriter:
         path = log_path(directory, header.generation)
         if fs.exists(path):
             raise StorageError(
-                f"{path}: expected no such file, found one; next: keep it and run `gibramdb store verify`"
+                f"{path}: expected no such file, found one; next: keep it and run `gibramdb store inspect`"
             )
         data = _header_bytes(header)
         publish(fs, path, data)
