@@ -130,6 +130,7 @@ def test_a_snapshot_that_fails_stops_no_writes_and_is_tried_again(operation: str
         assert not isinstance(driven.run(c.AddDocuments("busy", (NewDocument("meanwhile"),))), GibramError)
         health = driven.run(c.GetHealth())
         if isinstance(answer, GibramError):
+            assert str(answer).startswith("checkpoint failed: ")
             assert health.components["snapshot_failures"] == "1"  # type: ignore[union-attr]
             assert health.components["durable_state"] == "degraded"  # type: ignore[union-attr]
             assert "No space left" in health.components["durable_state_reason"]  # type: ignore[union-attr]

@@ -259,7 +259,7 @@ def test_a_bound_key_sees_its_sessions_and_no_others(populated: Server, id: str)
         info = pb.InfoResponse.FromString(frames.ask(N.INFO).payload)
         assert (info.session_count, info.document_count) == (3, 3)
         assert set(pb.HealthResponse.FromString(frames.ask(N.HEALTH).payload).components) == {
-            "engine", "backup", "session_store_mode", "session_store", "durable_state", "resource_pressure",
+            "engine", "backup", "session_store_mode", "session_store", "durable_state", "resource_pressure", "tokens",
         }  # fmt: skip
         for name in ("b-1", "a", "A-1", "shared2", "*"):
             refused = error_of(frames.ask(N.SESSION_INFO, session_id=name))

@@ -444,6 +444,8 @@ class Snapshots:
             job.work.is_over = True
             self._snapshot_error = ""
         self._set_due_lsn()
+        if isinstance(outcome, GibramError) and job.kind in {"checkpoint", "truncate"}:
+            outcome = _failed(job.kind, outcome)
         for finish in job.finishes:
             finish(outcome, NO_LSN)
         self._begin_next()
@@ -456,7 +458,7 @@ class Snapshots:
 
     def _rotated(self, finish: Finish, refusal: GibramError | None) -> None:
         """On the log thread."""
-        self._tell(lambda: finish(refusal or self._counted(), NO_LSN))
+        self._tell(lambda: finish(_failed("rotate", refusal) if refusal else self._counted(), NO_LSN))
 
     def _counted(self) -> Result | GibramError:
         try:
@@ -657,3 +659,8 @@ def _bytes_of(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+def _failed(what: str, error: GibramError) -> GibramError:
+    """The same error in words that GibRAM's operators know."""
+    return type(error)(f"{what} failed: {error}")
