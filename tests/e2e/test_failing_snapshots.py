@@ -53,18 +53,19 @@ def test_a_full_snapshot_directory_and_then_one_with_something_in_the_way(tmp_pa
         subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
         components = health_with(db, "snapshot_count", "1")
         assert components["durable_state"] == "serving"
-        assert components["snapshot_failures"] == "1"
+        failures = int(components["snapshot_failures"])
+        assert failures >= 1, "it was tried more than once if mounting took long"
         assert (components["snapshot_error"], db.backup_status().error) == ("", "")
 
         in_the_way = small_disk / "pack-00000000000000000002.bin.tmp"
         in_the_way.mkdir()
         db.session("s").add_document("again")
-        components = health_with(db, "snapshot_failures", "2")
+        components = health_with(db, "snapshot_failures", str(failures + 1))
         assert "Is a directory" in components["snapshot_error"]
         assert str(in_the_way) in db.backup_status().error
         with pytest.raises(StorageError, match="Is a directory"):
             db.save("copy")
-        assert int(db.health().components["snapshot_failures"]) >= 3
+        assert int(db.health().components["snapshot_failures"]) >= failures + 2
         assert (db.backup_status().kind, db.last_save().path) == ("save", ""), "not a successful one"
         with pytest.raises(InvalidArgumentError):
             db.save("../elsewhere")
