@@ -48,7 +48,8 @@ DURABLE_PLATFORMS = ("linux", "darwin")
 
 VARIABLE_PREFIX = "GIBRAMDB_"
 SERVER_VARIABLE = "GIBRAMDB_SERVER"
-OTHER_VARIABLES = {SERVER_VARIABLE}
+API_KEY_VARIABLE = "GIBRAMDB_API_KEY"
+OTHER_VARIABLES = {SERVER_VARIABLE, API_KEY_VARIABLE}
 """Read by commands that talk to a server; no settings of one."""
 # A cluster that has a service named gibramdb puts these into every container beside it; nobody set them.
 _SERVICE_LINK = re.compile(r"GIBRAMDB_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)")

@@ -20,7 +20,7 @@ from gibramdb.errors import GibramError, InternalError, MissingExtraError
 if TYPE_CHECKING:
     import typer
 
-SERVER_EXTRA = frozenset({"typer", "rich", "structlog", "threadpoolctl", "yaml", "uvloop"})
+SERVER_EXTRA = frozenset({"typer", "rich", "structlog", "threadpoolctl", "yaml", "uvloop", "prompt_toolkit"})
 """What `pip install 'gibramdb[server]'` brings and the core install lacks."""
 INTERRUPTED = 130
 
@@ -62,6 +62,7 @@ def _program() -> typer.Typer:
     import typer
 
     from gibramdb.cli.check_config import check_config
+    from gibramdb.cli.console import cli
     from gibramdb.cli.import_gibram import import_gibram
     from gibramdb.cli.index import index
     from gibramdb.cli.query import query
@@ -86,6 +87,7 @@ def _program() -> typer.Typer:
     program.command("check-config")(check_config)
     program.command("index")(index)
     program.command("query")(query)
+    program.command("cli")(cli)
     program.command("import-gibram")(import_gibram)
     program.add_typer(store, name="store")
     program.command("version")(version)

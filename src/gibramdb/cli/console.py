@@ -1,0 +1,228 @@
+"""`gibramdb cli`: every command of the wire, one at a time or in a dialogue, on any session."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gibramdb.cli import grammar
+from gibramdb.cli.target import Server
+from gibramdb.config import API_KEY_VARIABLE
+from gibramdb.errors import GibramError, InvalidArgumentError
+from gibramdb.session import Store
+
+HISTORY = Path("~/.gibramdb_history")
+DIALOGUE_WORDS = ("use", "help", "exit")
+SHOWN_NUMBERS_MAX = 8
+
+CommandWords = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[COMMAND [VALUE]... [NAME=VALUE]...]", help="Without it a dialogue begins; - reads lines."),
+]
+SessionOption = Annotated[str, typer.Option("--session", "-s", help="The session that commands are about.")]
+Json = Annotated[bool, typer.Option("--json", help="Answers as JSON, one document a command.")]
+Tls = Annotated[
+    str, typer.Option("--tls", metavar="FILE", help="A certificate to trust; `system` for the system's roots.")
+]
+
+
+def cli(
+    words: CommandWords = None,
+    server: Server = "gibram://127.0.0.1:6161",
+    session: SessionOption = "",
+    as_json: Json = False,
+    tls: Tls = "",
+) -> None:
+    """Speak to a server: any command, any session. The API key, if there is one, stands in GIBRAMDB_API_KEY."""
+    import gibramdb
+
+    key = os.environ.get(API_KEY_VARIABLE)
+    trusted: bool | str | None = True if tls == "system" else tls or None
+    with gibramdb.connect(server, api_key=key, tls=trusted) as db:
+        talk = Talk(db, session, as_json=as_json)
+        if words == ["-"] or (not words and not sys.stdin.isatty()):
+            for line in sys.stdin:
+                talk.answer(_split(line))
+        elif words:
+            talk.answer(words)
+        else:
+            _converse(talk, server)
+
+
+class Talk:
+    """What has been agreed on so far: the store, the session, the form of answers."""
+
+    def __init__(self, db: Store, session_id: str, *, as_json: bool) -> None:
+        self._db = db
+        self.session_id = session_id
+        self._as_json = as_json
+        self._console = Console(highlight=False, soft_wrap=True)
+        self.is_over = False
+
+    def answer(self, words: list[str]) -> None:
+        """Do what one line asks for, and print what comes of it. Raises GibramError."""
+        match [word.lower() for word in words[:1]]:
+            case []:
+                return
+            case ["exit"] | ["quit"]:
+                self.is_over = True
+            case ["use"]:
+                if len(words) != 2:
+                    raise InvalidArgumentError("use takes the name of a session")
+                self.session_id = words[1]
+            case ["help"]:
+                self._help(words[1:])
+            case _:
+                self._show(self._db.execute(grammar.command_from(words, self.session_id)))
+
+    def sessions(self) -> list[str]:
+        """Names to complete; none where they may not be listed."""
+        try:
+            return [each.session_id for each in self._db.sessions()]
+        except GibramError:
+            return []
+
+    def _help(self, words: list[str]) -> None:
+        if not words:
+            table = Table("command", "session", "permission", "what it does", box=None)
+            for name, row in grammar.ROWS.items():
+                table.add_row(name, row.session_rule, row.permission, _summary(row.request.command))
+            self._console.print(table)
+            self._console.print("use SESSION sets the session, help COMMAND says what it takes, exit ends")
+            return
+        row = grammar.row_named(words[0])
+        self._console.print(f"{row.name}: {_summary(row.request.command)}")
+        table = Table("name", "", "takes", box=None)
+        for field in grammar.fields_of(row):
+            table.add_row(field.name, "required" if field.is_required else "", field.said)
+        self._console.print(table if table.row_count else "It takes nothing.")
+
+    def _show(self, result: Any) -> None:
+        value = msgspec.to_builtins(_named(result))
+        if self._as_json:
+            print(msgspec.json.encode(value).decode())
+            return
+        if isinstance(value, dict) and not value:
+            self._console.print("done")
+        for title, table in _tables(value):
+            if title:
+                self._console.print(f"[bold]{title}[/bold]")
+            self._console.print(table)
+
+
+def _named(value: Any) -> Any:
+    """Structs as objects with names, whatever their form on disk."""
+    if isinstance(value, msgspec.Struct):
+        return {name: _named(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, list | tuple):
+        return [_named(item) for item in value]
+    return value
+
+
+def _summary(command: type[Any]) -> str:
+    return (command.__doc__ or "").strip().splitlines()[0]
+
+
+def _tables(value: Any) -> Iterator[tuple[str, Table]]:
+    """What a result holds, for people: its own figures first, then each list of objects."""
+    if isinstance(value, list):
+        value = {"": value}
+    lists = {
+        name: items for name, items in value.items() if isinstance(items, list) and items and isinstance(items[0], dict)
+    }
+    own = {name: item for name, item in value.items() if name not in lists}
+    if own:
+        table = Table(show_header=False, box=None)
+        for name, item in own.items():
+            for each, shown in item.items() if isinstance(item, dict) else [(name, item)]:
+                table.add_row(str(each), _shown(shown))
+        yield "", table
+    for name, items in lists.items():
+        rows = [_flat(item) for item in items]
+        columns = [column for column in rows[0] if any(row[column] not in ("", []) for row in rows)]
+        table = Table(*columns, box=None)
+        for row in rows:
+            table.add_row(*(_shown(row[column]) for column in columns))
+        yield name, table
+
+
+def _flat(item: dict[str, Any]) -> dict[str, Any]:
+    """A hit beside what it hits."""
+    flat: dict[str, Any] = {}
+    for name, value in item.items():
+        flat.update(value if isinstance(value, dict) else {name: value})
+    return flat
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        more = f" and {len(value) - SHOWN_NUMBERS_MAX} more" if len(value) > SHOWN_NUMBERS_MAX else ""
+        return ", ".join(map(str, value[:SHOWN_NUMBERS_MAX])) + more
+    return str(value)
+
+
+def _split(line: str) -> list[str]:
+    """The words of a line, quoted as for a shell."""
+    try:
+        return shlex.split(line, comments=True)
+    except ValueError as error:
+        raise InvalidArgumentError(f"{line.strip()}: {error}") from None
+
+
+def _converse(talk: Talk, server: str) -> None:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+    from prompt_toolkit.document import Document
+    from prompt_toolkit.history import FileHistory
+
+    class Words(Completer):
+        """Names of commands first, then of what they take; of sessions behind `use`."""
+
+        def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+            del complete_event
+            before = document.text_before_cursor
+            said, current = (
+                before.split()[: -1 if before[-1:].strip() else None],
+                document.get_word_before_cursor(WORD=True),
+            )
+            for candidate in _candidates(talk, said):
+                if candidate.lower().startswith(current.lower()):
+                    yield Completion(candidate, -len(current))
+
+    history = HISTORY.expanduser()
+    history.touch(0o600)
+    prompt: PromptSession[str] = PromptSession(history=FileHistory(str(history)), completer=Words())
+    print(f"{server.rpartition('@')[2]}: help lists the commands, use SESSION sets the session, exit or Ctrl-D ends")
+    while not talk.is_over:
+        try:
+            talk.answer(_split(prompt.prompt(f"{talk.session_id or 'no session'}> ")))
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            continue  # the line is given up, not the dialogue
+        except GibramError as error:
+            print(f"error: {error}", file=sys.stderr)
+
+
+def _candidates(talk: Talk, said: list[str]) -> list[str]:
+    if not said:
+        return [*DIALOGUE_WORDS, *grammar.ROWS]
+    if said[0].lower() == "use":
+        return talk.sessions()
+    if said[0].lower() == "help":
+        return list(grammar.ROWS)
+    try:
+        return [f"{field.name}=" for field in grammar.fields_of(grammar.row_named(said[0]))]
+    except GibramError:
+        return []

@@ -1,0 +1,204 @@
+"""`gibramdb cli` speaks every command: one at a time, line by line, and in a dialogue on a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.server import Server
+
+from gibramdb.cli.grammar import ROWS
+from gibramdb.cli.main import main
+
+VECTOR = "[1,2,3,4,5,6,7,8]"
+# In this order each is right on a fresh store; ids are those that a fresh session gives out.
+SAID: dict[str, list[str]] = {
+    "PING": [], "INFO": [], "HEALTH": [], "LIST_SESSIONS": [],
+    "ADD_DOCUMENT": ["d1", "filename=one two.txt"],
+    "MSET_DOCUMENTS": ['[{"external_id": "d2"}, {"external_id": "d3"}]'],
+    "ADD_TEXTUNIT": ["t1", "1", "some = text", f"embedding={VECTOR}"],
+    "MSET_TEXTUNITS": [f'[{{"external_id": "t2", "document_id": 1, "content": "x", "embedding": {VECTOR}}}]'],
+    "ADD_ENTITY": ["external_id=e1", "title=Ada", "type=person", f"embedding={VECTOR}"],
+    "MSET_ENTITIES": ['[{"external_id": "e2", "title": "B"}, {"external_id": "e3", "title": "C"}]'],
+    "ADD_RELATIONSHIP": ["1", "2", "knows", "weight=0.5", "external_id=r1"],
+    "MSET_RELATIONSHIPS": ['[{"source_id": 2, "target_id": 3}]'],
+    "ADD_COMMUNITY": ["by hand", "entity_ids=[1]", "external_id=c1"],
+    "LINK_TEXTUNIT_ENTITY": ["1", "1"],
+    "UPDATE_ENTITY_DESC": ["1", "said otherwise"],
+    "SESSION_INFO": [], "TOUCH_SESSION": [], "SET_SESSION_TTL": ["ttl_s=3600"], "GET_DIGEST": [],
+    "GET_DOCUMENT": ["1"], "GET_TEXTUNIT": ["1"], "GET_ENTITY": ["1"], "GET_RELATIONSHIP": ["1"], "GET_COMMUNITY": ["1"],
+    "GET_ENTITY_BY_TITLE": ["ada"],
+    "GET_DOCUMENT_BY_EXTERNAL_ID": ["d1"], "GET_TEXTUNIT_BY_EXTERNAL_ID": ["t1"], "GET_ENTITY_BY_EXTERNAL_ID": ["e1"],
+    "GET_RELATIONSHIP_BY_EXTERNAL_ID": ["r1"], "GET_COMMUNITY_BY_EXTERNAL_ID": ["c1"],
+    "MGET_DOCUMENTS": ["[1,2]"], "MGET_TEXTUNITS": ["[1]"], "MGET_ENTITIES": ["[1]"], "MGET_RELATIONSHIPS": ["[1]"],
+    "LIST_DOCUMENTS": ["limit=2"], "LIST_TEXTUNITS": [], "LIST_ENTITIES": [], "LIST_RELATIONSHIPS": [], "LIST_COMMUNITIES": [],
+    "QUERY": [VECTOR, "top_k=2", 'search_types=["entity"]'], "EXPLAIN": ["1"],
+    "COMPUTE_COMMUNITIES": ["resolution=1.5"], "HIERARCHICAL_LEIDEN": [], "REBUILD_INDEX": [],
+    "UNLINK_TEXTUNIT_ENTITY": ["1", "1"],
+    "DELETE_COMMUNITY": ["1"], "DELETE_RELATIONSHIP": ["2"], "DELETE_TEXTUNIT": ["2"], "DELETE_DOCUMENT": ["3"],
+    "CASCADE_DELETE_RELATIONSHIP": ["1"], "CASCADE_DELETE_ENTITY": ["1"], "CASCADE_DELETE_TEXTUNIT": ["1"],
+    "CASCADE_DELETE_DOCUMENT": ["1"], "DELETE_ENTITY": ["3"],
+    "SAVE": ["copy"], "BGSAVE": [], "LASTSAVE": [], "BACKUP_STATUS": [], "WAL_CHECKPOINT": [], "WAL_ROTATE": [],
+    "WAL_TRUNCATE": [], "WAL_STATUS": [], "BGRESTORE": ["copy"], "DELETE_SESSION": [],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("console") / "data") as server:
+        yield server
+        server.kill()
+
+
+def said(server: Server, *words: str) -> list[str]:
+    return ["cli", "--server", f"gibram://127.0.0.1:{server.port}", *words]
+
+
+def test_every_command_can_be_asked_for_and_answers_one_json_document(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert set(SAID) == set(ROWS), "a command that this test does not ask for"
+    with Server(tmp_path / "data") as server:
+        for name, words in SAID.items():
+            if name in {"DELETE_ENTITY", "DELETE_DOCUMENT"}:  # detection has put each entity into a community
+                main(said(server, "--session", "s", "--json", "LIST_COMMUNITIES"))
+                for each in json.loads(capsys.readouterr().out)["items"]:
+                    assert main(said(server, "--session", "s", "DELETE_COMMUNITY", str(each["id"]))) == 0
+                capsys.readouterr()
+            if name in {
+                "WAL_CHECKPOINT",
+                "DELETE_SESSION",
+            }:  # the save, or restore, before it goes on in the background
+                time.sleep(0.5)
+            assert main(said(server, "--session", "s", "--json", name, *words)) == 0, (name, capsys.readouterr())
+            document = json.loads(capsys.readouterr().out)
+            if name == "ADD_DOCUMENT":
+                assert document == {"ids": [1], "bulk": False}
+            if name == "GET_DOCUMENT":
+                assert document["filename"] == "one two.txt"
+            if name == "GET_TEXTUNIT":
+                assert document["content"] == "some = text"
+            if name == "QUERY":
+                assert [hit["entity"]["title"] for hit in document["entities"]][:1] == ["ADA"]
+        server.kill()
+
+
+def test_people_are_shown_tables(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["add-document", "d1"], ["ADD_ENTITY", "e1", "Ada Lovelace", f"embedding={VECTOR}"]):
+        assert main(said(server, "-s", "shown", *words)) == 0
+    capsys.readouterr()
+    assert main(said(server, "-s", "shown", "LIST_ENTITIES")) == 0
+    shown = capsys.readouterr().out
+    assert "external_id" in shown
+    assert "ADA LOVELACE" in shown
+    assert main(said(server, "-s", "shown", "query", VECTOR)) == 0
+    shown = capsys.readouterr().out
+    assert "LOVELACE" in shown
+    assert "similarity" in shown
+    assert "textunit_ids" not in shown, "a column in which nothing stands"
+    assert main(said(server, "HEALTH")) == 0
+    assert "durable_state" in capsys.readouterr().out
+    assert main(said(server, "help", "ADD_ENTITY")) == 0
+    assert "external_id" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["ADD_ENTTY"], 64, "did you mean ADD_ENTITY?"),
+        (["GET_ENTITY", "seven"], 64, "id takes a whole number, got 'seven'"),
+        (["GET_ENTITY", "1.5"], 64, "id takes a whole number"),
+        (["GET_ENTITY"], 64, "missing id"),
+        (["GET_ENTITY", "1", "id=2"], 64, "id is given twice"),
+        (["GET_ENTITY", "1", "2"], 64, "'2' is one more"),
+        (["GET_ENTITY", "number=1"], 64, "takes no number; it takes id"),
+        (["GET_ENTITY", "999"], 64, "entity not found"),
+        (["ADD_ENTITY", "e", "t", "embedding=[1,2]"], 64, "expected 8, got 2"),
+        (["ADD_ENTITY", "e", "t", "embedding=none"], 64, "embedding takes a JSON list of numbers"),
+        (["MSET_ENTITIES", '[{"name": "x"}]'], 64, "JSON list of {external_id, title"),
+        (["BGRESTORE", "no-such-copy"], 64, "no-such-copy"),
+        (["use"], 64, "use takes the name of a session"),
+    ],
+)
+def test_what_is_wrong_is_said_and_the_exit_code_tells_the_family(
+    server: Server, capsys: pytest.CaptureFixture[str], words: list[str], status: int, message: str
+) -> None:
+    main(said(server, "-s", "wrong", "ADD_DOCUMENT", "d"))
+    capsys.readouterr()
+    assert main(said(server, "-s", "wrong", *words)) == status, capsys.readouterr()
+    assert message in capsys.readouterr().err
+
+
+def test_a_session_has_to_be_named_and_a_server_has_to_be_there(
+    capsys: pytest.CaptureFixture[str], server: Server
+) -> None:
+    assert main(said(server, "GET_ENTITY", "1")) == 64
+    assert "name it with --session" in capsys.readouterr().err
+    assert main(["cli", "--server", "gibram://127.0.0.1:1", "PING"]) == 69
+    assert "no server answers at 127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_lines_from_a_pipe_are_done_up_to_the_first_that_fails(server: Server) -> None:
+    lines = "use piped\n# a comment\nADD_DOCUMENT d1 'filename=a file.txt'\n\nLIST_DOCUMENTS\nGET_DOCUMENT 9\nADD_DOCUMENT d2\n"
+    done = subprocess.run(
+        [sys.executable, "-m", "gibramdb", *said(server, "--json", "-")],
+        input=lines, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 64
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert answers[0]["ids"] == [1]
+    assert [each["filename"] for each in answers[1]["items"]] == ["a file.txt"]
+    assert "document not found: 9" in done.stderr
+    with server.connect() as db:
+        assert db.session("piped").info().document_count == 1
+
+
+def test_a_dialogue_on_a_terminal(server: Server, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "HOME": str(tmp_path), "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    dialogue = subprocess.Popen(
+        [sys.executable, "-m", "gibramdb", *said(server)],
+        stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    screen = ""
+
+    def see(text: str) -> None:
+        nonlocal screen
+        end = time.monotonic() + 20
+        while text not in screen:
+            assert time.monotonic() < end, screen
+            if select.select([ours], [], [], 0.1)[0]:
+                screen += os.read(ours, 65_536).decode(errors="replace")
+        screen = screen.rpartition(text)[2]
+
+    try:
+        see("no session>")
+        os.write(ours, b"use talk\r")
+        see("talk>")
+        os.write(ours, b"ADD_DOC")
+        see("ADD_DOCUMENT")  # offered
+        os.write(ours, b"\t")
+        see("UMENT")  # taken
+        os.write(ours, b" d1\r")
+        see("ids")
+        os.write(ours, b"GET_DOCUMENT 7\r")
+        see("error: document not found: 7")
+        os.write(ours, b"ADD_DOCUMENT 'd2\r")
+        see("No closing quotation")
+        os.write(ours, b"LIST_DOCUMENTS\r")
+        see("d1")
+        os.write(ours, b"exit\r")
+        assert dialogue.wait(20) == 0
+    finally:
+        dialogue.kill()
+        os.close(ours)
+    assert "ADD_DOCUMENT" in (tmp_path / ".gibramdb_history").read_text()
