@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import queue
 import random
 import threading
@@ -17,7 +19,7 @@ from gibramdb.config import load_config
 from gibramdb.core.digest import state_digest
 from gibramdb.database.database import Answer
 from gibramdb.database.opening import OpenStore, open_store
-from gibramdb.errors import FatalError, GibramError, IncompatibleStoreError
+from gibramdb.errors import DiskFullError, FatalError, GibramError, IncompatibleStoreError, StorageError
 from gibramdb.model import commands as c
 from gibramdb.storage import snapshot, wal
 
@@ -142,6 +144,31 @@ def test_a_snapshot_that_fails_stops_no_writes_and_is_tried_again(operation: str
         again = Driven(driven.disk.after_kill())
         assert again.digest() == digest
         again.store.close()
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOSPC])
+@pytest.mark.parametrize("operation", ["open_write(create)", "open_write", "replace"])
+def test_a_generation_that_may_not_be_begun_stops_no_writes_and_is_tried_again(operation: str, error: int) -> None:
+    """A permission taken away, or too many open files, is no sign of a disk that fails: the log goes on as it was."""
+    driven = prepared()
+    driven.disk.fail_below(LOGS, operation, error)
+    assert not isinstance(driven.run(c.Checkpoint()), GibramError), "the snapshot itself is published"
+    assert not isinstance(driven.run(c.AddDocuments("busy", (NewDocument("meanwhile"),))), GibramError)
+    assert driven.run(c.GetHealth()).components["durable_state"] == "serving"  # type: ignore[union-attr]
+    driven.disk.fail_below(LOGS, operation, error)
+    refused = driven.run(c.RotateLog())
+    assert isinstance(refused, DiskFullError if error == errno.ENOSPC else StorageError)
+    assert os.strerror(error) in str(refused)
+    assert not isinstance(driven.run(c.AddDocuments("busy", (NewDocument("and again"),))), GibramError)
+    digest = driven.digest()
+    left = Driven(driven.disk.after_kill())
+    assert left.digest() == digest
+    left.store.close()
+    assert not isinstance(driven.run(c.RotateLog()), GibramError)
+    driven.store.close()
+    again = Driven(driven.disk.after_kill())
+    assert again.digest() == digest
+    again.store.close()
 
 
 def test_generations_and_snapshots_of_any_age_give_the_same_state_or_are_refused_by_name() -> None:

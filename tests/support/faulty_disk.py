@@ -275,6 +275,11 @@ class FaultyDisk:
         self._begin("exists", path)
         return path in self._folders or (path.parent in self._folders and path.name in self._folders[path.parent].names)
 
+    def require_writable(self, path: Path) -> None:
+        with self._lock:
+            self._begin("require_writable", path)
+            self._folder(path)
+
     def list_dir(self, path: Path) -> list[str]:
         self._begin("list_dir", path)
         return sorted(self._folder(path).names)

@@ -19,8 +19,9 @@ import msgspec
 from gibramdb.clock import Clock
 from gibramdb.errors import ClosedError, DiskFullError, GibramError, StorageError
 from gibramdb.model.ids import Lsn
+from gibramdb.storage.files import next_step
 from gibramdb.storage.snapshot import Cut
-from gibramdb.storage.wal import MARKER_BYTES, BasedOnSnapshot, LogWriter, Origin, Successor, framed_size
+from gibramdb.storage.wal import MARKER_BYTES, NO_ROOM, BasedOnSnapshot, LogWriter, Origin, Successor, framed_size
 
 log = logging.getLogger(__name__)
 
@@ -458,7 +459,7 @@ class WalJournal:
         try:
             self._switch_to(self._successor(origin))
         except OSError as error:
-            return self._no_room(error)
+            return self._not_begun(error)
         return None
 
     def _begin_on(self, base: Base) -> Cut | GibramError:
@@ -466,7 +467,7 @@ class WalJournal:
         try:
             successor = self._successor(base.at(cut))
         except OSError as error:
-            return self._no_room(error)
+            return self._not_begun(error)
         try:
             base.publish()
         except OSError as error:
@@ -489,8 +490,14 @@ class WalJournal:
         with contextlib.suppress(OSError):  # everything in it is synced; the next generation is what counts
             old.close()
 
-    def _no_room(self, error: OSError) -> DiskFullError:
-        return DiskFullError(f"the next generation of the log has no room: {error.strerror} ({self._writer.path})")
+    def _not_begun(self, error: OSError) -> GibramError:
+        if error.errno in NO_ROOM:
+            return DiskFullError(f"the next generation of the log has no room: {error.strerror} ({self._writer.path})")
+        where = error.filename or self._writer.path.parent
+        return StorageError(
+            f"{where}: the log can not begin its next generation, and goes on in {self._writer.path}: "
+            f"{error.strerror}; {next_step(error)}"
+        )
 
     def _rest_s(self) -> float | None:
         """How long to wait for work before something else is due."""

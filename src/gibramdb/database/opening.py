@@ -27,7 +27,7 @@ from gibramdb.database.snapshots import Snapshots, Triggers
 from gibramdb.errors import ConfigError, IncompatibleStoreError, MissingStoreError, StorageError
 from gibramdb.model.ids import NO_LSN, Generation
 from gibramdb.storage import gibram, identity, snapshot, wal
-from gibramdb.storage.files import FileSystem, OsFileSystem, publish
+from gibramdb.storage.files import FileSystem, OsFileSystem, next_step, publish
 from gibramdb.storage.identity import Directories, Locks
 from gibramdb.storage.wal import BasedOnSnapshot, FirstLog, LogHeader, LogWriter
 
@@ -153,6 +153,7 @@ def _open_durable(
             store_id = _first_start(config, fs, directories, locks, clock)
         else:
             locks.take(directories)
+        _require_writable(fs, directories)
         on_owned(fs)
         with collector_paused():
             recovered = recover(fs, directories, store_id, config.server.vector_dim)
@@ -160,7 +161,9 @@ def _open_durable(
         writer = _writer(fs, directories, recovered, store_id, clock)
     except OSError as error:
         locks.release()
-        raise StorageError(f"{error.filename or directories.data}: {error.strerror or error}") from error
+        raise StorageError(
+            f"{error.filename or directories.data}: {error.strerror or error}; {next_step(error)}"
+        ) from error
     except BaseException:
         locks.release()
         raise
@@ -207,6 +210,17 @@ def _open_durable(
         is_covered=recovered.snapshot is not None and recovered.records == 0,
     )
     return OpenStore(database, locks)
+
+
+def _require_writable(fs: FileSystem, directories: Directories) -> None:
+    """Without that no snapshot could be published and the log would only grow: better known now than then."""
+    for role, directory in directories.by_role()[1:]:
+        try:
+            fs.require_writable(directory)
+        except OSError as error:
+            raise StorageError(
+                f"{directory}: the {role} directory can not be written: {error.strerror}; {next_step(error)}"
+            ) from error
 
 
 def _scratch_warnings(directories: Directories) -> list[str]:

@@ -26,7 +26,7 @@ from gibramdb.model import mutations
 from gibramdb.model.ids import NO_LSN, Generation, Lsn
 from gibramdb.model.mutations import Mutation
 from gibramdb.storage import record, snapshot, wal
-from gibramdb.storage.files import FileSystem
+from gibramdb.storage.files import FileSystem, next_step
 from gibramdb.storage.identity import ADOPT, Directories
 from gibramdb.storage.snapshot import Manifest, Section
 from gibramdb.storage.wal import LogHeader, LogTail
@@ -94,7 +94,7 @@ def recover(fs: FileSystem, directories: Directories, store_id: bytes, vector_di
             fs.sync_dir(directory)
         except OSError as error:
             raise StorageError(
-                f"{directory}: the directory can not be synced: {error.strerror}; next: check the disk"
+                f"{directory}: the directory can not be synced: {error.strerror}; {next_step(error)}"
             ) from error
     state = StoreState(vector_dim)
     manifest, checksum = _newest(fs, snapshot.list_snapshots(fs, directories.snapshots), store_id, vector_dim)

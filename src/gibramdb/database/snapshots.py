@@ -62,7 +62,7 @@ from gibramdb.model.commands import (
 from gibramdb.model.ids import NO_LSN, Lsn
 from gibramdb.model.results import BackupStatus, Done, LogStatus, Result, Saved
 from gibramdb.storage import operator_path, snapshot, wal
-from gibramdb.storage.files import FileSystem
+from gibramdb.storage.files import FileSystem, next_step
 from gibramdb.storage.identity import Directories
 from gibramdb.storage.snapshot import Cut, Manifest, Section
 
@@ -651,7 +651,7 @@ def _nobody(outcome: Result | GibramError, lsn: Lsn) -> None:
 
 
 def _storage_error(error: OSError, directory: Path) -> StorageError:
-    return StorageError(f"{error.filename or directory}: {error.strerror or error}")
+    return StorageError(f"{error.filename or directory}: {error.strerror or error}; {next_step(error)}")
 
 
 def _bytes_of(path: Path) -> int:

@@ -10,6 +10,7 @@ disk from a broken one. Calls that a signal interrupts are repeated by Python it
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -99,6 +100,10 @@ class FileSystem(Protocol):
 
     def sync_dir(self, path: Path) -> None:
         """Names made, replaced and removed in this folder are durable on return."""
+        ...
+
+    def require_writable(self, path: Path) -> None:
+        """Raises, as making a file in this folder would, if this user may not; tries nothing."""
         ...
 
     def lock_exclusive(self, path: Path) -> int:
@@ -224,6 +229,13 @@ class OsFileSystem:
         finally:
             os.close(fd)
 
+    def require_writable(self, path: Path) -> None:
+        """See FileSystem."""
+        if not os.access(path, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            is_read_only = bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+            reason = errno.EROFS if is_read_only else errno.EACCES
+            raise OSError(reason, os.strerror(reason), str(path))
+
     def lock_exclusive(self, path: Path) -> int:
         """See FileSystem."""
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
@@ -233,6 +245,19 @@ class OsFileSystem:
             os.close(fd)
             raise
         return fd
+
+
+def next_step(error: OSError) -> str:
+    """What an operator can do about a refusal of the system, as the end of a message."""
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return "next: give the server's user access to it"
+    if error.errno == errno.EROFS:
+        return "next: mount its disk for writing; a system that has found the disk faulty takes that away by itself"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return "next: free space on its disk"
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
+        return "next: allow more open files (ulimit -n), or fewer connections (security.max_connections)"
+    return "next: check the disk"
 
 
 def publish(fs: FileSystem, path: Path, data: bytes, mode: int = FILE_MODE) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from gibramdb.errors import IncompatibleStoreError, MissingStoreError, StorageError, StoreLockedError
-from gibramdb.storage.files import TEMPORARY_SUFFIX, FileSystem, publish
+from gibramdb.storage.files import TEMPORARY_SUFFIX, FileSystem, next_step, publish
 
 MARKER_NAME = "gibramdb-store.json"
 LOCK_NAME = "LOCK"
@@ -139,7 +139,9 @@ def make_directories(fs: FileSystem, directories: Directories) -> None:
                 fs.make_dir(each)
                 fs.sync_dir(each.parent)
         except OSError as error:
-            raise StorageError(f"{directory}: the directory can not be made: {error.strerror}") from error
+            raise StorageError(
+                f"{directory}: the directory can not be made: {error.strerror}; {next_step(error)}"
+            ) from error
 
 
 def refuse_foreign_files(fs: FileSystem, directory: Path, own: Sequence[str]) -> None:
@@ -198,7 +200,7 @@ class Locks:
                 f"{path}: the store is in use by {_holder(path)}; next: stop that one, or talk to it as a client"
             ) from error
         except OSError as error:
-            raise StorageError(f"{path}: the store can not be locked: {error.strerror}") from error
+            raise StorageError(f"{path}: the store can not be locked: {error.strerror}; {next_step(error)}") from error
 
     def release(self) -> None:
         """Let go. In a forked child: of its copies, so that the locks end with their owner and not with the child."""

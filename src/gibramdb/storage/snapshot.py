@@ -23,7 +23,7 @@ import msgspec
 from google_crc32c import extend, value
 
 from gibramdb.errors import CorruptSnapshotError, IncompatibleStoreError, StorageError
-from gibramdb.storage.files import TEMPORARY_SUFFIX, FileSystem, publish
+from gibramdb.storage.files import TEMPORARY_SUFFIX, FileSystem, next_step, publish
 
 FORMAT_VERSION = 1
 READER_VERSION = 1
@@ -271,7 +271,7 @@ def read_manifest(fs: FileSystem, path: Path) -> tuple[Manifest, int]:
         finally:
             fs.close(fd)
     except OSError as error:
-        raise StorageError(f"{path}: the snapshot can not be read: {error.strerror}; next: check the disk") from error
+        raise StorageError(f"{path}: the snapshot can not be read: {error.strerror}; {next_step(error)}") from error
     manifest = parse_manifest(path, data)
     named = _SNAPSHOT_NAME.fullmatch(path.name)
     if named and int(named[1]) != manifest.number:
@@ -342,7 +342,7 @@ def read_section(fs: FileSystem, path: Path, section: Section, fd: int | None = 
             f"{path}: the pack is missing, and session {section.session_id!r} lies in it; next: {NEXT}"
         ) from error
     except OSError as error:
-        raise StorageError(f"{path}: the pack can not be read: {error.strerror}; next: check the disk") from error
+        raise StorageError(f"{path}: the pack can not be read: {error.strerror}; {next_step(error)}") from error
 
 
 def _section_records(fs: FileSystem, fd: int, path: Path, section: Section) -> Iterator[bytes]:

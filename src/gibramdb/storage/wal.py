@@ -29,7 +29,7 @@ from google_crc32c import extend, value
 from gibramdb.config import FRAME_BYTES_LIMIT
 from gibramdb.errors import CorruptLogError, IncompatibleStoreError, LimitExceededError, StorageError
 from gibramdb.model.ids import NO_LSN, Generation, Lsn
-from gibramdb.storage.files import FileSystem, publish
+from gibramdb.storage.files import FileSystem, next_step, publish
 
 RECORD_BYTES_MAX = 2 * FRAME_BYTES_LIMIT
 """The largest payload of a record: twice the largest frame. A command that needs a larger one is refused and changes
@@ -69,7 +69,10 @@ _TRAILER = struct.Struct("<II")
 _PADDING = tuple(bytes(count) for count in range(ALIGNMENT_BYTES))
 _PADDED_TRAILER = tuple(struct.Struct(f"<{count}xII") for count in range(ALIGNMENT_BYTES))
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""How the system says that the disk is full, for this user or this file."""
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
+"""A name could not be opened or changed, for this process or its user: no sign that the disk fails."""
 _NAME = re.compile(r"wal-([0-9]{20})\.log")
 
 _NEXT = "keep a copy of it as it is; `gibramdb store repair` says what can be kept and what would be lost"
@@ -237,7 +240,7 @@ def _read_header_bytes(fs: FileSystem, path: Path) -> bytes:
         finally:
             fs.close(fd)
     except OSError as error:
-        raise StorageError(f"{path}: the log can not be read: {error}; next: make the file readable") from error
+        raise StorageError(f"{path}: the log can not be read: {error.strerror}; {next_step(error)}") from error
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -308,7 +311,9 @@ class LogReading:
             finally:
                 self._fs.close(fd)
         except OSError as error:
-            raise StorageError(f"{self._path}: the log can not be read: {error}; next: check the disk") from error
+            raise StorageError(
+                f"{self._path}: the log can not be read: {error.strerror}; {next_step(error)}"
+            ) from error
 
     def _records(self, fd: int) -> Iterator[tuple[Lsn, int, bytes]]:
         to_lsn = self.header.base_lsn - FILE_HEADER_BYTES  # offset + this = LSN
@@ -559,7 +564,8 @@ class LogWriter:
         """The next generation, empty, with room for this many bytes; this one must be synced. It is not closed.
 
         Raises:
-            OSError: ENOSPC, EDQUOT or EFBIG if there is no room for it. It is not there, and this one can go on.
+            OSError: there is no room for it, or no permission, or too many files are open. It is not there, and this
+                one can go on.
             StorageError: if the system failed otherwise: whether the next generation is there is not known.
         """
         generation = Generation(self.header.generation + 1)
@@ -570,7 +576,7 @@ class LogWriter:
             writer = LogWriter.create(self._fs, directory, header)
             writer.reserve(bytes_ahead_min)
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in NO_ROOM + _NOT_ALLOWED:
                 raise self._fail("beginning the next generation", error) from error
             self._take_back(writer, log_path(directory, generation))
             raise
@@ -710,7 +716,7 @@ class LogWriter:
             try:
                 self._fs.allocate(self._fd, self._offset, ahead)
             except OSError as error:
-                if error.errno not in _NO_ROOM:
+                if error.errno not in NO_ROOM:
                     raise self._fail("reserving space", error) from error
                 if ahead == bytes_ahead_min:
                     raise
@@ -745,7 +751,7 @@ class LogWriter:
             assert offset_bytes == self._offset, "a log is cut only where its last record ends"
             self._put_aside()
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if error.errno in NO_ROOM:
                 raise
             raise self._fail("putting the torn tail aside", error) from error
         try:
@@ -814,6 +820,6 @@ class LogWriter:
     def _fail(self, what: str, error: OSError) -> StorageError:
         self._failure = (
             f"{self.path}: offset {self._offset}, LSN {self._end_lsn}: {what} failed: {error}; "
-            "the log takes nothing more; next: check the disk, then start again"
+            f"the log takes nothing more; {next_step(error)}, then start again"
         )
         return StorageError(self._failure)
