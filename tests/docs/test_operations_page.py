@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from pathlib import Path
 
 import gibramdb
 from gibramdb.config import SETTINGS
+from gibramdb.database import health
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGE = (PROJECT / "docs" / "operations.md").read_text()
@@ -17,10 +19,13 @@ def rows(name: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
 
 
-def assert_exists(test: str) -> None:
+def source_of(test: str) -> str:
+    """What the test does; it must exist."""
     path, _, name = test.partition("::")
-    tree = ast.parse((PROJECT / path).read_text())
-    assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, test
+    text = (PROJECT / path).read_text()
+    tests = {node.name: node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
+    assert name in tests, test
+    return ast.get_source_segment(text, tests[name]) or ""
 
 
 def test_the_page_has_every_field_of_health_and_the_test_that_moves_it() -> None:
@@ -28,8 +33,7 @@ def test_the_page_has_every_field_of_health_and_the_test_that_moves_it() -> None
         fields = list(db.health().components)
     assert [name.strip("`") for name, _, _ in rows("health")] == fields
     for name, _, test in rows("health"):
-        assert_exists(test)
-        assert name.strip("`") in (PROJECT / test.partition("::")[0]).read_text(), f"{test} does not look at {name}"
+        assert name.strip("`") in source_of(test), f"{test} does not look at {name}"
 
 
 def test_every_promise_names_a_test_that_exists() -> None:
@@ -37,7 +41,7 @@ def test_every_promise_names_a_test_that_exists() -> None:
     assert len(promises) > 70
     assert len({promise for promise, _ in promises}) == len(promises)
     for _, test in promises:
-        assert_exists(test)
+        assert source_of(test)
 
 
 def test_every_setting_of_durable_mode_names_the_test_that_tries_it() -> None:
@@ -46,7 +50,18 @@ def test_every_setting_of_durable_mode_names_the_test_that_tries_it() -> None:
         setting.name for setting in SETTINGS if setting.name == "server.data_dir" or setting.section == "session_store"
     ]
     for name, test in rows("settings"):
-        assert_exists(test)
+        assert source_of(test)
         key = name.strip("`").partition(".")[2]
         source = (PROJECT / test.partition("::")[0]).read_text()
         assert key in source or key.replace("_", "-") in source, f"{test} does not set {name}"
+
+
+def test_every_state_names_the_test_that_brings_it_about() -> None:
+    states = [(state.strip("`"), test) for state, _, test in rows("states")]
+    # In the order of the code: what HEALTH says of a start, and what it may say later.
+    assert list(dict.fromkeys(state for state, _ in states)) == ["starting", "serving", "degraded", "unhealthy"]
+    source = inspect.getsource(health)
+    for state, test in states:
+        assert source_of(test)
+        assert f'"{state}"' in source
+        assert f'"{state}"' in (PROJECT / test.partition("::")[0]).read_text(), f"{test} does not look at {state}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from support.server import Server
 from support.strace import needs_strace, strace
 
 from gibramdb import Store
+from gibramdb.storage import wal
+from gibramdb.storage.files import OsFileSystem
 
 VECTOR = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
 
@@ -77,6 +80,25 @@ def test_the_figures_of_snapshots_and_of_the_last_start(tmp_path: Path) -> None:
         assert (health["snapshot_count"], health["snapshots_retained"]) == ("5", "3")
         assert health["recovery_records_replayed"] == "7"
         assert 0 <= int(health["recovery_duration_ms"]) < 30_000
+        server.kill()
+
+
+def test_what_a_crash_cut_short_is_counted(tmp_path: Path) -> None:
+    config = tmp_path / "gibramdb.yaml"
+    config.write_text("session_store:\n  wal_sync_policy: never\n")  # so that no witness follows the last record
+    with Server(tmp_path / "data", "--config", str(config)) as server, server.connect() as db:
+        for name in ("d1", "d2", "d3"):
+            db.session("s").add_document(name)
+        path = Path(told(db)["wal_path"])
+        server.kill()
+    reading = wal.read_log(OsFileSystem(), path)
+    *_, (_, _, last) = reading
+    os.truncate(path, reading.tail.torn_offset - 3)
+    with Server(tmp_path / "data", "--config", str(config)) as server, server.connect() as db:
+        health = told(db)
+        assert int(health["recovery_bytes_truncated"]) == wal.framed_size(len(last)) - 3
+        assert health["recovery_records_replayed"] == "2"
+        assert [each.external_id for each in db.session("s").documents()] == ["d1", "d2"]
         server.kill()
 
 

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 from support.server import RefusedError, Server
+from support.strace import needs_strace, strace
 from support.tree import tree_hash
 
 from gibramdb import NewDocument, NewEntity, NewTextUnit, Session, Store
+from gibramdb.storage import wal
+from gibramdb.storage.files import OsFileSystem
 
 MINIMUM = """
 server:
@@ -175,6 +178,36 @@ def test_a_copy_is_the_operators_and_a_snapshot_is_published_beside_it(tmp_path:
         server.kill()
 
 
+@needs_strace
+def test_a_checkpoint_is_published_when_it_answers_and_leaves_an_empty_log_of_the_next_generation(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "gibramdb.yaml"
+    config.write_text("session_store:\n  snapshot_retention_count: 1\n")
+    slow = strace("inject=fsync:delay_enter=100000", trace="fsync")
+    logs, snapshots = tmp_path / "data" / "session_wal", tmp_path / "data" / "session_snapshots"
+    with Server(tmp_path / "data", "--config", str(config), prefix=slow) as server, server.connect() as db:
+        fill(db.session("s"))
+        for number in (1, 2):
+            db.session("s").add_document(f"more {number}")
+            db.checkpoint()
+            # At once: a snapshot is published after four syncs at the least, and none takes less than 100 ms here.
+            assert (snapshots / f"snapshot-{number:020}.json").exists()
+            until(lambda number=number: db.health().components["wal_generation"] == str(number + 1))  # type: ignore[misc]
+            successor = logs / f"wal-{number + 1:020}.log"
+            assert db.health().components["wal_path"] == str(successor)
+            assert wal.read_header(OsFileSystem(), successor).generation == number + 1
+            assert list(wal.read_log(OsFileSystem(), successor)) == []
+        # What was logged behind a cut stays until the next snapshot covers it; then it goes.
+        until(lambda: not (logs / f"wal-{1:020}.log").exists())
+        digest = db.digest()
+        server.kill()
+    with Server(tmp_path / "data") as server, server.connect() as db:
+        assert db.digest() == digest
+        assert db.health().components["recovery_records_replayed"] == "0"
+        server.kill()
+
+
 # --- what refuses a start ---------------------------------------------------------------------------------------------
 
 
@@ -215,13 +248,18 @@ def missing_snapshot_directory(data: Path) -> None:
 
 
 FAILURES: list[tuple[Callable[[Path], None], list[str], int, list[str]]] = [
-    (corrupt_snapshot, [], 65, ["snapshot-", "checksum", "store repair"]),
-    (corrupt_pack, [], 65, ["pack-", "offset", "store repair"]),
-    (corrupt_log, [], 65, ["wal-", "offset", "LSN", "expected", "store repair"]),
+    (corrupt_snapshot, [], 65, ["snapshot-", "offset", "expected the checksum", "found", "next:", "store repair"]),
+    (corrupt_pack, [], 65, ["pack-", "offset", "expected the checksum", "found", "next:", "store repair"]),
+    (corrupt_log, [], 65, ["wal-", "offset", "LSN", "expected the checksum", "found", "next:", "store repair"]),
     (other_generation, [], 65, ["expected generation 9", "wal-", "found generation 3", "store repair"]),
     (missing_log_directory, [], 66, ["session_wal", "store adopt"]),
     (missing_snapshot_directory, [], 66, ["session_snapshots", "store adopt"]),
-    (lambda _data: None, ["--dim", "9"], 65, ["9", "8", "server.vector_dim"]),
+    (
+        lambda _data: None,
+        ["--dim", "9"],
+        65,
+        ["session_snapshots", "dimension 8", "server.vector_dim is 9", "next: set server.vector_dim to 8"],
+    ),
 ]
 FAILED_BY = [
     "corrupt snapshot", "corrupt pack", "corrupt log", "generation", "no log directory", "no snapshot directory", "dimension",

@@ -223,7 +223,10 @@ class Database:
 
     def _halt(self, error: BaseException) -> None:
         log.critical("applying a change failed, the store is halted", exc_info=error)
-        self._halted_because = InternalError(f"internal apply failure: {error!r}")
+        self._halted_because = InternalError(
+            f"internal apply failure: {error!r}; memory may differ from the log; next: send no more traffic, keep what "
+            "the server has logged, and start it again once the cause is mended"
+        )
         if self.snapshots is not None:
             # Memory is not what the log says any more: none of it may become a snapshot.
             self.snapshots.stop(HaltedError(f"durable session store is unhealthy: {self._halted_because}"))
