@@ -15,7 +15,7 @@ from gibramdb.core.dump import FrozenSession
 from gibramdb.core.state import SessionState, StoreState
 from gibramdb.database import recovery
 from gibramdb.database.database import Answer
-from gibramdb.errors import GibramError, InternalError
+from gibramdb.errors import AlreadyExistsError, GibramError, InternalError
 from gibramdb.model import commands as c
 from gibramdb.storage import snapshot
 
@@ -123,13 +123,15 @@ def test_what_a_restore_has_replaced_is_let_go_in_short_turns() -> None:
     old = store.state
     answers: list[object] = []
     store.database.snapshots.take_in(StoreState(VECTOR_DIM), 0, lambda answer, _lsn: answers.append(answer))  # type: ignore[union-attr]
-    while not answers:
+    while store.state is old:
         store.turn()
     assert not store.state.sessions
     turns = 0
     while old.sessions:
         store.turn()
         turns += 1
+    while not answers:
+        store.turn()
     assert turns > 30
     store.close()
 
@@ -165,4 +167,40 @@ def test_a_session_that_can_not_be_frozen_costs_the_snapshot_and_not_who_changes
     now = store.digest()
     assert not isinstance(store.run(c.Checkpoint()), GibramError)
     assert published_digest(store) == now == store.digest()
+    store.close()
+
+
+def test_who_changes_a_session_that_can_not_be_frozen_is_alone_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a decision and its change neither the next cut nor an answer comes in."""
+    store = filled(5, clock=SteppingClock())
+    submit = store.database.submit
+    told: list[Answer] = []
+    twice = c.AddEntities("s0", (NewEntity("twice", "twice"),), bulk=False)
+
+    def ask_too(_answer: Answer) -> None:
+        submit(twice, told.append)
+
+    submit(c.Checkpoint(), ask_too)
+    waiting: list[Answer] = []
+    submit(c.Checkpoint(), waiting.append)
+    with monkeypatch.context() as broken:
+        failures = [MemoryError("provoked")]
+
+        def fail_once(session: SessionState) -> FrozenSession:
+            if failures:
+                raise failures.pop()
+            return FrozenSession(session)
+
+        broken.setattr("gibramdb.database.snapshots.FrozenSession", fail_once)
+        assert "s0" in store.database.snapshots.unfrozen  # type: ignore[union-attr]
+        first = store.run(twice)
+        assert not isinstance(first, GibramError)
+        store.run(c.GetDigest())
+        while not (told and waiting):
+            store.turn()
+    assert isinstance(told[0], AlreadyExistsError), "two writes do not get one id"
+    assert not isinstance(waiting[0], GibramError)
+    now = store.digest()
+    store.kill()
+    assert store.digest() == now
     store.close()

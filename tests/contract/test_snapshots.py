@@ -134,6 +134,21 @@ def test_files_stay_bounded_over_many_cycles(db: Store, tmp_path: Path, cycles: 
     assert db.health().components["snapshots_retained"] == "3"
 
 
+def test_files_stay_bounded_over_many_restores(db: Store, tmp_path: Path) -> None:
+    fill(db.session("s"), 200)
+    db.save("copy")
+    for _ in range(8):
+        db.restore_in_background("copy")
+        assert waited(db) == ""
+    assert db.health().components["snapshots_retained"] == "3"
+    assert len(files(tmp_path, "session_snapshots/snapshot-*.json")) == 3
+    assert len(files(tmp_path, "session_wal/wal-*")) <= 4
+    digest = db.digest()
+    db.close()
+    with gibramdb.open(tmp_path / "data", vector_dim=4) as again:
+        assert again.digest() == digest
+
+
 def test_a_start_from_a_snapshot_after_links_were_taken_back(db: Store, tmp_path: Path) -> None:
     session = db.session("s")
     document = session.add_document("d")

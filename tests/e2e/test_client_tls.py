@@ -95,6 +95,7 @@ def test_nobody_else_is_believed(
 ) -> None:
     url = f"gibrams://localhost:{front.port}"
     refused(url, ConnectionFailedError, "not trusted")
+    assert front.handshakes == 2, "who is not believed now will not be in a moment: one try of each client"
     refused(url, ConnectionFailedError, "not trusted", tls=True)
     (tmp_path / "stranger").mkdir()
     stranger = Authority(tmp_path / "stranger")

@@ -17,6 +17,7 @@ from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewT
 from gibramdb.errors import InvalidArgumentError, OutcomeUnknownError
 from gibramdb.model import commands as c
 from gibramdb.model.results import Created, Health
+from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec import (
     CommandNumber,
     Reply,
@@ -176,6 +177,39 @@ def test_a_write_is_asked_for_again_only_where_tokens_are_remembered(remembers: 
             assert len(writes) == 1
         assert len(set(writes)) == 1, "one write has one token"
         assert len(writes[0]) == 16
+
+
+@pytest.mark.parametrize("is_let_in_again", [True, False])
+def test_an_outcome_that_is_unknown_is_not_replaced_by_a_refusal_at_the_door(is_let_in_again: bool) -> None:
+    auths: list[int] = []
+    writes: list[bytes] = []
+
+    def answer(request: Request, connection: socket.socket) -> bool:
+        if request.number == CommandNumber.AUTH:
+            auths.append(request.request_id)
+            is_welcome = len(auths) == 1 or (is_let_in_again and len(auths) > 2)
+            payload = pb.AuthResponse(success=is_welcome, message="try again").SerializeToString()
+            connection.sendall(encode_reply(request.request_id, CommandNumber.AUTH_RESPONSE, payload))
+            return is_welcome
+        if request.number == CommandNumber.HEALTH:
+            reply = encode_result(Health("ok", {"tokens": "remembered"}), request)
+        elif request.number == CommandNumber.ADD_DOCUMENT:
+            writes.append(request.token)
+            if len(writes) == 1:
+                return False
+            reply = encode_result(Created((7,), bulk=False), request)
+        else:
+            return pong(request, connection)
+        connection.sendall(encode_reply(request.request_id, *reply))
+        return True
+
+    with Peer(answer) as peer, gibramdb.connect(peer.url, api_key="k", retry_writes=True, timeout_s=3) as db:
+        if is_let_in_again:
+            assert db.session("s").add_document("d") == 7
+        else:
+            with pytest.raises(OutcomeUnknownError):
+                db.session("s").add_document("d")
+        assert len(auths) > 2
 
 
 def test_the_token_of_a_job_and_what_follows_from_it(tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ class TlsFront:
         self.port: int = self._listener.getsockname()[1]
         self._sockets: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._listen)]
+        self.handshakes = 0
+        """How many were begun."""
         self.versions: list[str | None] = []
         """Of the protocol, as each client agreed to."""
 
@@ -65,6 +67,7 @@ class TlsFront:
                 plain, _ = self._listener.accept()
             except OSError:
                 return
+            self.handshakes += 1
             self._start(self._serve, plain)
 
     def _start(self, target: object, *arguments: socket.socket) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from gibramdb.cli import flags
 from gibramdb.config import Config
@@ -59,14 +59,15 @@ def inspect(directory: Directory = None, config: flags.ConfigFile = None, data: 
 
     snapshots, logs = inspect_store(settings)
     console = Console(highlight=False, soft_wrap=True)
-    table = Table("snapshot", "created (UTC)", "cut LSN", "sessions", "objects", box=None)
+    # A name that is cut short helps nobody.
+    table = Table(Column("snapshot", overflow="fold"), "created (UTC)", "cut LSN", "sessions", "objects", box=None)
     for each in snapshots:
         created = dt.datetime.fromtimestamp(each.created_at_ms / 1000, dt.UTC)
         when = f"{created:%Y-%m-%d %H:%M:%S}" if each.created_at_ms else ""
         row = (f"{each.cut_lsn:,}", f"{each.sessions:,}", f"{each.objects:,}")
         table.add_row(each.path.name, when, *(("", "", "damaged") if each.error else row))
     console.print(table)
-    table = Table("log", "from LSN", "to LSN", "records", "torn bytes", box=None)
+    table = Table(Column("log", overflow="fold"), "from LSN", "to LSN", "records", "torn bytes", box=None)
     for log in logs:
         figures = (log.base_lsn, log.end_lsn, log.records, log.torn_bytes)
         table.add_row(log.path.name, *(f"{figure:,}" for figure in figures))

@@ -37,6 +37,7 @@ from gibramdb.errors import (
     ConnectionFailedError,
     GibramError,
     OutcomeUnknownError,
+    PermissionDeniedError,
     ProtocolError,
     RateLimitedError,
     UnavailableError,
@@ -303,9 +304,20 @@ class Caller(Generic[S]):
                 if unknown is None and (failures >= TRIES_MAX or isinstance(error.__cause__, ssl.SSLError)):
                     raise
                 refusal = unknown or error
+            except GibramError as error:
+                # No answer to this write: AUTH was refused on the way to it, or what came is no answer.
+                if unknown is None:
+                    raise
+                if isinstance(error, ClosedError):
+                    raise unknown from error
+                failures += 1
+                refusal = unknown
             else:
                 may_wait = RateLimitedError if unknown is None else UnavailableError
-                if not answers or not isinstance(answers[-1], may_wait):
+                last = answers[-1] if answers else None
+                if unknown is not None and isinstance(last, AuthenticationError | PermissionDeniedError):
+                    raise unknown from last  # the server has not looked at the write this time
+                if not isinstance(last, may_wait):
                     return answers
                 # Refused before it was carried out, and those before it in a pipeline were: go on from there.
                 failures += 1
@@ -325,7 +337,9 @@ class Caller(Generic[S]):
         while True:
             try:
                 answer = (yield from self._one_try((GetHealth(),), _ask_one, deadline))[0]
-            except (ConnectionFailedError, OutcomeUnknownError):
+            except ClosedError:
+                return False
+            except GibramError:  # not let in just now, for example
                 answer = None
             if isinstance(answer, Health):
                 return "tokens" in answer.components

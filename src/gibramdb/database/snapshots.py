@@ -269,7 +269,11 @@ class Snapshots:
         try:
             self._freezing.frozen[session_id] = FrozenSession(session)
         except Exception as error:  # the snapshot fails; who changes the session is not touched
-            self._give_up(self._freezing.job, error)
+            job, self._freezing = self._freezing.job, None
+            self.unfrozen.clear()
+            # In a turn of its own: this one is between a decision and its change, and neither the next cut nor anybody
+            # who is told may come in between.
+            self._post(partial(self._finished, job, self._refusal_of(error)))
 
     def facts(self) -> SnapshotFacts:
         """Figures for health."""
@@ -633,8 +637,19 @@ class Snapshots:
             self._published(base.manifest, cut.lsn)
             self._retained += 1
         self._owner.resume(state)
-        self._finished(job, Done())
+        if self._store_id is None:
+            self._finished(job, Done())
+        else:
+            self._in_thread(partial(self._tidy_up_behind, job))
         self._let_go(old)
+
+    def _tidy_up_behind(self, job: _Job) -> None:
+        """A restore publishes a snapshot too, and makes others superfluous."""
+        try:
+            self._prune(NEVER_LSN)
+        except (GibramError, OSError) as error:
+            log.warning("what the restored snapshot makes superfluous could not all be removed: %s", error)
+        self._tell(partial(self._finished, job, Done()))
 
     def _let_go(self, old: StoreState) -> None:
         """Some sessions a turn: to free all of them takes longer than anybody should wait."""
