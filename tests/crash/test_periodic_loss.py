@@ -59,6 +59,9 @@ class SlowDisk(FaultyDisk):
         self._sync_ms_max = sync_ms_max
         self.is_running = False
 
+    def _successor(self) -> FaultyDisk:  # type: ignore[override]  # no time passes any more once the power has failed
+        return FaultyDisk()
+
     def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
         super().pwrite(fd, data, offset)
         if self.is_running:

@@ -26,6 +26,14 @@ def _reopened(disk: FaultyDisk) -> LogWriter:
     return LogWriter.reopen(disk, PATH, HEADER, tail.end_lsn, tail.last_checksum)
 
 
+def _started(disk: FaultyDisk) -> LogWriter:
+    """As a start does it: read, opened, and what is torn put aside."""
+    _payloads, tail = read_all(disk)
+    writer = LogWriter.reopen(disk, PATH, HEADER, tail.end_lsn, tail.last_checksum)
+    writer.discard_tail(tail.torn_offset)
+    return writer
+
+
 # --- a full disk ------------------------------------------------------------------------------------------------------
 
 
@@ -135,13 +143,12 @@ def test_the_first_failure_is_the_last_word(operation: str, at: int, monkeypatch
     # Whatever the failure left behind, the next start has all that was acknowledged, and goes on.
     for seed in range(5):
         after = disk.after_power_cut(random.Random(seed))
-        payloads, tail = read_all(after)
+        payloads, _tail = read_all(after)
         assert payloads == SENT[: len(payloads)]
         assert len(payloads) >= acknowledged
-        reopened = LogWriter.reopen(after, PATH, HEADER, tail.end_lsn, tail.last_checksum)
-        reopened.discard_tail(tail.torn_offset)
-        write_group(reopened, [b"goes on"], reopened.end_lsn)
-        reopened.sync()
+        started = _started(after)
+        write_group(started, [b"goes on"], started.end_lsn)
+        started.sync()
         assert read_all(after.after_power_cut(random.Random(seed)))[0] == [*payloads, b"goes on"]
 
 
@@ -166,6 +173,26 @@ def test_a_failed_sync_while_reading_is_no_success() -> None:
     disk.fail("fdatasync", errno.EIO)
     with pytest.raises(StorageError, match="can not be read"):
         read_all(disk)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_only_the_cache_holds_after_a_failed_sync_is_not_taken_for_kept(seed: int) -> None:
+    """The process halts and is started again; the machine goes on, and shows it pages that never came to the disk."""
+    rng = random.Random(seed)
+    disk = FaultyDisk(FOLDER)
+    writer = LogWriter.create(disk, FOLDER, HEADER)
+    synced = write_group(writer, GROUPS[0], NO_LSN)
+    writer.sync()
+    write_group(writer, [rng.randbytes(rng.randrange(5000)) for _ in range(rng.randrange(1, 12))], synced)
+    disk.fail("fdatasync", errno.EIO)
+    with pytest.raises(StorageError):
+        writer.sync()
+    after = disk.after_kill()
+    again = _started(after)
+    payloads, _tail = read_all(after)
+    write_group(again, [b"acknowledged"], again.end_lsn)
+    again.sync()
+    assert read_all(after.after_power_cut(rng))[0] == [*payloads, b"acknowledged"]
 
 
 def test_what_a_dead_process_left_unsynced_is_durable_once_it_has_been_read() -> None:

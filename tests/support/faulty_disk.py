@@ -20,7 +20,7 @@ import random
 import threading
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from gibramdb.storage.files import FILE_MODE
 
@@ -179,13 +179,13 @@ class FaultyDisk:
             dirty += [path / n for n, file in folder.names.items() if file and (file.old_pages or file.old_sizes)]
         return dirty
 
-    def after_kill(self) -> FaultyDisk:
-        """The disk as the next process finds it. Descriptors and locks are gone, and so are faults."""
+    def after_kill(self) -> Self:
+        """The disk as the next process finds it, of the same class. Descriptors and locks are gone, and so are faults."""
         disk = self._successor()
         disk._folders = self._folders
         return disk
 
-    def after_power_cut(self, rng: random.Random, *, piece_bytes: int = PAGE_BYTES) -> FaultyDisk:
+    def after_power_cut(self, rng: random.Random, *, piece_bytes: int = PAGE_BYTES) -> Self:
         """The disk as the machine finds it when it comes up again."""
         disk = self._successor()
         pending = [(path, rng.choice([*folder.old_names, folder.names])) for path, folder in self._folders.items()]
@@ -392,8 +392,8 @@ class FaultyDisk:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.free_bytes -= by_bytes
 
-    def _successor(self) -> FaultyDisk:
-        return FaultyDisk(free_bytes=self.free_bytes, seed=self._rng.getrandbits(32))
+    def _successor(self) -> Self:
+        return type(self)(free_bytes=self.free_bytes, seed=self._rng.getrandbits(32))
 
 
 class _PartialError(OSError):

@@ -266,7 +266,8 @@ class LogReading:
     """One pass over the records of a log file, then its `tail`.
 
     Iterating yields (LSN just past the record, wall time in ms, payload) of each mutation; markers are only counted.
-    The file is synced first: what an earlier process wrote and did not sync must not be served and then be lost.
+    The file is synced first, and then read from the disk and not from the system's cache: what an earlier process wrote
+    and did not sync, or failed to, must not be served and then be lost.
     Reads 1 MiB at a time, or one record if it is larger. Changes no file.
 
     Raises, while iterating:
@@ -307,6 +308,10 @@ class LogReading:
             fd = self._fs.open_read(self._path)
             try:
                 self._fs.fdatasync(fd)
+                if self._is_last:
+                    # After a sync that failed the system calls pages clean which the disk does not have, and shows
+                    # them to the next process all the same. Where a later generation is, this one's last sync did not.
+                    self._fs.drop_cache(fd)
                 yield from self._records(fd)
             finally:
                 self._fs.close(fd)
