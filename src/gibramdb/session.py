@@ -244,9 +244,9 @@ class Session:
         Raises:
             InvalidArgumentError: it is empty; and when writing: it is too long, or was used for another write.
         """
-        if not token:
-            raise InvalidArgumentError("a token has 1 to 64 bytes; this one is empty")
-        return type(self)(Marking(self._executor, bytes(token)), self.id)
+        if type(token) is not bytes or not token:
+            raise InvalidArgumentError(f"a token is 1 to 64 bytes, got {token!r}")
+        return type(self)(Marking(self._executor, token), self.id)
 
     # --- the session itself -------------------------------------------------------------------------------------------
 

@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 from support.faulty_disk import FaultyDisk
 from support.logs import FOLDER, HEADER, PATH, WALL_MS, disk_with, ends, make_log, read_all, write_group
+from support.owned_store import OwnedStore
 
-from gibramdb.errors import LimitExceededError, StorageError
+from gibramdb import NewDocument
+from gibramdb.database.database import Answer
+from gibramdb.errors import HaltedError, LimitExceededError, OutcomeUnknownError, StorageError
+from gibramdb.model import commands as c
 from gibramdb.model.ids import NO_LSN
 from gibramdb.storage import wal
 from gibramdb.storage.files import OsFileSystem
@@ -310,3 +314,25 @@ def test_on_a_real_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     again.close()
     assert read_all(fs, path=path)[0] == [*payloads, b"more"]
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, f"{path.stem}.torn-{torn.torn_offset}"]
+
+
+@pytest.mark.parametrize(("last", "is_changed"), [("b2", True), ("a", True), ("", False)])
+def test_of_a_pipeline_whose_writes_may_be_kept_the_outcome_is_unknown_also_if_its_end_was_refused(
+    last: str, is_changed: bool
+) -> None:
+    def add(name: str) -> c.AddDocuments:
+        return c.AddDocuments("s", (NewDocument(name),), bulk=False)
+
+    store = OwnedStore()
+    store.run(add("a"))
+    store.disk.fail("fdatasync", errno.EIO, times=None)
+    answers: list[list[Answer]] = []
+    pending = store.start(add("pending"))  # what a refusal depends on
+    items = [add("b"), add(last)] if last else [add("a")]
+    store.database.submit_batch(items, answers.append)
+    while not answers:
+        store.turn()
+    assert isinstance(pending[0], OutcomeUnknownError)
+    assert isinstance(answers[0][0], OutcomeUnknownError) == is_changed
+    assert isinstance(answers[0][0], HaltedError)
+    store.close()

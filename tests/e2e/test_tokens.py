@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.peer import Peer, pong
 from support.server import Server
@@ -240,7 +241,12 @@ def test_the_async_face_and_the_store_in_this_process() -> None:
 
     asyncio.run(run())
     with gibramdb.open(vector_dim=8) as db:
-        with pytest.raises(InvalidArgumentError, match="1 to 64 bytes"):
-            db.session("s").once(b"")
+        for wrong in (b"", 5, "text"):
+            with pytest.raises(InvalidArgumentError, match="1 to 64 bytes"):
+                db.session("s").once(wrong)  # type: ignore[arg-type]
+        session = db.session("numbers")
+        session.add_entities([NewEntity("e1", "e1"), NewEntity("e2", "e2")])
+        first = session.once(b"n").add_relationship(np.int64(1), np.int64(2), weight=np.float32(0.5))  # type: ignore[arg-type]
+        assert session.once(b"n").add_relationship(1, 2, weight=0.5) == first
         with pytest.raises(InvalidArgumentError, match="token too large: 65 bytes"):
             db.session("s").once(bytes(65)).add_document("d")

@@ -89,7 +89,8 @@ class _Waiting(NamedTuple):
     lsn: Lsn
     done: Done_
     answer: Answer
-    is_write: bool
+    has_changed: bool
+    """Whether something was logged for it, of which nobody knows whether it is kept if the log fails now."""
 
 
 class _NoRoomError(Exception):
@@ -136,12 +137,12 @@ class Database:
         is_write = isinstance(command, WriteCommand)
 
         def finish(answer: Answer, lsn: Lsn) -> None:
-            self._answer(answer, lsn, done, is_write=is_write)
+            self._answer(answer, lsn, done, has_changed=is_write and not isinstance(answer, GibramError))
 
         executed = self._start(command, finish)
         if executed is None:
             return False
-        self._answer(executed.answer, executed.lsn, done, is_write=is_write)
+        finish(executed.answer, executed.lsn)
         return True
 
     def submit_batch(self, items: Sequence[Command | GibramError], done: Callable[[list[Answer]], None]) -> None:
@@ -492,11 +493,11 @@ class Database:
                     raise _NoRoomError(payload_bytes)
         return self.state.last_lsn if session is None else session.last_lsn
 
-    def _answer(self, answer: Answer, lsn: Lsn, done: Done_, *, is_write: bool) -> None:
+    def _answer(self, answer: Answer, lsn: Lsn, done: Done_, *, has_changed: bool) -> None:
         if lsn <= self.journal.released_lsn:
             done(answer)
         else:
-            self._waiting.append(_Waiting(lsn, done, answer, is_write))
+            self._waiting.append(_Waiting(lsn, done, answer, has_changed))
             # The log may have failed, and said so, just before this answer began to wait.
             if self.journal.failure is not None:
                 self.progress()
@@ -511,7 +512,7 @@ class Database:
                 _give(each.done, each.answer)
             elif failure is None:
                 self._waiting.append(each)
-            elif each.is_write and not isinstance(each.answer, GibramError):
+            elif each.has_changed:
                 unknown = OutcomeUnknownError(f"outcome unknown, this write may or may not be kept: {failure}")
                 _give(each.done, unknown)
             else:
@@ -611,7 +612,11 @@ class _Batch:
                 self._done(answers)
 
         last = answers[-1] if answers else Done()
-        self._database._answer(last, self._lsn, release, is_write=True)  # noqa: SLF001 (as above)
+        has_changed = any(
+            isinstance(item, WriteCommand) and not isinstance(answer, GibramError)
+            for item, answer in zip(self._items, answers, strict=False)
+        )
+        self._database._answer(last, self._lsn, release, has_changed=has_changed)  # noqa: SLF001 (as above)
 
 
 def _give(done: Done_, answer: Answer) -> None:

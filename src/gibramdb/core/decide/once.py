@@ -18,7 +18,15 @@ from gibramdb.model.commands import WriteCommand
 from gibramdb.model.mutations import KeptToken, WrittenOnce
 from gibramdb.model.results import Created, Done, Result
 
-_encode = msgspec.msgpack.Encoder().encode
+
+def _plain(value: Any) -> Any:
+    """Numbers of other libraries, numpy's for example, as what they are."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise InvalidArgumentError(f"this can not be stored: {value!r}")
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 
 
 def decide(moment: Moment, command: WriteCommand, first: Callable[[Moment, Any], Decision]) -> Decision:
