@@ -5,6 +5,8 @@ async twin in `async_session.py` is generated from this file by `tools/generate_
 
 Errors are raised as they were decided: `gibramdb.errors` says what each class means. A method that adds several objects
 sends them in chunks; each chunk is all or nothing.
+
+One long module, because a reader looks for a method in one place, and the twin is made of one file.
 """
 
 from __future__ import annotations

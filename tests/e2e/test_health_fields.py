@@ -157,4 +157,7 @@ def test_what_takes_long_is_seen_while_it_does(tmp_path: Path) -> None:
             assert time.monotonic() < end
             time.sleep(0.05)
         assert told(db)["snapshot_running"] == ""
+        db.restore_in_background("copy")
+        health = told(db)
+        assert (health["snapshot_running"], health["backup"]) == ("restore", "in_progress")
         server.kill()

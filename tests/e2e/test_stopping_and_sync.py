@@ -266,6 +266,15 @@ def test_a_stop_answers_what_was_accepted_and_ends_within_5_s(tmp_path: Path) ->
         assert server.wait() == 0, "Ctrl-C is a stop like any other"
 
 
+def test_a_client_that_comes_while_it_stops_is_not_waited_for(tmp_path: Path) -> None:
+    for turn in range(6):
+        with Server(tmp_path / f"data-{turn}") as server:
+            late = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
+            assert server.stop() < 2
+            for each in late:
+                each.close()
+
+
 def test_a_client_that_does_not_read_holds_up_no_stop(tmp_path: Path) -> None:
     with Server(tmp_path / "data") as server, server.connect() as store:
         session = store.session("s")

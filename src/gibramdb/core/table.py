@@ -18,11 +18,12 @@ BLOCK_RECORDS = 1024
 class Table(Generic[T]):
     """Records of one kind. Ids begin at 1; `next_id` is the one to give out next."""
 
-    __slots__ = ("_blocks", "_count", "_shared", "next_id")
+    __slots__ = ("_blocks", "_count", "_counts", "_shared", "next_id")
 
     def __init__(self) -> None:
         self._blocks: list[list[T | None] | None] = []
         self._count = 0
+        self._counts: list[int] = []  # of each block
         self._shared: set[int] = set()  # numbers of the blocks that somebody else reads
         self.next_id = 1
 
@@ -64,6 +65,7 @@ class Table(Generic[T]):
         number = id // BLOCK_RECORDS
         while number >= len(self._blocks):
             self._blocks.append(None)
+            self._counts.append(0)
         block = self._blocks[number]
         if block is None:
             block = self._blocks[number] = []
@@ -75,6 +77,7 @@ class Table(Generic[T]):
             block.append(None)
         if block[place] is None:
             self._count += 1
+            self._counts[number] += 1
         block[place] = record
         self.next_id = max(self.next_id, id + 1)
 
@@ -84,12 +87,15 @@ class Table(Generic[T]):
         block = self._blocks[number]
         assert block is not None
         assert block[id % BLOCK_RECORDS] is not None
+        self._count -= 1
+        self._counts[number] -= 1
+        if not self._counts[number]:
+            self._blocks[number] = None
+            self._shared.discard(number)
+            return
         if number in self._shared:
             block = self._own(number, block)
         block[id % BLOCK_RECORDS] = None
-        self._count -= 1
-        if all(record is None for record in block):
-            self._blocks[number] = None
 
     def _own(self, number: int, block: list[T | None]) -> list[T | None]:
         self._shared.remove(number)

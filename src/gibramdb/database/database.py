@@ -12,6 +12,8 @@ Invariants:
 - Every method but `close` runs on the owner's thread; `post` brings a call there from anywhere.
 - An exception between the end of decide and the end of enqueue halts the store: memory and log may differ.
 - `done` is called exactly once for each command, on the owner's thread.
+
+One module, because the order of these steps is what the promises rest on, and it can be read here from end to end.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 A journal numbers what it is given. `released_lsn` says how far replies may go: to what is synced under `every_write`,
 to what the kernel holds under `periodic` and `never`, to everything in a store that keeps nothing.
+
+One module, because its two halves, what the owner calls and what the log thread does, are understood only together.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@
 
     permission     "read", "write", "admin", or "none"
     session_rule   "unused", "required" (must be alive), "created" (made if absent), "optional"
+
+One long module, because the set is closed: who adds a command sees all the others.
 """
 
 from __future__ import annotations

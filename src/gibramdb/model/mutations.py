@@ -237,30 +237,15 @@ class WrittenOnce(MutationBase, frozen=True, tag=40):
 
 
 Mutation = (
-    SessionDeleted
+    Change
+    | SessionDeleted
     | SessionExpired
-    | SessionTtlSet
-    | SessionTouched
     | SessionReadNoted
     | SessionEnded
     | SessionRestored
-    | DocumentsAdded
-    | TextUnitsAdded
-    | EntitiesAdded
-    | RelationshipsAdded
-    | CommunityAdded
     | CommunitiesReplaced
     | CommunitiesAdded
-    | TextUnitLinked
     | TextUnitsLinked
-    | TextUnitUnlinked
-    | EntityDescribed
-    | DocumentDeleted
-    | TextUnitDeleted
-    | EntityDeleted
-    | RelationshipDeleted
-    | CommunityDeleted
-    | CascadeDeleted
     | TokensKept
     | WrittenOnce
 )

@@ -11,6 +11,8 @@ Invariants:
   what it tells with the state.
 - A turn ends when its time is over, whatever this client still wants; then the others have theirs.
 - Where there are keys, nothing but AUTH is looked at before one has been shown, and nothing after its time is over.
+
+One module, because reading, waiting, answering and giving up decide on each other at every step.
 """
 
 from __future__ import annotations
@@ -142,6 +144,8 @@ class Connection(asyncio.Protocol):
         self._is_leaving = False
         self.peer = peer
         self.was_made = False
+        self.is_given_up = False
+        """It was to be made, and is not waited for any more."""
 
     # --- the event loop's calls ---------------------------------------------------------------------------------------
 
@@ -149,6 +153,9 @@ class Connection(asyncio.Protocol):
         """A client is there, its handshake done; a server that stops sends it away."""
         # uvloop's transports do not inherit from asyncio's, so this can not be asserted.
         self._transport = cast("asyncio.Transport", transport)
+        if self.is_given_up:
+            self._transport.abort()  # the loop had it made all the same, and may never say that it is lost
+            return
         self.was_made = True
         self._is_encrypted = transport.get_extra_info("sslcontext") is not None
         if not self._server.begin_with(self):
@@ -157,6 +164,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone; answers that come now have nobody to go to, and no more of its commands are run."""
         del exc
+        if self._transport is None:
+            return  # it was said already
         self._is_leaving = True
         self._transport = None
         self._slots.clear()
@@ -164,7 +173,8 @@ class Connection(asyncio.Protocol):
         self._unsent = memoryview(b"")
         self._reader = FrameReader(0)
         self._hold(0, 0)
-        self._server.forget(self)
+        if self.was_made:
+            self._server.forget(self)
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""

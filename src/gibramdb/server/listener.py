@@ -133,10 +133,15 @@ class Listener:
                     ssl_handshake_timeout=self._handshake_s_max,
                     ssl_shutdown_timeout=TLS_SHUTDOWN_S_MAX,
                 )
+        except asyncio.CancelledError:
+            if connection.was_made:
+                connection.connection_lost(None)  # uvloop ends it without a word
+            raise
         except (OSError, EOFError) as error:  # ssl's errors are of these too; a client that goes away is one of many
             log.debug("a connection was not made", extra={"peer": peer, "why": str(error)})
         finally:
             if not connection.was_made:
+                connection.is_given_up = True
                 self._admission.leave(peer)
                 with contextlib.suppress(OSError):
                     accepted.close()
