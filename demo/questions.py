@@ -74,8 +74,8 @@ def _print_hits(console: Console, result: QueryResult) -> None:
     by_vector = [hit for hit in result.entities if not hit.hop]
     walked = [hit for hit in result.entities if hit.hop]
     console.print(
-        f"  begins at {len(by_vector)}, and finds {len(walked)} more over relationships, which a vector search "
-        f"alone would have missed ({result.stats.duration_us / 1000:.1f} ms):",
+        f"  begins at {len(by_vector)} entities, the nearest by vector and those that the question names, and reaches "
+        f"{len(walked)} more over relationships ({result.stats.duration_us / 1000:.1f} ms):",
         soft_wrap=True,
     )
     table = Table(box=None, padding=(0, 1), show_header=True, header_style="dim")
