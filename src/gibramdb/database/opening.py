@@ -249,7 +249,9 @@ def _writer(fs: FileSystem, directories: Directories, recovered: Recovered, stor
     """The end of the log; where there is no log, a new generation on the snapshot."""
     if recovered.last is not None:
         path, header, tail = recovered.last
-        return LogWriter.reopen(fs, path, header, tail.end_lsn, tail.last_checksum, recovered.unfinished)
+        writer = LogWriter.reopen(fs, path, header, tail.end_lsn, tail.last_checksum, recovered.unfinished)
+        writer.write_again(recovered.proven_lsn)
+        return writer
     assert recovered.snapshot is not None
     based_on = BasedOnSnapshot(recovered.snapshot.number, recovered.snapshot_checksum)
     header = LogHeader(store_id, recovered.next_generation, recovered.end_lsn, os.urandom(16), clock.now_ms(), based_on)
