@@ -78,7 +78,7 @@ RETRY_MS = 10_000
 SIZE_TRIGGER_SHARE = 0.75
 """Of `snapshot_wal_size_bytes`, where a snapshot is begun: the log stays below the whole while it is written."""
 TURN_US = 2_000
-"""So long sessions are frozen, or freed, in one turn; then others get theirs."""
+"""So long sessions are frozen in one turn; then others get theirs."""
 WAITING_MAX = 16
 NEVER_LSN = 2**63
 
@@ -632,7 +632,6 @@ class Snapshots:
             self._finished(job, cut)
             return
         state.last_lsn = Lsn(cut.lsn)
-        old = self._owner.state
         if self._store_id is not None:
             self._published(base.manifest, cut.lsn)
             self._retained += 1
@@ -641,7 +640,6 @@ class Snapshots:
             self._finished(job, Done())
         else:
             self._in_thread(partial(self._tidy_up_behind, job))
-        self._let_go(old)
 
     def _tidy_up_behind(self, job: _Job) -> None:
         """A restore publishes a snapshot too, and makes others superfluous."""
@@ -650,15 +648,6 @@ class Snapshots:
         except (GibramError, OSError) as error:
             log.warning("what the restored snapshot makes superfluous could not all be removed: %s", error)
         self._tell(partial(self._finished, job, Done()))
-
-    def _let_go(self, old: StoreState) -> None:
-        """Some sessions a turn: to free all of them takes longer than anybody should wait."""
-        ends_us = self._clock.steady_us() + TURN_US
-        while old.sessions:
-            old.sessions.popitem()
-            if self._clock.steady_us() >= ends_us:
-                self._tell(partial(self._let_go, old))
-                return
 
 
 def _nobody(outcome: Result | GibramError, lsn: Lsn) -> None:
