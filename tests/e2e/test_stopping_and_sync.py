@@ -230,6 +230,18 @@ def test_a_full_disk_refuses_writes_answers_reads_and_recovers_by_itself(small_d
         health = store.health()
         assert health.status == "degraded"
         assert "disk is full" in health.components["durable_state_reason"]
+        free_bytes = int(health.components["disk_free_bytes"])
+        filler.unlink()
+        ends = time.monotonic() + 5
+        while store.health().status != "ok":  # which asks again, and writes nothing
+            assert time.monotonic() < ends
+            time.sleep(0.1)
+        assert int(store.health().components["disk_free_bytes"]) > free_bytes
+        filler.write_bytes(bytes(500_000))
+        with pytest.raises(DiskFullError):
+            for number in range(500):
+                session.add_entity(f"again{number}", f"again{number}", "", text)
+                kept += 1
         server.kill()
 
         with Server(small_disk / "data") as again, again.connect() as full:
