@@ -197,7 +197,7 @@ class Snapshots:
         self.due_lsn = NEVER_LSN
         """When the log gets so far, `tick` is due."""
         self._set_due_lsn()
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         if store_id is not None:
             self._retained = len(snapshot.list_snapshots(fs, directories.snapshots))
@@ -497,7 +497,7 @@ class Snapshots:
 
     # --- the snapshot thread ------------------------------------------------------------------------------------------
 
-    def _in_thread(self, work: Callable[[], None]) -> None:
+    def _in_thread(self, work: Callable[[], object]) -> None:
         self._begin_thread()
         self._jobs.put(work)
 
@@ -529,6 +529,7 @@ class Snapshots:
         job, files, last_save = freezing.job, self._files, self._last_save
         outcome: Result | GibramError
         number = 0
+        manifest: Manifest | None = None
         try:
             cut = freezing.cuts.get()
             number = files.next_number(self._number)
@@ -556,8 +557,10 @@ class Snapshots:
             raise
         except Exception as error:  # the edge of the job: whatever it was, who asked is told, and the next one runs
             outcome = self._refusal_of(error)
-        if isinstance(outcome, GibramError):
-            files.discard(number)
+        if isinstance(outcome, GibramError) and not files.discard(number) and manifest is not None:
+            # What lies there counts, whatever the system said: the next one goes on from it. Perhaps it is not durable,
+            # so it covers nothing yet, and the next one is due.
+            self._tell(partial(self._published, manifest, -1))
         self._tell(partial(self._finished, job, outcome))
 
     def _refusal_of(self, error: Exception) -> GibramError:
