@@ -4,6 +4,8 @@
     UnavailableError   not now; the same call may succeed later or elsewhere
     FatalError         the disk's, the operator's or our own; the store does not start, or stops
 
+Two stand alone: the peer does not speak the protocol, and an answer that is too large to be sent.
+
 Wire codes are positive and never reused. GibRAM 0.3.0 sent -1 for everything; its clients accept any number.
 Exit codes follow sysexits.h where it has a word for the case.
 """
@@ -221,6 +223,13 @@ class StorageError(FatalError):
 
     code = 3007
     exit_code = 74
+
+
+class AnswerTooLargeError(GibramError):
+    """The answer is larger than a reply may be. What was asked for has been carried out."""
+
+    code = 5000
+    exit_code = 69
 
 
 class ProtocolError(GibramError):

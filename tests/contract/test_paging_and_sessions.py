@@ -6,6 +6,7 @@ import pytest
 from support.owned_store import OwnedStore
 
 from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit, Store
+from gibramdb.core.limits import KEPT_TOKEN_BYTES, session_bytes
 from gibramdb.errors import DiskFullError, GibramError, LimitExceededError, SessionExpiredError, SessionNotFoundError
 from gibramdb.model import commands as c
 from gibramdb.model.results import Created, Done, Page
@@ -123,14 +124,16 @@ def test_quotas_and_the_cap_on_sessions() -> None:
 
 
 def test_the_memory_of_all_sessions_together() -> None:
-    store = OwnedStore(durable=False, flags={"security.max_total_memory_bytes": "20000"})
+    empty = session_bytes("a")
+    room = 20_000 + 4 * empty
+    store = OwnedStore(durable=False, flags={"security.max_total_memory_bytes": str(room)})
     assert store.run(c.GetHealth()).components["memory_bytes"] == "0"  # type: ignore[union-attr]
     document = NewDocument("d", "x" * 1_000)
     for name in ("a", "b", "c"):
         assert isinstance(store.run(c.AddDocuments(name, (document,))), Created)
         assert isinstance(store.run(c.AddEntities(name, (NewEntity("e", "e"), NewEntity("f", "f")))), Created)
         assert isinstance(store.run(c.AddTextUnits(name, (NewTextUnit("t", 1, "x" * 1_000),))), Created)
-    long = "x" * 20_000
+    long = "x" * room
     for command in (
         c.AddDocuments("a", (NewDocument("e", long),)),
         c.AddTextUnits("b", (NewTextUnit("u", 1, long),)),
@@ -144,8 +147,8 @@ def test_the_memory_of_all_sessions_together() -> None:
         assert isinstance(refused, LimitExceededError), command
         assert "store memory quota exceeded" in str(refused)
     assert store.run(c.GetHealth()).components["resource_pressure"] == "ok"  # type: ignore[union-attr]
-    free = 20_000 - int(store.run(c.GetHealth()).components["memory_bytes"])  # type: ignore[union-attr]
-    assert isinstance(store.run(c.AddDocuments("d", (NewDocument("d", "x" * (free - 500)),))), Created)
+    free = room - int(store.run(c.GetHealth()).components["memory_bytes"])  # type: ignore[union-attr]
+    assert isinstance(store.run(c.AddDocuments("d", (NewDocument("d", "x" * (free - empty - 500)),))), Created)
     health = store.run(c.GetHealth()).components  # type: ignore[union-attr]
     assert health["resource_pressure"] == "critical"
     assert "uses much of the memory that it may (critical)" in health["durable_state_reason"]
@@ -155,9 +158,28 @@ def test_the_memory_of_all_sessions_together() -> None:
     assert isinstance(store.run(c.SetSessionTtl("a", 1)), Done)
     store.clock.ms += 5_000
     held = int(store.run(c.GetHealth()).components["memory_bytes"])  # type: ignore[union-attr]
-    fits = 20_000 - held + 1_000  # only because the session whose place it takes frees more than 1,000
+    fits = room - held + 1_000  # only because the session whose place it takes frees more than 1,000
     assert isinstance(store.run(c.AddDocuments("a", (NewDocument("d", "x" * fits),))), Created)
-    assert held < int(store.run(c.GetHealth()).components["memory_bytes"]) <= 20_000  # type: ignore[union-attr]
+    assert held < int(store.run(c.GetHealth()).components["memory_bytes"]) <= room  # type: ignore[union-attr]
+
+
+def test_a_session_weighs_something_and_so_do_its_name_and_its_tokens() -> None:
+    store = OwnedStore(durable=False, flags={"security.max_total_memory_bytes": "1000000"})
+    kept = 0
+    while isinstance(answer := store.run(c.AddEntities("x" * 50_000 + str(kept), ())), Created):
+        kept += 1
+    assert isinstance(answer, LimitExceededError)
+    assert "store memory quota exceeded" in str(answer)
+    assert kept == 1_000_000 // session_bytes("x" * 50_001)
+
+    store = OwnedStore(durable=False, flags={"security.max_memory_bytes": "16000"})
+    store.run(c.AddDocuments("s", (NewDocument("d"),)))
+    touched = 0
+    while isinstance(answer := store.run(c.TouchSession("s", token=b"%d" % touched)), Done):
+        touched += 1
+    assert isinstance(answer, LimitExceededError)
+    assert touched == (16_000 - 129) // KEPT_TOKEN_BYTES
+    assert isinstance(store.run(c.DeleteDocument("s", 1, token=b"out")), Done), "who is full can still make room"
 
 
 def test_sessions_whose_time_is_over_keep_no_new_one_out() -> None:

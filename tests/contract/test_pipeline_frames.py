@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
+import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.server import Server
 
-from gibramdb import NewDocument
+from gibramdb import NewDocument, NewEntity
+from gibramdb.errors import AnswerTooLargeError, LimitExceededError
 from gibramdb.model import commands as c
 from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec import CommandNumber as N
@@ -97,6 +100,70 @@ def test_the_answer_of_a_pipeline_is_bounded_whatever_it_asks_for(server: Server
     assert "answer too large" in pb.Error.FromString(replies[1].payload).message
     (refused,) = pipeline(server, [inner(c.GetTextUnits("p6", (1,) * 4_000), 1)])
     assert "answer too large" in pb.Error.FromString(refused.payload).message
+
+
+def test_no_more_is_run_once_its_answers_tell_of_too_much(server: Server) -> None:
+    with server.connect() as store:
+        store.session("p7").add_entities(NewEntity(f"e{number}", f"e{number}") for number in range(10_000))
+    lists = [inner(c.ListEntities("p7", limit=10_000), number) for number in range(1, 31)]
+    replies = pipeline(server, [*lists, inner(add("p7", "late"), 99)])
+    assert [reply.cmd_type for reply in replies] == [N.ENTITIES_RESPONSE] * 10 + [N.ERROR]
+    refusal = pb.Error.FromString(replies[-1].payload)
+    assert (refusal.code, refusal.message[:16]) == (LimitExceededError.code, "answers too many")
+    with server.connect() as store:
+        assert store.session("p7").info().document_count == 0
+
+
+def test_replies_that_do_not_fit_say_that_all_was_carried_out(server: Server) -> None:
+    with server.connect() as store:
+        session = store.session("p8")
+        session.add_document("d")
+        session.add_textunit("t", 1, "x" * 1_000_000)
+    forty_megabytes = c.GetTextUnits("p8", (1,) * 40)
+    replies = pipeline(server, [*(inner(forty_megabytes, number) for number in (1, 2)), inner(add("p8", "late"), 3)])
+    assert [reply.cmd_type for reply in replies] == [N.TEXTUNITS_RESPONSE, N.ERROR]
+    assert pb.Error.FromString(replies[1].payload).code == AnswerTooLargeError.code
+    with server.connect() as store:
+        assert store.session("p8").info().document_count == 2
+
+
+def test_a_client_that_has_left_has_no_more_of_its_pipeline_run(server: Server) -> None:
+    with server.connect() as store:
+        store.session("p9").add_entities(NewEntity(f"e{number}", f"e{number}") for number in range(20_000))
+    slow = [inner(c.GetDigest("p9"), number) for number in range(1, 301)]
+    payload = pb.PipelineRequest(commands=[*slow, inner(add("p9", "late"), 999)]).SerializeToString()
+    with socket.create_connection(("127.0.0.1", server.port)) as leaving, server.connect() as store:
+        leaving.sendall(encode_frame(encode_envelope(7, N.PIPELINE, payload)))
+        time.sleep(0.2)
+        leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        leaving.close()
+        began_s = time.monotonic()
+        assert store.session("p9").info().document_count == 0
+        time.sleep(0.5)
+        assert store.session("p9").info().document_count == 0
+        longest_s = time.monotonic() - began_s
+    assert longest_s < 2
+
+
+def test_more_items_than_one_command_may_name_are_refused_before_they_are_read(server: Server) -> None:
+    for number, field in ((N.MSET_ENTITIES, b"\x0a\x00"), (N.MGET_ENTITIES, b"\x08\x01")):
+        frame = encode_frame(encode_envelope(1, number, field * 100_001, "p10"))
+        (answer,) = exchange(server, frame)
+        assert pb.Error.FromString(answer.payload).code == LimitExceededError.code
+        assert "too many: 100001 (max: 100000)" in pb.Error.FromString(answer.payload).message
+    unpacked = b"\x78\x01" * 100_001
+    (answer,) = exchange(server, encode_frame(encode_envelope(1, N.ADD_ENTITY, unpacked, "p10")))
+    assert "fields that are not known" in pb.Error.FromString(answer.payload).message
+
+
+def test_an_answer_that_is_too_large_is_never_sent(server: Server) -> None:
+    with server.connect() as store:
+        session = store.session("p11")
+        session.add_entities(NewEntity(f"e{number}", f"{number:02}" + "T" * 1_000_000) for number in range(70))
+    (answer,) = exchange(server, encode_command(c.DetectCommunities("p11"), 1))
+    assert pb.Error.FromString(answer.payload).code == AnswerTooLargeError.code
+    with server.connect() as store:
+        assert store.session("p11").info().community_count == 70
 
 
 def test_frames_sent_together_are_answered_in_order(server: Server) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from gibramdb.errors import (
     DimensionMismatchError,
     GibramError,
     InvalidArgumentError,
+    LimitExceededError,
     NotFoundError,
     RetrievalNotReadyError,
 )
 from gibramdb.model import commands as c
-from gibramdb.model.results import Detected, Hierarchy, QueryResult
+from gibramdb.model.results import Detected, Explanation, Hierarchy, QueryResult
+from gibramdb.retrieval.detection import DetectionView
 
 
 def axis(number: int, other: float = 0.0) -> list[float]:
@@ -101,6 +104,27 @@ def test_limits_cut_after_ranking_and_stop_the_walk(session: Session) -> None:
     assert session.query(axis(0), top_k=1, hops=3, textunits_max=1).textunits[0].textunit.id == 1
 
 
+def test_relationships_are_those_between_all_that_was_found_before_the_cut(session: Session) -> None:
+    session.add_entities(NewEntity(f"e{n}", f"e{n}", embedding=axis(0, n / 10)) for n in range(1, 7))
+    for source_id, target_id in ((1, 2), (5, 6)):
+        session.add_relationship(source_id, target_id)
+    result = session.query(axis(0), top_k=6, hops=1, entities_max=2)
+    assert [hit[0] for hit in hits(result)] == [1, 2]
+    ends = [(hit.relationship.source_id, hit.relationship.target_id) for hit in result.relationships]
+    assert ends == [(1, 2), (5, 6)]
+    assert result.relationships[1].target_title == "E6"
+
+
+def test_an_answer_of_more_text_than_fits_is_refused_before_it_is_made(session: Session) -> None:
+    """A title stands in each relationship's hit, so a hub's can be there thousands of times."""
+    session.add_entity("hub", "H" * 500_000, embedding=axis(0))
+    session.add_entities(NewEntity(f"e{n}", f"e{n}") for n in range(200))
+    session.add_relationships(NewRelationship(1, n + 2) for n in range(200))
+    with pytest.raises(LimitExceededError, match="answer too large"):
+        session.query(axis(0), hops=1, entities_max=1_000)
+    assert len(session.query(axis(0), hops=1, entities_max=50).entities) == 50
+
+
 def test_what_can_not_be_asked(session: Session) -> None:
     with pytest.raises(GibramError):
         session.query(axis(0))
@@ -176,6 +200,18 @@ def test_explain_belongs_to_its_session() -> None:
     assert isinstance(store.run(c.Explain("mine", 1)), NotFoundError), "a namesake is another session"
 
 
+def test_what_can_be_explained_is_bounded_by_its_text_too() -> None:
+    store = OwnedStore(durable=False)
+    long = "x" * 1_000_000
+    for number in range(100):
+        store.run(c.AddEntities("s", (NewEntity(f"{number}{long}", "e", embedding=[1.0, 0.0, 0.0]),)))
+        assert isinstance(store.run(c.Query("s", vector=[1.0, 0.0, 0.0])), QueryResult)
+        store.run(c.DeleteEntity("s", number + 1))
+    known = [isinstance(store.run(c.Explain("s", number)), Explanation) for number in range(1, 101)]
+    assert known == [False] * (100 - sum(known)) + [True] * sum(known), "the oldest are forgotten first"
+    assert 60 <= sum(known) <= 67
+
+
 def cliques(session: Session, count: int, size: int) -> None:
     session.add_entities(NewEntity(f"e{n}", f"e{n}") for n in range(count * size))
     edges = [
@@ -218,6 +254,32 @@ def test_what_a_detection_replaces_is_no_part_of_the_quota_it_needs() -> None:
     for _ in range(3):
         answer = store.run(c.DetectCommunities("s"))
         assert isinstance(answer, Detected), answer
+
+
+def test_of_detections_that_wait_the_smallest_comes_first_and_one_session_takes_few_places(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = OwnedStore(durable=False)
+    for name, count in (("large", 50), ("small", 2)):
+        store.run(c.AddEntities(name, tuple(NewEntity(f"e{n}", f"e{n}") for n in range(count))))
+    may_go_on = threading.Event()
+    find = DetectionView.find
+
+    def slowly(view: DetectionView) -> c.ReplaceCommunities:
+        assert may_go_on.wait(20)
+        return find(view)
+
+    monkeypatch.setattr(DetectionView, "find", slowly)
+    order: list[str] = []
+    for name in ("large", "large", "large", "large", "small"):
+        store.database.submit(c.DetectCommunities(name), lambda _answer, name=name: order.append(name))  # type: ignore[misc]
+    refused = store.start(c.DetectCommunities("large"))
+    assert [type(each) for each in refused] == [LimitExceededError]
+    may_go_on.set()
+    while len(order) < 5:
+        store.turn()
+    assert order.index("small") <= 1, "at most the one that ran already comes before it"
+    store.close()
 
 
 def test_a_detection_decides_on_the_state_of_its_end() -> None:

@@ -50,4 +50,4 @@ def test_every_error_code_stands_on_the_page_with_its_class_and_meaning() -> Non
 def test_the_limits_on_the_page_are_the_ones_in_the_code() -> None:
     figures = {name: re.sub(r"\D", "", value) for name, value in rows_below("Limits")}
     assert figures["commands in one pipeline"] == str(PIPELINE_COMMANDS_MAX)
-    assert figures["payload of a reply with objects or hits"].startswith(str(REPLY_PAYLOAD_BYTES_MAX))
+    assert figures["payload of a reply"].startswith(str(REPLY_PAYLOAD_BYTES_MAX))

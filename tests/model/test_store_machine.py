@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -392,7 +393,7 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def what_is_derived_is_what_a_rebuild_gives(self) -> None:
         for session in self.store.state.sessions.values():
-            followed = {name: getattr(session, name) for name in DERIVED}
+            followed = {name: copy(getattr(session, name)) for name in DERIVED}
             deque(session.rebuild(), 0)
             assert {name: getattr(session, name) for name in DERIVED} == followed
 

@@ -23,7 +23,7 @@ def apply(state: StoreState, mutation: Mutation, lsn: Lsn) -> None:
     """Change the state by one mutation, whose record ends at `lsn`."""
     state.last_lsn = lsn
     if isinstance(mutation, mutations.SessionDeleted | mutations.SessionExpired):
-        state.memory_bytes -= state.sessions.pop(mutation.session_id).memory_bytes
+        state.memory_bytes -= state.sessions.pop(mutation.session_id).all_bytes
         return
     if isinstance(mutation, mutations.WrittenOnce):
         apply(state, mutation.change or _use(mutation), lsn)
@@ -35,8 +35,9 @@ def apply(state: StoreState, mutation: Mutation, lsn: Lsn) -> None:
     if mutation.opens:
         replaced = state.sessions.get(mutation.session_id)
         if replaced is not None:
-            state.memory_bytes -= replaced.memory_bytes
+            state.memory_bytes -= replaced.all_bytes
         session = SessionState(mutation.session_id, lsn, mutation.at_ms, state.vector_dim)
+        state.memory_bytes += session.all_bytes
         state.sessions[mutation.session_id] = session
     else:
         session = state.sessions[mutation.session_id]

@@ -1,7 +1,7 @@
 """Admission arithmetic: what one session may hold, and what its content weighs.
 
 The weights are estimates in bytes, the same as GibRAM 0.3.0's, so that a quota means the same here. Links, which it
-does not count, weigh `LINK_BYTES`.
+does not count, weigh `LINK_BYTES`. Of the store as a whole, sessions have a weight too, whatever is in them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,10 @@ import msgspec
 from gibramdb.model.knowledge import Community, Document, Entity, Relationship, TextUnit
 
 LINK_BYTES = 32
+SESSION_BYTES = 8 * 1024
+"""What a session takes that holds nothing, but for its name."""
+BULK_ITEMS_MAX = 100_000
+"""Objects, or ids, in one command; to read and check them takes a turn that nobody else gets."""
 ANSWERED_LINK_BYTES = 8
 SESSIONS_MAX_DEFAULT = 10_000
 CONTENT_BYTES_MAX_DEFAULT = 1_048_576
@@ -34,14 +38,18 @@ COMMUNITIES_MAX_DEFAULT = 5
 QUERY_ITEMS_MAX = 10_000
 """The most entities, text units or communities, each, that one answer can hold."""
 QUERY_RELATIONSHIPS_MAX = 10_000
-QUERY_LOG_STEPS_MAX = 500_000
-"""What EXPLAIN can look back on: seeds and steps of all remembered queries together."""
+QUERY_LOG_BYTES_MAX = 64 * 1024 * 1024
+"""What EXPLAIN can look back on, all queries together; a seed or step weighs EXPLAINED_STEP_BYTES and its text."""
+EXPLAINED_STEP_BYTES = 128
 DETECTIONS_WAITING_MAX = 64
+DETECTIONS_OF_SESSION_MAX = 4
+"""Of one session; those of others, if they are smaller, come first."""
 RESOLUTION_DEFAULT = 1.0
 RESOLUTION_MIN, RESOLUTION_MAX = 1e-6, 1e6
 """Far beyond them everything is one cluster, or each entity its own; near the ends of a float the library panics."""
 ITERATIONS_DEFAULT = 10
-ITERATIONS_MAX = 1_000
+ITERATIONS_MAX = 100
+"""Leiden seldom finds anything after ten; each takes a tenth of a second for 80,000 relationships, and others wait."""
 HIERARCHY_LEVELS_MAX = 5
 GET_BYTES_MAX = 64 * 1024 * 1024
 """The most text that one bulk read answers; ids may repeat, so a small request could ask for any amount."""
@@ -96,6 +104,11 @@ def community_bytes(community: Community, vector_bytes: int) -> int:
     texts = (community.external_id, community.title, community.summary, community.full_content)
     members = len(community.entity_ids) + len(community.relationship_ids)
     return 192 + sum(map(_length, texts)) + 8 * members + vector_bytes
+
+
+def session_bytes(session_id: str) -> int:
+    """Estimated weight in bytes of a session that holds nothing."""
+    return SESSION_BYTES + _length(session_id)
 
 
 def content_length(text: str) -> int:

@@ -119,6 +119,11 @@ class SessionState:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     @property
+    def all_bytes(self) -> int:
+        """What it weighs in the store as a whole: `memory_bytes` is what its quota counts."""
+        return self.memory_bytes + limits.session_bytes(self.session_id)
+
+    @property
     def last_access_ms(self) -> int:
         """When it was last written, touched or read."""
         return max(self.touched_at_ms, self.read_at_ms, self.read_noted_at_ms)

@@ -52,7 +52,7 @@ from gibramdb.model import commands
 from gibramdb.model.commands import AdminCommand, Command, ReadCommand, WriteCommand
 from gibramdb.model.ids import NO_LSN, Lsn
 from gibramdb.model.mutations import SessionEnded, SessionReadNoted
-from gibramdb.model.results import Digest, Done, Explanation, Health, Info, Pong, QueryResult, Result
+from gibramdb.model.results import Digest, Done, Explanation, Health, Info, Pong, QueryResult, Result, objects_in
 from gibramdb.retrieval import detection, query
 from gibramdb.retrieval.detection import DetectionView
 from gibramdb.storage import record
@@ -72,6 +72,8 @@ TURN_US = 2_000
 CLOCK_DISAGREEMENT_MAX_MS = 60_000
 """Beyond this, wall clock and steady clock contradict each other, and nothing expires."""
 READ_NOTES_PER_IDLE_TTL = 8
+BATCH_OBJECTS_MAX = 100_000
+"""What the answers of one pipeline may tell of before no more of its commands is run; they are held until the last."""
 
 
 class Facts(NamedTuple):
@@ -132,13 +134,13 @@ class Database:
         self._post = post
         self._waiting: list[_Waiting] = []
         self._explanations: OrderedDict[int, tuple[str, Lsn, Explanation]] = OrderedDict()
-        self._explained_steps = 0
+        self._explained_bytes = 0
         self._last_query_id = 0
         self._halted_because: GibramError | None = None
         self._is_closed = False
         self._wall_minus_steady_ms = clock.now_ms() - clock.steady_ms()
         self._detector: Detector | None = None
-        self._detecting: list[Callable[[Answer, Lsn], None]] = []
+        self._detecting: list[tuple[str, Callable[[Answer, Lsn], None]]] = []
         self._held: list[tuple[Command, Callable[[Answer, Lsn], None]]] | None = None  # while there are pauses
         self._pauses = 0
         self._long: _Long | None = None
@@ -164,12 +166,17 @@ class Database:
         finish(executed.answer, executed.lsn)
         return True
 
-    def submit_batch(self, items: Sequence[Command | GibramError], done: Callable[[list[Answer]], None]) -> None:
+    def submit_batch(
+        self, items: Sequence[Command | GibramError], done: Callable[[list[Answer]], None]
+    ) -> Callable[[], None]:
         """Run commands one after the other, up to the first that fails; an error in `items` is one that has failed.
 
-        Nothing is rolled back. `done` gets the answers of those that ran, once the last of them may be shown.
+        Nothing is rolled back. `done` gets the answers of those that ran, once the last of them may be shown. What is
+        returned may be called when nobody waits any more: then no further command is run.
         """
-        _Batch(self, items, done).advance()
+        batch = _Batch(self, items, done)
+        batch.advance()
+        return batch.stop
 
     def _start(self, command: Command, finish: Callable[[Answer, Lsn], None]) -> _Executed | None:
         """Run it, or arrange that it runs later and then calls `finish`."""
@@ -375,12 +382,12 @@ class Database:
             replaced, self.state = self.state, state
             self._warn_beyond_limits(state)
             self._explanations.clear()
-            self._explained_steps = 0
+            self._explained_bytes = 0
             gone = ClosedError("a restore took the place of what this was computed on")
             self._end_long(gone)
             detecting, self._detecting = self._detecting, []
-            for each in detecting:
-                each(gone, NO_LSN)
+            for _, unanswered in detecting:
+                unanswered(gone, NO_LSN)
             held, self._held = self._held or [], []
             for command, finish in held:
                 if isinstance(command, commands.ReplaceCommunities):
@@ -442,11 +449,17 @@ class Database:
             raise LimitExceededError(
                 f"{len(self._detecting)} computations of communities wait already; try again later"
             )
+        of_session = sum(session_id == command.session_id for session_id, _ in self._detecting)
+        if of_session >= bounds.DETECTIONS_OF_SESSION_MAX:
+            raise LimitExceededError(
+                f"{of_session} computations of communities of this session wait already; try again later"
+            )
+        waiting = (command.session_id, finish)
 
         def found(outcome: commands.ReplaceCommunities | GibramError) -> None:
-            if finish not in self._detecting:
+            if waiting not in self._detecting:
                 return  # the store was closed meanwhile, and the caller told
-            self._detecting.remove(finish)
+            self._detecting.remove(waiting)
             if isinstance(outcome, GibramError):
                 finish(outcome, NO_LSN)
                 return
@@ -457,7 +470,7 @@ class Database:
         def seen(view: DetectionView) -> None:
             if self._detector is None:
                 self._detector = Detector(self._post)
-            self._detecting.append(finish)
+            self._detecting.append(waiting)
             self._detector.submit(view, found)
 
         return self._in_turns(detection.view(self.state, command, self._now_ms()), seen, finish)
@@ -520,9 +533,9 @@ class Database:
         began_us = self._clock.steady_us()
         result, explanation = query.run(session, command, self.state.vector_dim, query_id)
         self._explanations[query_id] = (session.session_id, session.incarnation, explanation)
-        self._explained_steps += _steps(explanation)
-        while self._explained_steps > bounds.QUERY_LOG_STEPS_MAX:
-            self._explained_steps -= _steps(self._explanations.popitem(last=False)[1][2])
+        self._explained_bytes += _weight(explanation)
+        while self._explained_bytes > bounds.QUERY_LOG_BYTES_MAX:
+            self._explained_bytes -= _weight(self._explanations.popitem(last=False)[1][2])
         return query.timed(result, self._clock.steady_us() - began_us)
 
     def _explain(self, command: commands.Explain, now_ms: int) -> Explanation:
@@ -646,8 +659,8 @@ class Database:
         if self._detector is not None:
             self._detector.close()
         detecting, self._detecting = self._detecting, []
-        for finish in detecting:
-            finish(ClosedError("the store was closed while communities were computed; nothing was changed"), NO_LSN)
+        for _, unanswered in detecting:
+            unanswered(ClosedError("the store was closed while communities were computed; nothing was changed"), NO_LSN)
         self._end_long(ClosedError("the store was closed before this had been computed; nothing was changed"))
         held, self._held = self._held or [], None
         for _, refused in held:
@@ -676,8 +689,10 @@ def _alone(error: GibramError) -> GibramError:
     return error
 
 
-def _steps(explanation: Explanation) -> int:
-    return 1 + len(explanation.seeds) + len(explanation.steps)
+def _weight(explanation: Explanation) -> int:
+    characters = sum([len(seed.external_id) for seed in explanation.seeds])
+    characters += sum([len(step.relationship_type) for step in explanation.steps])
+    return characters + bounds.EXPLAINED_STEP_BYTES * (1 + len(explanation.seeds) + len(explanation.steps))
 
 
 class _Batch:
@@ -690,14 +705,29 @@ class _Batch:
         self._items = items
         self._done = done
         self._answers: list[Answer] = []
+        self._objects = 0
+        self._is_stopped = False
         self._lsn = NO_LSN
+
+    def stop(self) -> None:
+        """Run no further command."""
+        self._is_stopped = True
 
     def advance(self) -> None:
         """Run what can run in this turn."""
         database = self._database
         ends_us = database._clock.steady_us() + BATCH_TURN_US  # noqa: SLF001 (as below)
         while True:
-            if len(self._answers) == len(self._items):
+            if len(self._answers) == len(self._items) or self._is_stopped:
+                self._finish()
+                return
+            if self._objects >= BATCH_OBJECTS_MAX:
+                self._answers.append(
+                    LimitExceededError(
+                        f"answers too many: this pipeline has been answered {self._objects} objects "
+                        f"(max: {BATCH_OBJECTS_MAX}); nothing was run from here on, send it in another"
+                    )
+                )
                 self._finish()
                 return
             if database._clock.steady_us() > ends_us:  # noqa: SLF001 (as below)
@@ -724,6 +754,7 @@ class _Batch:
         if isinstance(answer, GibramError):
             self._finish()
             return False
+        self._objects += objects_in(answer)
         return True
 
     def _finish(self) -> None:

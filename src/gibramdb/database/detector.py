@@ -1,4 +1,4 @@
-"""The thread that detects communities, one view at a time, on copies.
+"""The thread that detects communities, one view at a time, on copies; of those that wait, the smallest first.
 
 A daemon thread and not a pool: a stop never waits for a computation, whose outcome nobody could store any more.
 """
@@ -9,6 +9,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 from gibramdb.errors import GibramError, InternalError
 from gibramdb.model.commands import ReplaceCommunities
@@ -21,25 +22,38 @@ Post = Callable[[Callable[[], None]], None]
 Found = Callable[[ReplaceCommunities | GibramError], None]
 
 
+class _Job(NamedTuple):
+    """`order` is another for each, so that the rest is never compared. Without a view: the end."""
+
+    order: tuple[int, int]
+    view: DetectionView | None
+    found: Found | None
+
+
 class Detector:
     """Takes views, gives back what was found in them, on the owner's thread."""
 
     def __init__(self, post: Post) -> None:
         self._post = post
-        self._queue: queue.SimpleQueue[tuple[DetectionView, Found] | None] = queue.SimpleQueue()
+        self._queue: queue.PriorityQueue[_Job] = queue.PriorityQueue()
+        self._submitted = 0
         threading.Thread(target=self._run, name="gibramdb-detect", daemon=True).start()
 
     def submit(self, view: DetectionView, found: Found) -> None:
-        """Compute after those submitted before; then `found` is called."""
-        self._queue.put((view, found))
+        """Compute after those that are smaller, or as large and submitted before; then `found` is called."""
+        self._submitted += 1
+        self._queue.put(_Job((view.size, self._submitted), view, found))
 
     def close(self) -> None:
         """End after the computation that runs now, if any; nobody waits for it."""
-        self._queue.put(None)
+        self._queue.put(_Job((-1, 0), None, None))
 
     def _run(self) -> None:
-        while (job := self._queue.get()) is not None:
-            self._compute(*job)
+        while True:
+            job = self._queue.get()
+            if job.view is None or job.found is None:
+                return
+            self._compute(job.view, job.found)
 
     def _compute(self, view: DetectionView, found: Found) -> None:
         outcome: ReplaceCommunities | GibramError

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from gibramdb.core.limits import SESSION_BYTES
 from gibramdb.storage.snapshot import Section
 
 if sys.platform != "win32":
@@ -18,8 +19,6 @@ if sys.platform != "win32":
 
 OBJECT_BYTES = 512
 """What an object takes beside its texts and its embedding: its record, its place in the maps that find it."""
-SESSION_BYTES = 8 * 1024
-"""What a session takes that holds nothing."""
 
 _ROOT = Path("/")
 # Of each version of control groups: under which folder, limit, use, and what of the use the kernel can take back.

@@ -155,6 +155,19 @@ class QueryResult(msgspec.Struct, frozen=True, gc=False):
     stats: QueryStats
 
 
+def objects_in(result: Result) -> int:
+    """How many objects a result tells of, and so roughly what it weighs beside their texts."""
+    if isinstance(result, Objects | Page):
+        return len(result.items)
+    if isinstance(result, QueryResult):
+        return len(result.textunits) + len(result.entities) + len(result.communities) + len(result.relationships)
+    if isinstance(result, Detected):
+        return len(result.communities)
+    if isinstance(result, Explanation):
+        return len(result.seeds) + len(result.steps)
+    return len(result) if isinstance(result, tuple) else 1
+
+
 class Seed(msgspec.Struct, frozen=True, gc=False):
     """Where a query began: what it found by vector, or was given."""
 

@@ -42,6 +42,11 @@ class DetectionView:
         self._source_ids = source_ids
         self._target_ids = target_ids
 
+    @property
+    def size(self) -> int:
+        """Entities and relationships together: how long it will take, about."""
+        return len(self._graph.node_ids) + len(self._relationship_ids)
+
     def find(self) -> ReplaceCommunities:
         """The clusters, as the command that stores them.
 

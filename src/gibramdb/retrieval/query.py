@@ -24,7 +24,13 @@ import numpy as np
 from gibramdb.core import limits
 from gibramdb.core.state import SessionState
 from gibramdb.core.vectors import VectorIndex
-from gibramdb.errors import DimensionMismatchError, InvalidArgumentError, NotFoundError, RetrievalNotReadyError
+from gibramdb.errors import (
+    DimensionMismatchError,
+    InvalidArgumentError,
+    LimitExceededError,
+    NotFoundError,
+    RetrievalNotReadyError,
+)
 from gibramdb.model.commands import SEED_KINDS, Query
 from gibramdb.model.knowledge import Community, Entity, Relationship, TextUnit
 from gibramdb.model.results import (
@@ -146,7 +152,10 @@ def _bounded(name: str, value: int, default: int, most: int) -> int:
 
 
 def run(session: SessionState, command: Query, vector_dim: int, query_id: int) -> tuple[QueryResult, Explanation]:
-    """The answer, without its duration, and how it came about. Raises as `plan` does."""
+    """The answer, without its duration, and how it came about.
+
+    Raises as `plan` does, and LimitExceededError if what it found is more than one answer holds.
+    """
     asked = plan(session, command, vector_dim)
     hits = _search(session, asked)
     visits = {id: Visit(0, similarity, Origin(similarity, 0)) for id, similarity in hits["entity"]}
@@ -171,9 +180,10 @@ def run(session: SessionState, command: Query, vector_dim: int, query_id: int) -
         _ranked_textunits(session, textunits, asked.textunits_max),
         entity_hits,
         tuple(community_hits),
-        _relationships_between(session, entity_hits, asked.relationship_types),
+        _relationships_between(session, visits, asked.relationship_types),
         QueryStats(0, len(asked.kinds), len(steps), asked.skipped),
     )
+    _refuse_too_large(result)
     return result, Explanation(query_id, _seeds(session, asked, hits), tuple(steps))
 
 
@@ -315,22 +325,41 @@ def _ranked_textunits(
 
 
 def _relationships_between(
-    session: SessionState, hits: tuple[EntityHit, ...], types: frozenset[str]
+    session: SessionState, found_ids: dict[int, Visit], types: frozenset[str]
 ) -> tuple[RelationshipHit, ...]:
-    """Each relationship whose two ends are both in the answer, by ascending id."""
-    titles = {hit.entity.id: hit.entity.title for hit in hits}
+    """Each relationship whose two ends were both found, before the cut of the entities, by ascending id."""
     found: list[Relationship] = []
-    for id in titles:
+    for id in found_ids:
         for relationship_id in session.edges_from(id):
             relationship = session.relationships.get(relationship_id)
             assert relationship is not None
-            if relationship.target_id in titles and (not types or relationship.type in types):
+            if relationship.target_id in found_ids and (not types or relationship.type in types):
                 found.append(relationship)
     found.sort(key=lambda relationship: relationship.id)
     return tuple(
-        RelationshipHit(each, titles[each.source_id], titles[each.target_id])
+        RelationshipHit(each, _entity(session, each.source_id).title, _entity(session, each.target_id).title)
         for each in found[: limits.QUERY_RELATIONSHIPS_MAX]
     )
+
+
+def _refuse_too_large(result: QueryResult) -> None:
+    """A few texts of megabytes are soon ten thousand times in one answer, as the titles of a hub are."""
+    characters = 0
+    for hit in result.entities:
+        characters += len(hit.entity.title) + len(hit.entity.description) + len(hit.entity.external_id)
+    for textunit_hit in result.textunits:
+        characters += len(textunit_hit.textunit.content) + len(textunit_hit.textunit.external_id)
+    for community_hit in result.communities:
+        community = community_hit.community
+        characters += len(community.title) + len(community.summary) + len(community.full_content)
+    for relationship_hit in result.relationships:
+        characters += len(relationship_hit.source_title) + len(relationship_hit.target_title)
+        characters += len(relationship_hit.relationship.description) + len(relationship_hit.relationship.type)
+    if characters > limits.GET_BYTES_MAX:
+        raise LimitExceededError(
+            f"answer too large: {characters} characters of text (max: {limits.GET_BYTES_MAX}); ask for fewer entities, "
+            "text units or hops"
+        )
 
 
 def _seeds(session: SessionState, asked: Plan, hits: dict[str, list[tuple[int, float]]]) -> tuple[Seed, ...]:

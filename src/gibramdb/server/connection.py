@@ -21,7 +21,7 @@ import asyncio
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -29,12 +29,12 @@ from gibramdb.clock import SystemClock
 from gibramdb.core import limits
 from gibramdb.database.database import Answer
 from gibramdb.errors import (
+    AnswerTooLargeError,
     AuthenticationError,
     CallerError,
     GibramError,
     InternalError,
     InvalidArgumentError,
-    LimitExceededError,
     ProtocolError,
     RateLimitedError,
     UnknownCommandError,
@@ -103,7 +103,38 @@ class _Slot:
         self.number = number
         self.objects = 0
         self.inner: Sequence[tuple[int, int]] = ()  # a pipeline's: request id and number of each command
-        self.answer: Answer | list[Answer] | bytes | None = None
+        self.answer: Answer | _Replies | bytes | None = None
+
+
+class _Replies:
+    """The answers of a pipeline, which become bytes one at a time: all at once would keep the others waiting."""
+
+    def __init__(self, requests: Sequence[tuple[int, int]], answers: Sequence[Answer]) -> None:
+        self._left = deque(zip(requests, answers, strict=False))
+        self._replies: list[tuple[int, int, bytes]] = []
+        self._bytes = 0
+
+    def encode_one(self) -> bool:
+        """Returns whether that was the last. As many as one answer can hold; then it says that there were more."""
+        if not self._left:
+            return True
+        (request_id, command_number), answer = self._left.popleft()
+        number, payload = _reply(command_number, answer)
+        self._bytes += len(payload) + PIPELINE_REPLY_BYTES
+        if self._bytes > REPLY_PAYLOAD_BYTES_MAX:
+            refusal = AnswerTooLargeError(
+                f"answer too large: the replies of this pipeline exceed {REPLY_PAYLOAD_BYTES_MAX} bytes from here on; "
+                "its commands have been carried out"
+            )
+            number, payload = _reply(command_number, refusal)
+            self._left.clear()
+        self._replies.append((request_id, number, payload))
+        return not self._left
+
+    def frame(self, request_id: int) -> bytes:
+        """All of them; ends its use."""
+        replies, self._replies = self._replies, []
+        return encode_reply(request_id, CommandNumber.PIPELINE_RESPONSE, encode_pipeline_response(replies))
 
 
 class _Mark(NamedTuple):
@@ -131,6 +162,7 @@ class Connection(asyncio.Protocol):
         self._slots: deque[_Slot] = deque()
         self._transport: asyncio.Transport | None = None
         self._waits_for: _Slot | None = None  # its command has not run yet
+        self._stop_pipeline: Callable[[], None] | None = None  # of the one that has not ended yet
         self._outstanding_objects = 0
         self._frames: list[bytes] = []  # encoded in this turn
         self._held_bytes = 0
@@ -169,6 +201,8 @@ class Connection(asyncio.Protocol):
         self._is_leaving = True
         self._transport = None
         self._slots.clear()
+        if self._stop_pipeline is not None:
+            self._stop_pipeline()
         self._frames.clear()
         self._unsent = memoryview(b"")
         self._reader = FrameReader(0)
@@ -343,7 +377,9 @@ class Connection(asyncio.Protocol):
                 return True
         if self._is_peer_slow:
             return False
-        self._encode_next()
+        answer = slots[0].answer
+        if not isinstance(answer, _Replies) or answer.encode_one():
+            self._encode_next()
         return True
 
     def _take_turn_soon(self) -> None:
@@ -414,7 +450,13 @@ class Connection(asyncio.Protocol):
             if isinstance(items[-1], GibramError):
                 break  # what stands behind it is not run
         self._waits_for = slot
-        self._server.database.submit_batch(items, partial(self._fill, slot))
+        stop = self._server.database.submit_batch(items, partial(self._answered, slot))
+        if slot.answer is None:
+            self._stop_pipeline = stop
+
+    def _answered(self, slot: _Slot, answers: list[Answer]) -> None:
+        self._stop_pipeline = None
+        self._fill(slot, _Replies(slot.inner, answers))
 
     def _weigh(self, slot: _Slot, command: Command | GibramError) -> None:
         count = _OBJECTS_ASKED.get(type(command))
@@ -442,7 +484,7 @@ class Connection(asyncio.Protocol):
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
-    def _fill(self, slot: _Slot, answer: Answer | list[Answer] | bytes) -> None:
+    def _fill(self, slot: _Slot, answer: Answer | _Replies | bytes) -> None:
         slot.answer = answer
         was_waited_for = self._waits_for is slot
         if was_waited_for:
@@ -454,7 +496,7 @@ class Connection(asyncio.Protocol):
             # The store lets go of many answers at once: they leave together, within the time of a turn.
             if was_waited_for or slots[0] is slot:
                 self._take_turn_soon()
-        elif self._is_reading:
+        elif self._is_reading and not isinstance(answer, _Replies):
             self._encode_next()
             self._send()
         else:
@@ -554,36 +596,24 @@ _OBJECTS_ASKED: dict[type, Callable[[Any], int]] = {
 
 def _frame(slot: _Slot) -> bytes:
     answer = slot.answer
-    if isinstance(answer, list):
-        payload = encode_pipeline_response(_pipeline_replies(slot.inner, answer))
-        return encode_reply(slot.request_id, CommandNumber.PIPELINE_RESPONSE, payload)
+    if isinstance(answer, _Replies):
+        return answer.frame(slot.request_id)
     if isinstance(answer, bytes):
         return answer
     assert answer is not None
     return encode_reply(slot.request_id, *_reply(slot.number, answer))
 
 
-def _pipeline_replies(requests: Sequence[tuple[int, int]], answers: list[Answer]) -> Iterator[tuple[int, int, bytes]]:
-    """Replies to the commands that ran, in order, as far as one answer can hold them."""
-    total_bytes = 0
-    for (request_id, command_number), answer in zip(requests, answers, strict=False):
-        number, payload = _reply(command_number, answer)
-        total_bytes += len(payload) + PIPELINE_REPLY_BYTES
-        if total_bytes > REPLY_PAYLOAD_BYTES_MAX:
-            refusal = LimitExceededError(
-                f"answer too large: the replies of this pipeline exceed {REPLY_PAYLOAD_BYTES_MAX} bytes from here on; "
-                "its commands have been carried out"
-            )
-            yield request_id, *_reply(command_number, refusal)
-            return
-        yield request_id, number, payload
-
-
 def _reply(command_number: int, answer: Answer) -> tuple[int, bytes]:
     """Number and payload of the answer."""
     if not isinstance(answer, GibramError):
         try:
-            return encode_result(answer, Request(1, 0, command_number, "", b""))
+            number, payload = encode_result(answer, Request(1, 0, command_number, "", b""))
+            if len(payload) <= REPLY_PAYLOAD_BYTES_MAX:
+                return number, payload
+            answer = AnswerTooLargeError(
+                f"answer too large: {len(payload)} bytes (max: {REPLY_PAYLOAD_BYTES_MAX}); the command was carried out"
+            )
         except GibramError as error:
             answer = error
         except Exception:  # the edge of one answer: a defect in it must not cost the connection's other answers

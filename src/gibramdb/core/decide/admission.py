@@ -46,6 +46,9 @@ class Moment(NamedTuple):
             return session, False
         if session is None and len(self.state.sessions) >= self.limits.sessions_max:
             raise LimitExceededError(f"max sessions limit reached ({self.limits.sessions_max})")
+        if session is None:
+            allowed = self.limits.total_memory_bytes_max
+            check_quota(self.state.memory_bytes, weights.session_bytes(session_id), allowed, "store memory")
         return SessionState(session_id, NO_LSN, self.now_ms, self.state.vector_dim), True
 
 
@@ -103,7 +106,9 @@ def check_memory(moment: Moment, session: SessionState, added_bytes: int, freed_
     limits, state = moment.limits, moment.state
     check_quota(session.memory_bytes - freed_bytes, added_bytes, limits.session_memory_bytes_max, "memory")
     held = state.sessions.get(session.session_id)
-    if held is not None and held is not session:
+    if held is None:
+        added_bytes += weights.session_bytes(session.session_id)
+    elif held is not session:
         freed_bytes += held.memory_bytes  # its time is over, and this takes its place
     check_quota(state.memory_bytes - freed_bytes, added_bytes, limits.total_memory_bytes_max, "store memory")
 

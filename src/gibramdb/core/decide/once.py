@@ -11,9 +11,10 @@ from typing import Any
 
 import msgspec
 
-from gibramdb.core.decide.admission import Decision, Moment
-from gibramdb.core.limits import TOKEN_BYTES_MAX
+from gibramdb.core.decide.admission import Decision, Moment, check_memory
+from gibramdb.core.limits import KEPT_TOKEN_BYTES, TOKEN_BYTES_MAX
 from gibramdb.errors import InvalidArgumentError
+from gibramdb.model import mutations
 from gibramdb.model.commands import WriteCommand
 from gibramdb.model.mutations import KeptToken, WrittenOnce
 from gibramdb.model.results import Created, Done, Result
@@ -25,6 +26,17 @@ def _plain(value: Any) -> Any:
         return value.item()
     raise InvalidArgumentError(f"this can not be stored: {value!r}")
 
+
+_FREEING = (
+    mutations.DocumentDeleted,
+    mutations.TextUnitDeleted,
+    mutations.EntityDeleted,
+    mutations.RelationshipDeleted,
+    mutations.CommunityDeleted,
+    mutations.CascadeDeleted,
+    mutations.TextUnitUnlinked,
+)
+"""A session that is full can still be emptied, by callers who mark their writes too."""
 
 _encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 
@@ -55,6 +67,9 @@ def decide(moment: Moment, command: WriteCommand, first: Callable[[Moment, Any],
     else:
         assert isinstance(result, Done), "a command that is remembered answers ids, or nothing"
         kept = KeptToken(token, moment.now_ms, fingerprint, result.id, None)
+    if not isinstance(change, _FREEING):
+        holder, _ = moment.session_or_new(command.session_id)
+        check_memory(moment, holder, KEPT_TOKEN_BYTES)
     opens = change is not None and change.opens
     # What `first` decides for a caller is a Change; the record's reader holds it to that before it is applied.
     return WrittenOnce(command.session_id, moment.now_ms, opens, kept, change), result  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from gibramdb.model.commands import (
 from gibramdb.model.knowledge import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit
 from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec.embeddings import float_chunks, read_floats
-from gibramdb.wire.codec.row import RequestCodec
+from gibramdb.wire.codec.row import RequestCodec, check_bulk
 
 
 def _read_document(message: pb.AddDocumentRequest) -> NewDocument:
@@ -153,6 +153,7 @@ class _Adding:
 
         def decode_bulk(session_id: str, payload: bytes) -> WriteCommand:
             messages = items_of(parse_bulk(payload))
+            check_bulk(bulk_field, len(messages))
             items = tuple(map(read, messages))
             return make(session_id, items, True)
 

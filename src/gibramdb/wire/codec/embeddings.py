@@ -14,6 +14,9 @@ from collections.abc import Sequence
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+UNKNOWN_FIELDS_MAX = 100_000
+"""Far more than any embedding has numbers; to look through millions would keep everybody waiting."""
+
 _FLOAT_BYTES = 4
 _WIRE_TYPE_FIXED32 = 5
 
@@ -24,7 +27,7 @@ def read_floats(message: Message, chunks: Sequence[bytes], field_number: int) ->
     message: where the field stands; chunks: what it holds there, from packed floats.
 
     Raises:
-        DecodeError: if a chunk is cut inside a float, or packed and unpacked floats are mixed.
+        DecodeError: if a chunk is cut inside a float, packed and unpacked floats are mixed, or there are too many.
     """
     packed = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     if len(packed) % _FLOAT_BYTES or len(chunks) > 1:
@@ -34,6 +37,8 @@ def read_floats(message: Message, chunks: Sequence[bytes], field_number: int) ->
     unknown = UnknownFieldSet(message)
     if len(unknown) == 0:
         return packed
+    if len(unknown) > UNKNOWN_FIELDS_MAX:
+        raise DecodeError(f"{len(unknown)} fields that are not known, or numbers that are not packed")
     fields = [unknown[index] for index in range(len(unknown))]
     unpacked = [
         field.data for field in fields if field.field_number == field_number and field.wire_type == _WIRE_TYPE_FIXED32

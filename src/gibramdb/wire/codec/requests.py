@@ -25,7 +25,7 @@ from gibramdb.model.commands import (
 )
 from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec.embeddings import float_chunks, read_floats
-from gibramdb.wire.codec.row import RequestCodec
+from gibramdb.wire.codec.row import RequestCodec, check_bulk
 
 _RAW_LSN_BYTES = 8
 
@@ -65,11 +65,13 @@ def by_external_id(command: type[Command]) -> RequestCodec:
 def by_ids(command: type[Command], message_class: type[Any]) -> RequestCodec:
     """A command on the objects of a list of ids."""
     make = cast("Callable[[str, tuple[int, ...]], Command]", command)
-    return RequestCodec(
-        command,
-        lambda session_id, payload: make(session_id, tuple(message_class.FromString(payload).ids)),
-        lambda sent: message_class(ids=sent.ids).SerializeToString(),
-    )
+
+    def decode(session_id: str, payload: bytes) -> Command:
+        ids = message_class.FromString(payload).ids
+        check_bulk("ids", len(ids))
+        return make(session_id, tuple(ids))
+
+    return RequestCodec(command, decode, lambda sent: message_class(ids=sent.ids).SerializeToString())
 
 
 def by_cursor(command: type[Command], message_class: type[Any]) -> RequestCodec:

@@ -6,12 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from gibramdb.core.limits import BULK_ITEMS_MAX
+from gibramdb.errors import LimitExceededError
 from gibramdb.model.commands import Command
 from gibramdb.model.results import Result
 from gibramdb.wire.codec.numbers import CommandNumber
 
 CommandDecoder = Callable[[str, bytes], Command]
-"""(session_id, payload) to the command. Raises DecodeError, InvalidArgumentError."""
+"""(session_id, payload) to the command. Raises DecodeError, InvalidArgumentError, LimitExceededError."""
+
+
+def check_bulk(noun: str, count: int) -> None:
+    """Refuse more items than one command may name, before any of them is looked at."""
+    if count > BULK_ITEMS_MAX:
+        raise LimitExceededError(f"{noun} too many: {count} (max: {BULK_ITEMS_MAX}); send them in several commands")
 
 
 @dataclass(frozen=True, slots=True)
