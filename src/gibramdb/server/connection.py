@@ -75,6 +75,8 @@ PIPELINE_REPLY_BYTES = 64
 """What stands around each reply in a pipeline's answer, at most; one error fits in beside it."""
 HELD_BYTES_MAX = 256 * 1024
 """Answers are sent together, up to this size; then the client has to take them before more are made."""
+READ_AHEAD_BYTES = 64 * 1024
+"""What is read of a client whose command has to wait; beyond it the rest stays in the kernel."""
 BYTES_PER_SECOND_MIN = 16 * 1024
 """What a frame under way, in either direction, has to move on average of `stall_timeout`."""
 TLS_WRITE_BYTES = 128 * 1024
@@ -310,7 +312,7 @@ class Connection(asyncio.Protocol):
     def _is_stalled(self, now_us: int) -> bool:
         """Whether a half-sent frame, or answers not taken, have moved too little since the server began to look."""
         coming_bytes = self._reader.pending_bytes
-        if not coming_bytes or not self._is_reading:
+        if not coming_bytes or not self._is_reading or self._waits_for is not None:
             self._coming = None
         elif self._coming is None or self._coming.frames_taken != self._frames_taken:
             self._coming = _Mark(now_us, self._frames_taken, -coming_bytes)
@@ -401,12 +403,17 @@ class Connection(asyncio.Protocol):
             and self._outstanding_objects < OUTSTANDING_OBJECTS_MAX
         )
 
+    def _listens_while_it_waits(self) -> bool:
+        """Whoever does not read does not hear that the client has gone, and that nobody wants its pipeline any more."""
+        is_waiting = self._waits_for is not None and not self._is_leaving and not self._is_peer_slow
+        return is_waiting and self._reader.pending_bytes < READ_AHEAD_BYTES
+
     def _regulate(self) -> None:
         """Read from the socket only while what comes can be worked on."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        may_read = not self._ran_out_of_time and self._may_take_more()
+        may_read = not self._ran_out_of_time and (self._may_take_more() or self._listens_while_it_waits())
         if may_read and not self._is_reading:
             transport.resume_reading()
         elif not may_read and self._is_reading:
@@ -496,7 +503,7 @@ class Connection(asyncio.Protocol):
             # The store lets go of many answers at once: they leave together, within the time of a turn.
             if was_waited_for or slots[0] is slot:
                 self._take_turn_soon()
-        elif self._is_reading and not isinstance(answer, _Replies):
+        elif self._is_reading and not was_waited_for:
             self._encode_next()
             self._send()
         else:
