@@ -42,7 +42,7 @@ def generated() -> str:
     shared_from = body.index("\ndef following_token(")
     sizes = ("_document_bytes", "_textunit_bytes", "_entity_bytes", "_relationship_bytes")
     cut = ("_chunks", "_pair_chunks", "_with_embeddings", "total_of", "check_timeout_s", "following_token")
-    names = ("Embeddings", "New", "Progress", *cut, *sizes)
+    names = ("Embeddings", "New", "Progress", "SESSIONS_PER_PAGE", *cut, *sizes)
     constants = re.search(r"\nCHUNK_OBJECTS_MAX = .*?(?=\n\nclass Executor)", body, re.DOTALL)
     assert constants is not None
     body = body[:shared_from].replace(constants[0], "")

@@ -41,8 +41,10 @@ from gibramdb.model.results import (
     QueryResult,
     Saved,
     SessionInfo,
+    SessionPage,
 )
 from gibramdb.session import (
+    SESSIONS_PER_PAGE,
     Embeddings,
     New,
     Progress,
@@ -149,8 +151,15 @@ class AsyncStore:
         return await self._executor.execute_batch(tuple(batch))
 
     async def sessions(self) -> list[SessionInfo]:
-        """All sessions that are alive, by name."""
-        return list(await self._executor.execute(commands.ListSessions()))
+        """All sessions that are alive, by name; asked for page by page."""
+        found: list[SessionInfo] = []
+        cursor = ""
+        while True:
+            page = cast("SessionPage", await self._executor.execute(commands.ListSessions(cursor, SESSIONS_PER_PAGE)))
+            found += page.items
+            cursor = page.next_cursor
+            if not cursor:
+                return found
 
     async def ping(self) -> None:
         """Return if the store answers."""

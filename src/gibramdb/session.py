@@ -51,11 +51,13 @@ from gibramdb.model.results import (
     QueryResult,
     Saved,
     SessionInfo,
+    SessionPage,
 )
 
 CHUNK_OBJECTS_MAX = 5_000
 CHUNK_BYTES_MAX = 2 * 1024 * 1024
 """Bulk adds are cut into chunks of this many objects and about this many bytes: half of the default frame limit."""
+SESSIONS_PER_PAGE = 1_000
 TIMEOUT_S_MAX = 1_000_000
 """More than eleven days: for no limit at all."""
 _OBJECT_BYTES = 64
@@ -159,8 +161,15 @@ class Store:
         return self._executor.execute_batch(tuple(batch))
 
     def sessions(self) -> list[SessionInfo]:
-        """All sessions that are alive, by name."""
-        return list(self._executor.execute(commands.ListSessions()))
+        """All sessions that are alive, by name; asked for page by page."""
+        found: list[SessionInfo] = []
+        cursor = ""
+        while True:
+            page = cast("SessionPage", self._executor.execute(commands.ListSessions(cursor, SESSIONS_PER_PAGE)))
+            found += page.items
+            cursor = page.next_cursor
+            if not cursor:
+                return found
 
     def ping(self) -> None:
         """Return if the store answers."""

@@ -206,8 +206,8 @@ for _row in TABLE:
             _row.name[5:], "Relationships"
         )
         _name = ("MSet" if _row.name.startswith("MSET") else "MGet") + _kind + "Request"
-    if _name is None and _row.name.startswith("LIST_") and _row.name != "LIST_SESSIONS":
-        _name = "ListEntitiesRequest"
+    if _name is None and _row.name.startswith("LIST_"):
+        _name = "ListSessionsRequest" if _row.name == "LIST_SESSIONS" else "ListEntitiesRequest"
     if (
         _name is None
         and _row.name.startswith(("GET_", "DELETE_", "CASCADE_"))

@@ -547,7 +547,7 @@ _OBJECTS_ASKED: dict[type, Callable[[Any], int]] = {
     commands.ListEntities: _pages,
     commands.ListRelationships: _pages,
     commands.ListCommunities: _pages,
-    commands.ListSessions: lambda _command: limits.SESSIONS_MAX_DEFAULT,
+    commands.ListSessions: lambda command: _at_most(command.limit, limits.SESSIONS_MAX_DEFAULT),
     commands.Query: _hits,
 }
 
