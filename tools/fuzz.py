@@ -1,10 +1,10 @@
-"""Coverage-guided fuzzing of what comes over the wire and of the configuration.
+"""Coverage-guided fuzzing of what comes over the wire, of the server's end of a connection, and of the configuration.
 
-    python tools/fuzz.py wire|config [--seconds 300] [--corpus DIR]
+    python tools/fuzz.py wire|connection|config [--seconds 300] [--corpus DIR]
 
 Needs atheris: pip install 'gibramdb[fuzz]'. Prints executions and crashes, then runs the corpus once more and prints
 the coverage it gives. What crashes is written to DIR/crash-...; a small one belongs, as hex, into
-tests/fuzz/wire_corpus.txt, which a test replays.
+tests/fuzz/wire_corpus.txt or connection_corpus.txt, which a test replays.
 """
 
 from __future__ import annotations
@@ -13,14 +13,20 @@ import argparse
 import itertools
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-MEASURED = {"wire": "*/gibramdb/wire/*", "config": "*/gibramdb/config*.py"}
+MEASURED = {
+    "wire": "*/gibramdb/wire/*",
+    "connection": "*/gibramdb/server/connection.py,*/gibramdb/server/auth.py,*/gibramdb/wire/*",
+    "config": "*/gibramdb/config*.py",
+}
 
 
 def fuzz(target: str, seconds: int, corpus: Path, artifacts: Path) -> None:
@@ -28,9 +34,7 @@ def fuzz(target: str, seconds: int, corpus: Path, artifacts: Path) -> None:
     import atheris  # noqa: PLC0415 -- an extra of its own
 
     with atheris.instrument_imports(include=["gibramdb", "yaml"]):
-        from support import fuzzing  # noqa: PLC0415 -- imported here to be instrumented
-    folder = Path(tempfile.mkdtemp(prefix="gibramdb-fuzz-"))
-    run = (fuzzing.WireTarget if target == "wire" else fuzzing.ConfigTarget)(folder).run
+        run = target_in(target, Path(_temporary())).run
     options = [
         f"-max_total_time={seconds}", f"-artifact_prefix={artifacts}/", "-max_len=4096", "-len_control=0",
         "-timeout=60", "-rss_limit_mb=2048", "-print_final_stats=1",
@@ -39,26 +43,44 @@ def fuzz(target: str, seconds: int, corpus: Path, artifacts: Path) -> None:
     atheris.Fuzz()
 
 
+def target_in(target: str, folder: Path) -> Any:
+    """What is run; imported here, to be instrumented or measured."""
+    from support import connection_fuzzing, fuzzing  # noqa: PLC0415 -- see above
+
+    targets = {
+        "wire": fuzzing.WireTarget, "connection": connection_fuzzing.ConnectionTarget, "config": fuzzing.ConfigTarget,
+    }  # fmt: skip
+    return targets[target](folder)
+
+
+def _temporary() -> str:
+    """A directory in memory where there is such a place: nothing here pulls the plug, and syncs cost the most."""
+    return tempfile.mkdtemp(prefix="gibramdb-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)  # noqa: S108
+
+
 def plant(target: str, corpus: Path) -> None:
     """Something for a fuzzer to begin with, the same each time."""
-    from support import fuzzing  # noqa: PLC0415 -- as above
+    from support import connection_fuzzing, fuzzing  # noqa: PLC0415 -- as above
 
-    inputs = fuzzing.wire_seeds() if target == "wire" else fuzzing.config_seeds()
-    if target == "wire":
-        kept = (ROOT / "tests" / "fuzz" / "wire_corpus.txt").read_text().split()
-        inputs = itertools.chain(inputs, map(bytes.fromhex, kept))
+    seeds = {
+        "wire": fuzzing.wire_seeds, "connection": connection_fuzzing.connection_seeds, "config": fuzzing.config_seeds,
+    }  # fmt: skip
+    kept = ROOT / "tests" / "fuzz" / f"{target}_corpus.txt"
+    lines = kept.read_text().split() if kept.exists() else []
+    inputs = itertools.chain(seeds[target](), map(bytes.fromhex, lines))
     for number, content in enumerate(inputs):
         (corpus / f"seed-{number:04}").write_bytes(content)
 
 
 def replay(target: str, corpus: Path) -> None:
     """Run every file of a corpus once."""
-    from support import fuzzing  # noqa: PLC0415 -- under coverage, when it is measured
-
-    with tempfile.TemporaryDirectory(prefix="gibramdb-fuzz-") as folder:
-        one = (fuzzing.WireTarget if target == "wire" else fuzzing.ConfigTarget)(Path(folder))
+    folder = _temporary()
+    try:
+        one = target_in(target, Path(folder))
         for file in sorted(corpus.iterdir()):
             one.run(file.read_bytes())
+    finally:
+        shutil.rmtree(folder)
 
 
 def main() -> int:

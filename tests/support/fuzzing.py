@@ -255,7 +255,7 @@ class WireTarget:
         else:
             parts: list[bytes] = []
             while not choices.is_empty and len(parts) < 60:
-                parts.append(_chosen_envelope(choices))
+                parts.append(chosen_envelope(choices))
             if mode == 3:
                 parts = [
                     encode_envelope(
@@ -339,7 +339,8 @@ class WireTarget:
         assert self._database.health().status == "ok"
 
 
-def _chosen_envelope(choices: Choices) -> bytes:
+def chosen_envelope(choices: Choices) -> bytes:
+    """A request of any command of the table, with whatever its fields can hold; perhaps damaged."""
     row = choices.one_of(TABLE)
     message_class = _REQUESTS[row.number]
     payload = b"" if message_class is None else choices.message(message_class()).SerializeToString()
@@ -409,7 +410,7 @@ def wire_seeds() -> Iterator[bytes]:
     """Inputs of each mode: every command as a frame, a bare payload of each, and long runs of chosen messages."""
     source = random.Random(1)
     for number in range(len(TABLE)):
-        envelope = _chosen_envelope(Choices(bytes((number,)) + source.randbytes(100)))
+        envelope = chosen_envelope(Choices(bytes((number,)) + source.randbytes(100)))
         yield b"\x00" + encode_frame(envelope)
         yield bytes((1, number, 0, 1)) + decode_request(envelope).payload
         yield bytes((2, number)) + source.randbytes(60)
