@@ -13,10 +13,8 @@ import argparse
 import itertools
 import logging
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +27,12 @@ MEASURED = {
 }
 
 
-def fuzz(target: str, seconds: int, corpus: Path, artifacts: Path) -> None:
+def fuzz(target: str, seconds: int, corpus: Path, artifacts: Path, folder: Path) -> None:
     """Does not return: the fuzzer ends the process."""
     import atheris  # noqa: PLC0415 -- an extra of its own
 
     with atheris.instrument_imports(include=["gibramdb", "yaml"]):
-        run = target_in(target, Path(_temporary())).run
+        run = target_in(target, folder).run
     options = [
         f"-max_total_time={seconds}", f"-artifact_prefix={artifacts}/", "-max_len=4096", "-len_control=0",
         "-timeout=60", "-rss_limit_mb=2048", "-print_final_stats=1",
@@ -53,11 +51,6 @@ def target_in(target: str, folder: Path) -> Any:
     return targets[target](folder)
 
 
-def _temporary() -> str:
-    """A directory in memory where there is such a place: nothing here pulls the plug, and syncs cost the most."""
-    return tempfile.mkdtemp(prefix="gibramdb-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)  # noqa: S108
-
-
 def plant(target: str, corpus: Path) -> None:
     """Something for a fuzzer to begin with, the same each time."""
     from support import connection_fuzzing, fuzzing  # noqa: PLC0415 -- as above
@@ -72,15 +65,30 @@ def plant(target: str, corpus: Path) -> None:
         (corpus / f"seed-{number:04}").write_bytes(content)
 
 
-def replay(target: str, corpus: Path) -> None:
+def replay(target: str, corpus: Path, folder: Path) -> None:
     """Run every file of a corpus once."""
-    folder = _temporary()
-    try:
-        one = target_in(target, Path(folder))
-        for file in sorted(corpus.iterdir()):
-            one.run(file.read_bytes())
-    finally:
-        shutil.rmtree(folder)
+    one = target_in(target, folder)
+    for file in sorted(corpus.iterdir()):
+        one.run(file.read_bytes())
+
+
+def _fuzz_and_measure(target: str, seconds: int, corpus: Path) -> int:
+    from support.fuzzing import quick_directory  # noqa: PLC0415 -- as above
+
+    data_file = corpus.parent / f"{target}.coverage"
+    environment = {**os.environ, "COVERAGE_FILE": str(data_file), "COVERAGE_CORE": "ctrace"}
+    measured = [sys.executable, "-m", "coverage"]
+    with quick_directory() as folder:
+        again = [
+            __file__, target, "--corpus", str(corpus), "--seconds", str(seconds), "--folder", str(folder), "--only",
+        ]  # fmt: skip
+        status = subprocess.run([sys.executable, *again, "fuzz"], check=False).returncode
+        subprocess.run(
+            [*measured, "run", "--branch", f"--include={MEASURED[target]}", "--omit=*_pb2.py", *again, "replay"],
+            check=True, env=environment,
+        )  # fmt: skip
+    subprocess.run([*measured, "report"], check=True, env=environment)
+    return status
 
 
 def main() -> int:
@@ -90,6 +98,7 @@ def main() -> int:
     parser.add_argument("target", choices=sorted(MEASURED))
     parser.add_argument("--seconds", type=int, default=300)
     parser.add_argument("--corpus", type=Path)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--only", choices=["fuzz", "replay"], help=argparse.SUPPRESS)
     asked = parser.parse_args()
     corpus: Path = asked.corpus or ROOT / "build" / "fuzz" / asked.target
@@ -97,21 +106,12 @@ def main() -> int:
     for folder in (corpus, artifacts):
         folder.mkdir(parents=True, exist_ok=True)
     if asked.only == "fuzz":
-        fuzz(asked.target, asked.seconds, corpus, artifacts)
+        fuzz(asked.target, asked.seconds, corpus, artifacts, asked.folder)
     if asked.only == "replay":
-        replay(asked.target, corpus)
+        replay(asked.target, corpus, asked.folder)
         return 0
     plant(asked.target, corpus)
-    again = [__file__, asked.target, "--corpus", str(corpus), "--seconds", str(asked.seconds), "--only"]
-    status = subprocess.run([sys.executable, *again, "fuzz"], check=False).returncode
-    data_file = corpus.parent / f"{asked.target}.coverage"
-    environment = {**os.environ, "COVERAGE_FILE": str(data_file), "COVERAGE_CORE": "ctrace"}
-    measured = [sys.executable, "-m", "coverage"]
-    subprocess.run(
-        [*measured, "run", "--branch", f"--include={MEASURED[asked.target]}", "--omit=*_pb2.py", *again, "replay"],
-        check=True, env=environment,
-    )  # fmt: skip
-    subprocess.run([*measured, "report"], check=True, env=environment)
+    status = _fuzz_and_measure(asked.target, asked.seconds, corpus)
     crashes = sorted(file.name for file in artifacts.iterdir())
     print(f"{len(crashes)} files in {artifacts}: {' '.join(crashes)}")
     return status

@@ -14,20 +14,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.connection_fuzzing import SHOWN, ConnectionTarget, connection_seeds
+from support.fuzzing import quick_directory
 
 from gibramdb.errors import GibramError
 from gibramdb.model import commands as c
 
 CORPUS = Path(__file__).parent / "connection_corpus.txt"
 SETTINGS = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-MODES = st.integers(0, 7)
+MODES = st.integers(0, 15)
 
 
 @pytest.fixture(scope="module")
-def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConnectionTarget]:
-    target = ConnectionTarget(tmp_path_factory.mktemp("connection"))
-    yield target
-    target.close()
+def connection() -> Iterator[ConnectionTarget]:
+    with quick_directory() as folder:
+        target = ConnectionTarget(folder)
+        yield target
+        target.close()
 
 
 @SETTINGS
@@ -59,6 +61,6 @@ def test_every_command_of_the_operators_is_carried_out_and_refused_by_some_bytes
 
 
 def test_what_a_fuzzer_kept_is_served_as_ever(connection: ConnectionTarget) -> None:
-    """Inputs that a coverage-guided run came upon, the shortest that together reach what it reached."""
+    """Inputs that a coverage-guided run came upon, the shortest that together reached what it reached."""
     for line in CORPUS.read_text().split():
         connection.run(bytes.fromhex(line))

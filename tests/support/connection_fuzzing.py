@@ -139,8 +139,8 @@ class Watched:
 class WatchedGate(Gate):
     """Counts the keys that are being checked."""
 
-    def __init__(self, keys: Sequence[ApiKey]) -> None:
-        super().__init__(keys, 10**6, 10**6)
+    def __init__(self, keys: Sequence[ApiKey], rate_burst: int) -> None:
+        super().__init__(keys, rate_burst, rate_burst)
         self.waiting = 0
 
     def identify(self, peer: str, api_key: str, found: Found) -> None:
@@ -283,7 +283,7 @@ class _Run:
         self._watched = Watched(self._database)
         self._server = Server(config)
         self._server.database = self._watched  # type: ignore[assignment]
-        self._gate = WatchedGate(config.auth.keys) if has_keys else None
+        self._gate = WatchedGate(config.auth.keys, 2 if mode & 8 else 10**6) if has_keys else None
         self._server.gate = self._gate
         try:
             await self._serve(choices, is_encrypted=is_encrypted)

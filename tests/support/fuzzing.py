@@ -10,8 +10,11 @@ import json
 import os
 import queue
 import random
+import shutil
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,7 +67,7 @@ WRITES_FILES = {
     CommandNumber.SAVE, CommandNumber.BGSAVE, CommandNumber.BGRESTORE, CommandNumber.WAL_CHECKPOINT,
     CommandNumber.WAL_TRUNCATE, CommandNumber.WAL_ROTATE,
 }  # fmt: skip
-"""Read like any other and not carried out: files and their names have tests of their own."""
+"""Read like any other and not carried out here, but in `connection_fuzzing.py`."""
 
 _SESSIONS = ("s", "s", "s", "t", "", "\U0010ffff", "\x00", "x" * 300)
 _INTEGERS = (0, 1, 1, 2, 2, 3, 3, 4, 5, -1, 10_001, 2**31 - 1, -(2**31), 2**32 - 1, 2**63 - 1, -(2**63), 2**64 - 1)
@@ -92,6 +95,17 @@ _TEXTS = (
     "y" * 2_000,
 )
 _FLOAT32 = struct.Struct("<f")
+
+
+@contextmanager
+def quick_directory() -> Iterator[Path]:
+    """A directory for a while; in memory, where there is such a place: nothing here pulls the plug, and syncs cost."""
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="gibramdb-fuzz-", dir=memory if memory.is_dir() else None))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 class StillTime:
