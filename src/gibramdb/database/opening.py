@@ -24,7 +24,7 @@ from gibramdb.database.detector import Post
 from gibramdb.database.journal import Journal, NullJournal, WalJournal
 from gibramdb.database.recovery import Recovered, collector_paused, recover, stored_dimension
 from gibramdb.database.snapshots import Snapshots, Triggers
-from gibramdb.errors import ConfigError, IncompatibleStoreError, MissingStoreError, StorageError
+from gibramdb.errors import ConfigError, FatalError, IncompatibleStoreError, MissingStoreError, StorageError
 from gibramdb.model.ids import NO_LSN, Generation
 from gibramdb.storage import gibram, identity, snapshot, wal
 from gibramdb.storage.files import FileSystem, OsFileSystem, next_step, publish
@@ -174,7 +174,6 @@ def _open_durable(
             f"This start found no log behind snapshot {recovered.snapshot.number}, and took the snapshot alone: what "
             f"was logged behind LSN {recovered.snapshot.cut.lsn} is not here."
         )
-        log.warning(warning)
         config = msgspec.structs.replace(config, warnings=(*config.warnings, warning))
     database: Database | None = None
 
@@ -249,7 +248,9 @@ def _writer(fs: FileSystem, directories: Directories, recovered: Recovered, stor
     """The end of the log; where there is no log, a new generation on the snapshot."""
     if recovered.last is not None:
         path, header, tail = recovered.last
-        return LogWriter.reopen(fs, path, header, tail.end_lsn, tail.last_checksum, recovered.unfinished)
+        writer = LogWriter.reopen(fs, path, header, tail.end_lsn, tail.last_checksum, recovered.unfinished)
+        writer.write_again(recovered.proven_lsn)
+        return writer
     assert recovered.snapshot is not None
     based_on = BasedOnSnapshot(recovered.snapshot.number, recovered.snapshot_checksum)
     header = LogHeader(store_id, recovered.next_generation, recovered.end_lsn, os.urandom(16), clock.now_ms(), based_on)
@@ -271,12 +272,18 @@ def _first_start(config: Config, fs: FileSystem, directories: Directories, locks
             f"{directories.data}: expected a store of gibramdb or an empty directory, found files of GibRAM 0.3.0; "
             "next: `gibramdb import-gibram OLD_DATA_DIR --into NEW_DATA_DIR` makes a store of them"
         )
-    for (role, directory), own in zip(
-        directories.by_role(), ((), (wal.log_path(directories.wal, Generation(1)).name,), ()), strict=True
-    ):
-        if role != identity.DATA and fs.exists(directory):
-            identity.refuse_foreign_files(fs, directory, (identity.LOCK_NAME, identity.MARKER_NAME, *own))
-    _unfinished_id(fs, directories)
+    try:
+        _require_unused(fs, directories)
+    except FatalError:
+        if not fs.exists(directories.data / identity.LOCK_NAME):
+            raise
+        # What was seen may be another process's first start, half done: whoever holds the lock sees it whole.
+        locks.take_data(directories)
+        try:
+            if identity.established_id(fs, directories) is None:
+                _require_unused(fs, directories)
+        finally:
+            locks.release()
     identity.make_directories(fs, directories)
     locks.take(directories)
     established = identity.established_id(fs, directories)
@@ -291,6 +298,20 @@ def _first_start(config: Config, fs: FileSystem, directories: Directories, locks
         identity.write_marker(fs, directory, role, store_id)
     log.info("first start: a new store", extra={"store_id": store_id.hex(), "data_dir": str(directories.data)})
     return store_id
+
+
+def _require_unused(fs: FileSystem, directories: Directories) -> None:
+    """Nothing lies in the directories but what an unfinished first start leaves. Reads only.
+
+    Raises:
+        MissingStoreError, IncompatibleStoreError: a store or something foreign is there.
+    """
+    own = {identity.WAL: (wal.log_path(directories.wal, Generation(1)).name,)}
+    for role, directory in directories.by_role()[1:]:
+        if fs.exists(directory):
+            names = (identity.LOCK_NAME, identity.MARKER_NAME, *own.get(role, ()))
+            identity.refuse_foreign_files(fs, directory, names)
+    _unfinished_id(fs, directories)
 
 
 def _unfinished_id(fs: FileSystem, directories: Directories) -> bytes | None:
@@ -385,7 +406,10 @@ def verify(config: Config, fs: FileSystem | None = None) -> tuple[Recovered, str
     directories = directories_of(config)
     store_id = identity.established_id(fs, directories)
     if store_id is None:
-        raise MissingStoreError(f"{directories.data}: expected the marker {identity.MARKER_NAME}, found no store here")
+        raise MissingStoreError(
+            f"{directories.data}: expected the marker {identity.MARKER_NAME}, found no store here; next: name the data "
+            "directory of a store"
+        )
     locks = Locks(fs)
     locks.take(directories)
     try:

@@ -59,6 +59,12 @@ class Recovered(msgspec.Struct, frozen=True):
         return Lsn(self.snapshot.cut.lsn)
 
     @property
+    def proven_lsn(self) -> Lsn:
+        """Up to where a sync is known to have succeeded: a record or marker notes it, or the snapshot's cut."""
+        noted_lsn = NO_LSN if self.last is None else self.last[2].synced_lsn
+        return noted_lsn if self.snapshot is None else max(noted_lsn, Lsn(self.snapshot.cut.lsn))
+
+    @property
     def torn_bytes(self) -> int:
         """How much of the log was never acknowledged."""
         return 0 if self.last is None else self.last[2].torn_bytes
@@ -356,8 +362,9 @@ def _check_joint(path: Path, header: LogHeader, before: LogHeader, tail: LogTail
     expected = wal.Successor(before.generation, tail.end_lsn, tail.last_checksum)
     if header.origin != expected or header.base_lsn != tail.end_lsn:
         raise CorruptLogError(
-            f"{path}: the log does not join the one before it: expected {expected}, found {header.origin} at LSN "
-            f"{header.base_lsn}; next: put the missing or original generation back"
+            f"{path}: the log does not join the one before it: expected one that goes on from {expected}, found "
+            f"one that goes on from {header.origin} and begins at LSN {header.base_lsn}; next: put the missing or "
+            "original generation back"
         )
 
 

@@ -10,6 +10,7 @@ Never: reads a log; decides what is recovered.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ LOCK_NAME = "LOCK"
 DATA, WAL, SNAPSHOTS = "data", "wal", "snapshots"
 _FORMAT = 1
 _MARKER_BYTES_MAX = 64 * 1024
-ADOPT = "gibramdb store adopt"
+ADOPT = "gibramdb store adopt DIR"
 """The one command that accepts a missing directory or marker."""
 
 
@@ -136,7 +137,8 @@ def make_directories(fs: FileSystem, directories: Directories) -> None:
                 missing.append(ancestor)
                 ancestor = ancestor.parent
             for each in reversed(missing):
-                fs.make_dir(each)
+                with contextlib.suppress(FileExistsError):  # another first start, a moment ago: the locks decide
+                    fs.make_dir(each)
                 fs.sync_dir(each.parent)
         except OSError as error:
             raise StorageError(

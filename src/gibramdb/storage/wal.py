@@ -75,11 +75,14 @@ _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
 """A name could not be opened or changed, for this process or its user: no sign that the disk fails."""
 _NAME = re.compile(r"wal-([0-9]{20})\.log")
 
-_NEXT = "keep a copy of it as it is; `gibramdb store repair` says what can be kept and what would be lost"
+_NEXT = "keep a copy of it as it is; `gibramdb store repair DIR` says what can be kept and what would be lost"
 
 
 class FirstLog(msgspec.Struct, frozen=True, gc=False):
     """The store began with this log."""
+
+    def __str__(self) -> str:
+        return "nothing, as a store's first log does"
 
 
 class Successor(msgspec.Struct, frozen=True, gc=False):
@@ -89,12 +92,18 @@ class Successor(msgspec.Struct, frozen=True, gc=False):
     end_lsn: Lsn
     checksum: int
 
+    def __str__(self) -> str:
+        return f"generation {self.generation}, which ended at LSN {self.end_lsn} with the checksum {self.checksum:08x}"
+
 
 class BasedOnSnapshot(msgspec.Struct, frozen=True, gc=False):
     """The log goes on from a snapshot alone; what earlier generations hold is no part of it."""
 
     number: int
     checksum: int
+
+    def __str__(self) -> str:
+        return f"snapshot {self.number}, whose file has the checksum {self.checksum:08x}"
 
 
 Origin = FirstLog | Successor | BasedOnSnapshot
@@ -518,7 +527,7 @@ class LogWriter:
         path = log_path(directory, header.generation)
         if fs.exists(path):
             raise StorageError(
-                f"{path}: expected no such file, found one; next: keep it and run `gibramdb store inspect`"
+                f"{path}: expected no such file, found one; next: keep it and run `gibramdb store inspect DIR`"
             )
         data = _header_bytes(header)
         publish(fs, path, data)
@@ -634,6 +643,26 @@ class LogWriter:
     def failed(self) -> bool:
         """Whether a write or a sync has failed; then nothing but closing is left."""
         return self._failure is not None
+
+    def write_again(self, proven_lsn: Lsn) -> None:
+        """Writes what was found behind `proven_lsn` once more, as it is, and syncs it.
+
+        After a sync that failed, in this process or in one before it, the system may show bytes that the disk does not
+        have, call them clean and sync nothing. Written again they are its business again.
+
+        Raises:
+            StorageError: if the system failed; the bytes are what they were.
+        """
+        self._refuse_if_failed()
+        offset = max(0, proven_lsn - self._base_lsn) + FILE_HEADER_BYTES
+        if offset >= self._offset:
+            return
+        try:
+            for at in range(offset, self._offset, _READ_BYTES):
+                self._fs.pwrite(self._fd, self._fs.pread(self._fd, min(_READ_BYTES, self._offset - at), at), at)
+            self._fs.fdatasync(self._fd)
+        except OSError as error:
+            raise self._fail("writing the end of the log again", error) from error
 
     def append(self, payloads: Sequence[bytes], synced_lsn: Lsn, wall_ms: int) -> Lsn:
         """Frames the payloads and hands them to the system, in order. Returns the LSN just past the last.
