@@ -1,10 +1,10 @@
-"""Coverage-guided fuzzing of what comes over the wire and of the configuration.
+"""Coverage-guided fuzzing of what comes over the wire, of the server's end of a connection, and of the configuration.
 
-    python tools/fuzz.py wire|config [--seconds 300] [--corpus DIR]
+    python tools/fuzz.py wire|connection|config [--seconds 300] [--corpus DIR]
 
 Needs atheris: pip install 'gibramdb[fuzz]'. Prints executions and crashes, then runs the corpus once more and prints
 the coverage it gives. What crashes is written to DIR/crash-...; a small one belongs, as hex, into
-tests/fuzz/wire_corpus.txt, which a test replays.
+tests/fuzz/wire_corpus.txt or connection_corpus.txt, which a test replays.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ import logging
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-MEASURED = {"wire": "*/gibramdb/wire/*", "config": "*/gibramdb/config*.py"}
+MEASURED = {
+    "wire": "*/gibramdb/wire/*",
+    "connection": "*/gibramdb/server/connection.py,*/gibramdb/server/auth.py,*/gibramdb/wire/*",
+    "config": "*/gibramdb/config*.py",
+}
 
 
-def fuzz(target: str, seconds: int, corpus: Path, artifacts: Path) -> None:
+def fuzz(target: str, seconds: int, corpus: Path, artifacts: Path, folder: Path) -> None:
     """Does not return: the fuzzer ends the process."""
     import atheris  # noqa: PLC0415 -- an extra of its own
 
     with atheris.instrument_imports(include=["gibramdb", "yaml"]):
-        from support import fuzzing  # noqa: PLC0415 -- imported here to be instrumented
-    folder = Path(tempfile.mkdtemp(prefix="gibramdb-fuzz-"))
-    run = (fuzzing.WireTarget if target == "wire" else fuzzing.ConfigTarget)(folder).run
+        run = target_in(target, folder).run
     options = [
         f"-max_total_time={seconds}", f"-artifact_prefix={artifacts}/", "-max_len=4096", "-len_control=0",
         "-timeout=60", "-rss_limit_mb=2048", "-print_final_stats=1",
@@ -39,26 +41,54 @@ def fuzz(target: str, seconds: int, corpus: Path, artifacts: Path) -> None:
     atheris.Fuzz()
 
 
+def target_in(target: str, folder: Path) -> Any:
+    """What is run; imported here, to be instrumented or measured."""
+    from support import connection_fuzzing, fuzzing  # noqa: PLC0415 -- see above
+
+    targets = {
+        "wire": fuzzing.WireTarget, "connection": connection_fuzzing.ConnectionTarget, "config": fuzzing.ConfigTarget,
+    }  # fmt: skip
+    return targets[target](folder)
+
+
 def plant(target: str, corpus: Path) -> None:
     """Something for a fuzzer to begin with, the same each time."""
-    from support import fuzzing  # noqa: PLC0415 -- as above
+    from support import connection_fuzzing, fuzzing  # noqa: PLC0415 -- as above
 
-    inputs = fuzzing.wire_seeds() if target == "wire" else fuzzing.config_seeds()
-    if target == "wire":
-        kept = (ROOT / "tests" / "fuzz" / "wire_corpus.txt").read_text().split()
-        inputs = itertools.chain(inputs, map(bytes.fromhex, kept))
+    seeds = {
+        "wire": fuzzing.wire_seeds, "connection": connection_fuzzing.connection_seeds, "config": fuzzing.config_seeds,
+    }  # fmt: skip
+    kept = ROOT / "tests" / "fuzz" / f"{target}_corpus.txt"
+    lines = kept.read_text().split() if kept.exists() else []
+    inputs = itertools.chain(seeds[target](), map(bytes.fromhex, lines))
     for number, content in enumerate(inputs):
         (corpus / f"seed-{number:04}").write_bytes(content)
 
 
-def replay(target: str, corpus: Path) -> None:
+def replay(target: str, corpus: Path, folder: Path) -> None:
     """Run every file of a corpus once."""
-    from support import fuzzing  # noqa: PLC0415 -- under coverage, when it is measured
+    one = target_in(target, folder)
+    for file in sorted(corpus.iterdir()):
+        one.run(file.read_bytes())
 
-    with tempfile.TemporaryDirectory(prefix="gibramdb-fuzz-") as folder:
-        one = (fuzzing.WireTarget if target == "wire" else fuzzing.ConfigTarget)(Path(folder))
-        for file in sorted(corpus.iterdir()):
-            one.run(file.read_bytes())
+
+def _fuzz_and_measure(target: str, seconds: int, corpus: Path) -> int:
+    from support.fuzzing import quick_directory  # noqa: PLC0415 -- as above
+
+    data_file = corpus.parent / f"{target}.coverage"
+    environment = {**os.environ, "COVERAGE_FILE": str(data_file), "COVERAGE_CORE": "ctrace"}
+    measured = [sys.executable, "-m", "coverage"]
+    with quick_directory() as folder:
+        again = [
+            __file__, target, "--corpus", str(corpus), "--seconds", str(seconds), "--folder", str(folder), "--only",
+        ]  # fmt: skip
+        status = subprocess.run([sys.executable, *again, "fuzz"], check=False).returncode
+        subprocess.run(
+            [*measured, "run", "--branch", f"--include={MEASURED[target]}", "--omit=*_pb2.py", *again, "replay"],
+            check=True, env=environment,
+        )  # fmt: skip
+    subprocess.run([*measured, "report"], check=True, env=environment)
+    return status
 
 
 def main() -> int:
@@ -68,6 +98,7 @@ def main() -> int:
     parser.add_argument("target", choices=sorted(MEASURED))
     parser.add_argument("--seconds", type=int, default=300)
     parser.add_argument("--corpus", type=Path)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--only", choices=["fuzz", "replay"], help=argparse.SUPPRESS)
     asked = parser.parse_args()
     corpus: Path = asked.corpus or ROOT / "build" / "fuzz" / asked.target
@@ -75,21 +106,12 @@ def main() -> int:
     for folder in (corpus, artifacts):
         folder.mkdir(parents=True, exist_ok=True)
     if asked.only == "fuzz":
-        fuzz(asked.target, asked.seconds, corpus, artifacts)
+        fuzz(asked.target, asked.seconds, corpus, artifacts, asked.folder)
     if asked.only == "replay":
-        replay(asked.target, corpus)
+        replay(asked.target, corpus, asked.folder)
         return 0
     plant(asked.target, corpus)
-    again = [__file__, asked.target, "--corpus", str(corpus), "--seconds", str(asked.seconds), "--only"]
-    status = subprocess.run([sys.executable, *again, "fuzz"], check=False).returncode
-    data_file = corpus.parent / f"{asked.target}.coverage"
-    environment = {**os.environ, "COVERAGE_FILE": str(data_file), "COVERAGE_CORE": "ctrace"}
-    measured = [sys.executable, "-m", "coverage"]
-    subprocess.run(
-        [*measured, "run", "--branch", f"--include={MEASURED[asked.target]}", "--omit=*_pb2.py", *again, "replay"],
-        check=True, env=environment,
-    )  # fmt: skip
-    subprocess.run([*measured, "report"], check=True, env=environment)
+    status = _fuzz_and_measure(asked.target, asked.seconds, corpus)
     crashes = sorted(file.name for file in artifacts.iterdir())
     print(f"{len(crashes)} files in {artifacts}: {' '.join(crashes)}")
     return status

@@ -23,14 +23,23 @@ WORDS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\bStore\b", "AsyncStore"),
     (r"\bSession\b", "AsyncSession"),
     (r"\bExecutor\b", "AsyncExecutor"),
-    (r"  # noqa: UP028.*$", ""),
+    (r"  # noqa: (UP028|SIM113).*$", ""),
     (r"__enter__", "__aenter__"),
     (r"__exit__", "__aexit__"),
     (r"(self\._executor\.(?:execute|execute_batch|close)\()", r"await \1"),
     (r"(?<!def )(self\.(?:_add|close)\()", r"await \1"),
     (r"await (self\._executor\.execute\([^\n]*\))\.(items|communities)", r"(await \1).\2"),
     (r"-> Iterator\[(Document|TextUnit|Entity|Relationship|Community)\]", r"-> AsyncIterator[\1]"),
-    (r"from collections\.abc import Callable,", "from collections.abc import AsyncIterator, Callable,"),
+    # Bulk adds take asynchronous iterables too.
+    (r"\bfor (\w+) in (items|pairs):", r"async for \1 in each(\2):"),
+    (r"\bfor chunk in (_\w+\()", r"async for chunk in \1"),
+    (r"\biter\(", "each("),
+    (r"\bnext\(", "await anext("),
+    (r"\bStopIteration\b", "StopAsyncIteration"),
+    (r"\bIterable\[(New\w*|Embedded|tuple\[int, int\])\]", r"Iterable[\1] | AsyncIterable[\1]"),
+    (r"\bembeddings: Embeddings\b", "embeddings: Embeddings | AsyncIterable[Embedding]"),
+    (r"-> Iterator\[(tuple\[New|list\[tuple|Embedded)", r"-> AsyncIterator[\1"),
+    (r"^def (\w+)\(", r"async def \1("),
     (r"^    def (\w+)\(", lambda match: match[0] if match[1] in SYNCHRONOUS else f"    async def {match[1]}("),
 ]
 
@@ -41,8 +50,9 @@ def generated() -> str:
     # What the two share is imported rather than written twice.
     shared_from = body.index("\ndef following_token(")
     sizes = ("_document_bytes", "_textunit_bytes", "_entity_bytes", "_relationship_bytes")
-    cut = ("_chunks", "_pair_chunks", "_with_embeddings", "total_of", "check_timeout_s", "following_token")
-    names = ("Embeddings", "New", "Progress", *cut, *sizes)
+    limits = ("CHUNK_BYTES_MAX", "CHUNK_OBJECTS_MAX", "SESSIONS_PER_PAGE")
+    types = ("Embedded", "Embeddings", "New", "Progress")
+    names = (*limits, *types, "check_timeout_s", "each", "following_token", "total_of", *sizes)
     constants = re.search(r"\nCHUNK_OBJECTS_MAX = .*?(?=\n\nclass Executor)", body, re.DOTALL)
     assert constants is not None
     body = body[:shared_from].replace(constants[0], "")

@@ -5,11 +5,12 @@ Generated from session.py: change that one, then run `python tools/generate_asyn
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
 import msgspec
+import numpy as np
 
 from gibramdb.errors import GibramError, InvalidArgumentError
 from gibramdb.model import commands
@@ -26,6 +27,7 @@ from gibramdb.model.knowledge import (
     NewTextUnit,
     Relationship,
     TextUnit,
+    to_float32,
 )
 from gibramdb.model.results import (
     BackupStatus,
@@ -41,19 +43,22 @@ from gibramdb.model.results import (
     QueryResult,
     Saved,
     SessionInfo,
+    SessionPage,
 )
 from gibramdb.session import (
+    CHUNK_BYTES_MAX,
+    CHUNK_OBJECTS_MAX,
+    SESSIONS_PER_PAGE,
+    Embedded,
     Embeddings,
     New,
     Progress,
-    _chunks,
     _document_bytes,
     _entity_bytes,
-    _pair_chunks,
     _relationship_bytes,
     _textunit_bytes,
-    _with_embeddings,
     check_timeout_s,
+    each,
     following_token,
     total_of,
 )
@@ -149,8 +154,15 @@ class AsyncStore:
         return await self._executor.execute_batch(tuple(batch))
 
     async def sessions(self) -> list[SessionInfo]:
-        """All sessions that are alive, by name."""
-        return list(await self._executor.execute(commands.ListSessions()))
+        """All sessions that are alive, by name; asked for page by page."""
+        found: list[SessionInfo] = []
+        cursor = ""
+        while True:
+            page = cast("SessionPage", await self._executor.execute(commands.ListSessions(cursor, SESSIONS_PER_PAGE)))
+            found += page.items
+            cursor = page.next_cursor
+            if not cursor:
+                return found
 
     async def ping(self) -> None:
         """Return if the store answers."""
@@ -274,7 +286,7 @@ class AsyncSession:
         return cast("Created", await self._executor.execute(commands.AddDocuments(self.id, new, bulk=False))).ids[0]
 
     async def add_documents(
-        self, documents: Iterable[NewDocument], *, on_progress: Progress | None = None
+        self, documents: Iterable[NewDocument] | AsyncIterable[NewDocument], *, on_progress: Progress | None = None
     ) -> list[int]:
         """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks."""
         return await self._add(documents, commands.AddDocuments, _document_bytes, total_of(documents), on_progress)
@@ -322,9 +334,9 @@ class AsyncSession:
 
     async def add_textunits(
         self,
-        textunits: Iterable[NewTextUnit],
+        textunits: Iterable[NewTextUnit] | AsyncIterable[NewTextUnit],
         *,
-        embeddings: Embeddings | None = None,
+        embeddings: Embeddings | AsyncIterable[Embedding] | None = None,
         on_progress: Progress | None = None,
     ) -> list[int]:
         """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks.
@@ -357,10 +369,12 @@ class AsyncSession:
         """Say that a text unit speaks of an entity; saying it again changes nothing."""
         await self._executor.execute(commands.LinkTextUnitEntity(self.id, textunit_id, entity_id))
 
-    async def link_many(self, pairs: Iterable[tuple[int, int]], *, on_progress: Progress | None = None) -> None:
+    async def link_many(
+        self, pairs: Iterable[tuple[int, int]] | AsyncIterable[tuple[int, int]], *, on_progress: Progress | None = None
+    ) -> None:
         """Many links, each (text unit, entity), in few round trips. Stops at the first that fails."""
         total, done = total_of(pairs), 0
-        for chunk in _pair_chunks(pairs):
+        async for chunk in _pair_chunks(pairs):
             await self._executor.execute_batch([commands.LinkTextUnitEntity(self.id, *pair) for pair in chunk])
             done += len(chunk)
             if on_progress is not None:
@@ -394,9 +408,9 @@ class AsyncSession:
 
     async def add_entities(
         self,
-        entities: Iterable[NewEntity],
+        entities: Iterable[NewEntity] | AsyncIterable[NewEntity],
         *,
-        embeddings: Embeddings | None = None,
+        embeddings: Embeddings | AsyncIterable[Embedding] | None = None,
         on_progress: Progress | None = None,
     ) -> list[int]:
         """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks.
@@ -462,7 +476,10 @@ class AsyncSession:
         return cast("Created", await self._executor.execute(commands.AddRelationships(self.id, new, bulk=False))).ids[0]
 
     async def add_relationships(
-        self, relationships: Iterable[NewRelationship], *, on_progress: Progress | None = None
+        self,
+        relationships: Iterable[NewRelationship] | AsyncIterable[NewRelationship],
+        *,
+        on_progress: Progress | None = None,
     ) -> list[int]:
         """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks."""
         total = total_of(relationships)
@@ -599,7 +616,7 @@ class AsyncSession:
 
     async def _add(
         self,
-        items: Iterable[New],
+        items: Iterable[New] | AsyncIterable[New],
         make: Callable[[str, tuple[New, ...]], Command],
         weigh: Callable[[New], int],
         total: int | None,
@@ -607,7 +624,7 @@ class AsyncSession:
     ) -> list[int]:
         ids: list[int] = []
         try:
-            for chunk in _chunks(items, weigh):
+            async for chunk in _chunks(items, weigh):
                 ids += cast("Created", await self._executor.execute(make(self.id, chunk))).ids
                 if on_progress is not None:
                     on_progress(len(ids), total)
@@ -616,3 +633,61 @@ class AsyncSession:
                 raise
             raise type(error)(f"{error}; counted from object {len(ids)}: those before it are stored") from error
         return ids
+
+
+async def _chunks(
+    items: Iterable[New] | AsyncIterable[New], weigh: Callable[[New], int]
+) -> AsyncIterator[tuple[New, ...]]:
+    chunk: list[New] = []
+    chunk_bytes = 0
+    async for item in each(items):
+        item_bytes = weigh(item)
+        if chunk and (len(chunk) == CHUNK_OBJECTS_MAX or chunk_bytes + item_bytes > CHUNK_BYTES_MAX):
+            yield tuple(chunk)
+            chunk, chunk_bytes = [], 0
+        chunk.append(item)
+        chunk_bytes += item_bytes
+    if chunk:
+        yield tuple(chunk)
+
+
+async def _pair_chunks(
+    pairs: Iterable[tuple[int, int]] | AsyncIterable[tuple[int, int]],
+) -> AsyncIterator[list[tuple[int, int]]]:
+    chunk: list[tuple[int, int]] = []
+    async for pair in each(pairs):
+        chunk.append(pair)
+        if len(chunk) == CHUNK_OBJECTS_MAX:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+async def _with_embeddings(
+    items: Iterable[Embedded] | AsyncIterable[Embedded], embeddings: Embeddings | AsyncIterable[Embedding] | None
+) -> AsyncIterator[Embedded]:
+    """The objects, each with its row; a row never becomes Python numbers."""
+    if embeddings is None:
+        async for item in each(items):
+            yield item
+        return
+    if isinstance(embeddings, np.ndarray):
+        if embeddings.ndim != 2:
+            raise InvalidArgumentError(f"embeddings must have two dimensions, got shape {embeddings.shape}")
+        with np.errstate(over="ignore"):  # see to_float32
+            embeddings = np.asarray(embeddings, dtype="<f4")
+    expected, found = total_of(items), total_of(embeddings)
+    if expected is not None and found is not None and expected != found:
+        raise InvalidArgumentError(f"{found} embeddings are given for {expected} objects")
+    rows = each(embeddings)
+    taken = 0
+    async for item in each(items):
+        try:
+            row = await anext(rows)
+        except StopAsyncIteration:
+            raise InvalidArgumentError(f"{taken} embeddings are given for more objects") from None
+        taken += 1
+        yield msgspec.structs.replace(item, embedding=to_float32(row))
+    if await anext(rows, None) is not None:
+        raise InvalidArgumentError("more embeddings are given than objects")

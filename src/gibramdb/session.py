@@ -12,7 +12,7 @@ One long module, because a reader looks for a method in one place, and the twin 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence, Sized
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, cast
 
@@ -51,16 +51,19 @@ from gibramdb.model.results import (
     QueryResult,
     Saved,
     SessionInfo,
+    SessionPage,
 )
 
 CHUNK_OBJECTS_MAX = 5_000
 CHUNK_BYTES_MAX = 2 * 1024 * 1024
 """Bulk adds are cut into chunks of this many objects and about this many bytes: half of the default frame limit."""
+SESSIONS_PER_PAGE = 1_000
 TIMEOUT_S_MAX = 1_000_000
 """More than eleven days: for no limit at all."""
 _OBJECT_BYTES = 64
 """What an object costs on the wire beside its texts and its vector, generously."""
 
+T = TypeVar("T")
 New = TypeVar("New", NewDocument, NewTextUnit, NewEntity, NewRelationship)
 Embedded = TypeVar("Embedded", NewTextUnit, NewEntity)
 Embeddings = NDArray[np.floating] | Iterable[Embedding]
@@ -159,8 +162,15 @@ class Store:
         return self._executor.execute_batch(tuple(batch))
 
     def sessions(self) -> list[SessionInfo]:
-        """All sessions that are alive, by name."""
-        return list(self._executor.execute(commands.ListSessions()))
+        """All sessions that are alive, by name; asked for page by page."""
+        found: list[SessionInfo] = []
+        cursor = ""
+        while True:
+            page = cast("SessionPage", self._executor.execute(commands.ListSessions(cursor, SESSIONS_PER_PAGE)))
+            found += page.items
+            cursor = page.next_cursor
+            if not cursor:
+                return found
 
     def ping(self) -> None:
         """Return if the store answers."""
@@ -626,13 +636,6 @@ class Session:
         return ids
 
 
-def following_token(token: bytes, number: int) -> bytes:
-    """The token itself for the first write, which has number 0; for the others one that nobody else comes upon."""
-    if number == 0:
-        return token
-    return hashlib.blake2b(token + number.to_bytes(8, "big"), digest_size=16).digest()
-
-
 def _chunks(items: Iterable[New], weigh: Callable[[New], int]) -> Iterator[tuple[New, ...]]:
     chunk: list[New] = []
     chunk_bytes = 0
@@ -661,7 +664,8 @@ def _pair_chunks(pairs: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, i
 def _with_embeddings(items: Iterable[Embedded], embeddings: Embeddings | None) -> Iterator[Embedded]:
     """The objects, each with its row; a row never becomes Python numbers."""
     if embeddings is None:
-        yield from items
+        for item in items:
+            yield item
         return
     if isinstance(embeddings, np.ndarray):
         if embeddings.ndim != 2:
@@ -672,19 +676,38 @@ def _with_embeddings(items: Iterable[Embedded], embeddings: Embeddings | None) -
     if expected is not None and found is not None and expected != found:
         raise InvalidArgumentError(f"{found} embeddings are given for {expected} objects")
     rows = iter(embeddings)
-    for number, item in enumerate(items):
+    taken = 0
+    for item in items:
         try:
             row = next(rows)
         except StopIteration:
-            raise InvalidArgumentError(f"{number} embeddings are given for more objects") from None
+            raise InvalidArgumentError(f"{taken} embeddings are given for more objects") from None
+        taken += 1  # noqa: SIM113 (the async twin can not enumerate)
         yield msgspec.structs.replace(item, embedding=to_float32(row))
     if next(rows, None) is not None:
         raise InvalidArgumentError("more embeddings are given than objects")
 
 
-def total_of(items: Iterable[Any]) -> int | None:
+def following_token(token: bytes, number: int) -> bytes:
+    """The token itself for the first write, which has number 0; for the others one that nobody else comes upon."""
+    if number == 0:
+        return token
+    return hashlib.blake2b(token + number.to_bytes(8, "big"), digest_size=16).digest()
+
+
+def total_of(items: object) -> int | None:
     """How many they are, where that is known without going through them."""
     return len(items) if isinstance(items, Sized) else None
+
+
+async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    """The items one by one, whichever way they come: the async twin takes both."""
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
 
 
 def check_timeout_s(timeout_s: float) -> float:

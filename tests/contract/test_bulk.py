@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
 from support.server import Server
 
 import gibramdb
-from gibramdb import NewDocument, NewEntity, NewRelationship, NewTextUnit, Session, Store
+from gibramdb import AsyncStore, NewDocument, NewEntity, NewRelationship, NewTextUnit, Session, Store
 from gibramdb.errors import AlreadyExistsError, InvalidArgumentError, OutcomeUnknownError, UnavailableError
 from gibramdb.session import CHUNK_OBJECTS_MAX
 
+T = TypeVar("T")
 MANY = CHUNK_OBJECTS_MAX + 7
 
 
@@ -90,6 +92,81 @@ def test_what_was_stored_before_a_refusal_is_said(session: Session) -> None:
     ):
         session.add_documents(documents())
     assert session.info().document_count == CHUNK_OBJECTS_MAX
+
+
+async def coming(items: Iterable[T]) -> AsyncIterator[T]:
+    """As from a model or a database that is asked over a network."""
+    for item in items:
+        await asyncio.sleep(0)
+        yield item
+
+
+@pytest.mark.parametrize("over", ["in memory", "over TCP"])
+def test_the_asynchronous_client_adds_from_asynchronous_iterables_as_from_others(over: str, tmp_path: Path) -> None:
+    rows = np.eye(8, dtype=np.float32)
+
+    async def run(store: AsyncStore) -> None:
+        session = store.session("s")
+        told = Told()
+        documents = coming(NewDocument(f"d{number}") for number in range(MANY))
+        assert await session.add_documents(documents, on_progress=told) == list(range(1, MANY + 1))
+        assert told == [(CHUNK_OBJECTS_MAX, None), (MANY, None)]
+        assert await session.add_entities(coming(entities(8)), embeddings=rows) == list(range(1, 9))
+        texts = [NewTextUnit(f"t{number}", 1, "text") for number in range(8)]
+        assert await session.add_textunits(texts, embeddings=coming(rows[::-1])) == list(range(1, 9))
+        more = coming([NewTextUnit("t8", 1, "text", rows[3])])
+        assert await session.add_textunits(more, embeddings=None) == [9]
+        answer = await session.query(rows[3], top_k=3, hops=0, search_types=["entity", "textunit"])
+        assert (answer.entities[0].entity.id, answer.entities[0].similarity) == (4, 1.0)
+        assert {hit.textunit.id for hit in answer.textunits if hit.similarity == 1.0} == {5, 9}
+        relationships = coming(NewRelationship(1, number + 2) for number in range(7))
+        assert await session.add_relationships(relationships) == list(range(1, 8))
+        await session.link_many(coming((1, number + 1) for number in range(8)))
+        assert (await session.get_textunit(1)).entity_ids == tuple(range(1, 9))
+        for items, given in ((entities(3), 2), (coming(entities(3)), 2), (coming(entities(2)), 3), (entities(2), 3)):
+            for embeddings in (rows[:given], coming(rows[:given])):
+                with pytest.raises(InvalidArgumentError, match="embeddings are given"):
+                    await session.add_entities(items, embeddings=embeddings)
+        assert (await session.info()).entity_count == 8
+
+        async def failing() -> AsyncIterator[NewEntity]:
+            for entity in [NewEntity(f"f{number}", f"f{number}") for number in range(CHUNK_OBJECTS_MAX + 1)]:
+                yield entity
+            raise ConnectionResetError("the source is gone")
+
+        with pytest.raises(ConnectionResetError, match="the source is gone"):
+            await session.add_entities(failing())
+        assert (await session.info()).entity_count == 8 + CHUNK_OBJECTS_MAX, "the chunk that was whole is stored"
+
+    async def both(url: str = "") -> None:
+        async with gibramdb.connect_async(url) if url else gibramdb.open_async(vector_dim=8) as store:
+            await run(store)
+
+    if over == "in memory":
+        asyncio.run(both())
+    else:
+        with Server(tmp_path / "data", mode="ephemeral") as server:
+            asyncio.run(both(f"gibram://127.0.0.1:{server.port}"))
+
+
+def test_other_calls_go_on_while_objects_are_still_coming() -> None:
+    async def run() -> None:
+        async with gibramdb.open_async(vector_dim=8) as store:
+            session = store.session("s")
+            more = asyncio.Event()
+
+            async def slow() -> AsyncIterator[NewEntity]:
+                yield NewEntity("e", "e")
+                await more.wait()
+                yield NewEntity("f", "f")
+
+            adding = asyncio.create_task(session.add_entities(slow()))
+            assert await session.add_document("d") == 1
+            assert not adding.done()
+            more.set()
+            assert await adding == [1, 2]
+
+    asyncio.run(run())
 
 
 def test_commands_are_values_too(store: Store) -> None:

@@ -9,7 +9,9 @@ from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewT
 from gibramdb.core.limits import KEPT_TOKEN_BYTES, session_bytes
 from gibramdb.errors import DiskFullError, GibramError, LimitExceededError, SessionExpiredError, SessionNotFoundError
 from gibramdb.model import commands as c
-from gibramdb.model.results import Created, Done, Page
+from gibramdb.model.results import Created, Done, Page, SessionPage
+from gibramdb.model.scope import SessionScope
+from gibramdb.session import SESSIONS_PER_PAGE
 
 HEALTH_FIELDS = {
     "engine", "backup", "session_store_mode", "session_store", "durable_state", "wal_current_lsn", "wal_flushed_lsn",
@@ -70,7 +72,7 @@ def test_what_an_expired_session_answers(durable: bool) -> None:
     ):
         assert isinstance(store.run(refused), SessionExpiredError), refused
     assert store.run(c.GetDocuments("s", (1,))).items == ()  # type: ignore[union-attr]
-    assert store.run(c.ListSessions()) == ()
+    assert store.run(c.ListSessions()) == SessionPage(())
     assert store.run(c.GetInfo("s")).document_count == 0  # type: ignore[union-attr]
     answer = store.run(c.AddDocuments("s", (NewDocument("d1"),)))
     assert isinstance(answer, Created)
@@ -235,7 +237,7 @@ def test_on_a_full_disk_the_end_of_a_session_is_told_all_the_same() -> None:
     assert isinstance(answer, DiskFullError)
     store.clock.ms += 10_001
     assert isinstance(store.run(c.GetSession("s")), SessionExpiredError)
-    assert store.run(c.ListSessions()) == ()
+    assert store.run(c.ListSessions()) == SessionPage(())
     store.disk.free_bytes = None
     store.close()
 
@@ -249,6 +251,64 @@ def test_sessions_are_listed_by_name_counted_and_deleted(store: Store) -> None:
     store.session("b").delete()
     assert [each.session_id for each in store.sessions()] == ["a", "c"]
     assert store.session("b").add_entity("e", "again") == 1
+
+
+def named(page: SessionPage) -> list[str]:
+    return [each.session_id for each in page.items]
+
+
+def test_sessions_are_listed_page_by_page_in_an_order_that_stays(store: Store) -> None:
+    names = ["B", "a", "a!", "a-1", "a-2", "b", "é", "\U0001f600"]
+    for name in reversed(names):
+        store.session(name).add_entity("e", "e")
+    everything = store.execute(c.ListSessions())
+    assert (named(everything), everything.next_cursor) == (names, ""), "no page is asked for: all of them"
+    for limit in range(1, len(names) + 2):
+        found: list[str] = []
+        cursor = ""
+        while True:
+            page = store.execute(c.ListSessions(cursor, limit))
+            assert len(page.items) <= limit
+            found += named(page)
+            if not page.next_cursor:
+                break
+            assert page.next_cursor == cursor or page.next_cursor == found[-1]
+            cursor = page.next_cursor
+        assert found == names, limit
+    assert named(store.execute(c.ListSessions("a-1"))) == ["a-2", "b", "é", "\U0001f600"]
+    assert named(store.execute(c.ListSessions("a-", -1))) == ["a-1", "a-2", "b", "é", "\U0001f600"]
+    store.session("a-1").delete()
+    store.session("a-0").add_entity("e", "e")
+    store.session("a-3").add_entity("e", "e")
+    page = store.execute(c.ListSessions("a-1", 2))
+    assert (named(page), page.next_cursor) == (["a-2", "a-3"], "a-3"), "the cursor's own session need not be there"
+
+
+def test_the_client_walks_every_page(store: Store) -> None:
+    names = [f"s{number:04}" for number in range(SESSIONS_PER_PAGE + 3)]
+    store.execute_many([c.AddDocuments(name, (NewDocument("d"),), bulk=False) for name in names])
+    assert [each.session_id for each in store.sessions()] == names
+
+
+def test_a_page_of_sessions_holds_those_of_a_scope_and_none_whose_time_is_over() -> None:
+    store = OwnedStore(durable=False)
+    for name in ("a-1", "a-2", "a-3", "a-4", "b", "c", "d"):
+        store.run(c.AddDocuments(name, (NewDocument("d"),)))
+    store.run(c.SetSessionTtl("a-2", ttl_s=1))
+    store.run(c.SetSessionTtl("c", ttl_s=1))
+    store.clock.ms += 1_001
+    scope = SessionScope(frozenset({"c", "d"}), ("a-",))
+    for cursor, limit, expected, following in (
+        ("", 0, ["a-1", "a-3", "a-4", "d"], ""),
+        ("", 2, ["a-1", "a-3"], "a-3"),
+        ("a-3", 2, ["a-4", "d"], ""),
+        ("a-4", 1, ["d"], ""),
+        ("b", 1, ["d"], ""),
+        ("d", 1, [], ""),
+    ):
+        page = store.run(c.ListSessions(cursor, limit, scope))
+        assert isinstance(page, SessionPage)
+        assert (named(page), page.next_cursor) == (expected, following), (cursor, limit)
 
 
 def test_health_has_every_field_in_both_modes() -> None:

@@ -8,8 +8,9 @@ import re
 from pathlib import Path
 
 import pytest
+from support.gate import config_file
 from support.server import Server
-from support.tls import Authority, TlsFront
+from support.tls import Authority
 
 from gibramdb.client import calls
 from gibramdb.session import CHUNK_BYTES_MAX, CHUNK_OBJECTS_MAX
@@ -22,6 +23,7 @@ SHOWN = [
     [],
     ["2"],
     ["5000 of 12000", "10000 of 12000", "12000 of 12000", "ENTITY 7 1.0"],
+    ["[1, 2]"],
     ["[1, 2, 3]"],
     ["entity with title Ada Lovelace already exists"],
 ]
@@ -32,12 +34,13 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     examples = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     assert len(examples) == len(SHOWN)
     monkeypatch.chdir(tmp_path)
-    certificate, context = Authority(tmp_path).issue("localhost")
-    certificate.rename("server.pem")
-    with Server(tmp_path / "data") as server, TlsFront(server.port, context) as front:
+    tls = Authority(tmp_path).issue("localhost")
+    (tmp_path / "server.pem").symlink_to(tls["cert_file"])
+    path = config_file(tmp_path, [{"id": "k", "key": "my key", "permissions": ["read"]}], tls=tls)
+    with Server(tmp_path / "data") as server, Server(tmp_path / "tls", "--config", path, mode="ephemeral") as guarded:
         for example, expected in zip(examples, SHOWN, strict=True):
             code = example.replace("127.0.0.1:6161", f"127.0.0.1:{server.port}")
-            code = code.replace("localhost:6162", f"localhost:{front.port}")
+            code = code.replace("localhost:6162", f"localhost:{guarded.port}")
             with contextlib.redirect_stdout(io.StringIO()) as shown:
                 exec(compile(code, "client.md", "exec"), {"__name__": "example"})
             assert shown.getvalue().splitlines() == expected, example

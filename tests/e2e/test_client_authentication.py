@@ -1,17 +1,33 @@
-"""AUTH from the client's side, against a peer that asks for a key: first on each connection, and nowhere to be read."""
+"""AUTH from the client's side: against the real server with keys, and against peers that answer it otherwise."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
+from support.gate import config_file, entry, hash_of
 from support.peer import Peer, pong
+from support.server import Server
+from support.tls import Authority
+from support.ways import connected, told, ways
 
 import gibramdb
-from gibramdb.errors import AuthenticationError, ConnectionFailedError, GibramError, ProtocolError, RateLimitedError
+from gibramdb import NewEntity
+from gibramdb.errors import (
+    AuthenticationError,
+    ConnectionFailedError,
+    GibramError,
+    PermissionDeniedError,
+    ProtocolError,
+    RateLimitedError,
+)
 from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec import CommandNumber as N
 from gibramdb.wire.codec import Request, encode_error
@@ -19,83 +35,214 @@ from gibramdb.wire.framing import encode_reply
 
 KEY = "s3cret/key?with@all#of:it%"
 IN_URL = "s3cret%2Fkey%3Fwith%40all%23of%3Ait%25"
+KEYS = [
+    entry("writer", "write", key=KEY),
+    entry("hashed", "write", key_hash=hash_of("key-hashed")),
+    entry("reader", "read"),
+    entry("operator", "admin"),
+    entry("bound", "admin", sessions=["a-*", "shared"]),
+    entry("late", "write", expires_at="2001-01-01T00:00:00Z"),
+]
 
 
-class Guarded:
-    """Lets in who says KEY first; answers AUTH with the request's id, or with 0 as GibRAM 0.3.0 does."""
+def started(directory: Path, keys: list[dict[str, object]], **more: Any) -> Server:
+    """A durable server that asks for one of these keys."""
+    arguments = more.pop("arguments", ())
+    path = config_file(directory, keys, security={"rate_limit": 100_000, "rate_burst": 100_000}, **more)
+    return Server(directory / "data", "--config", path, *arguments)
 
-    def __init__(self, *, names_request: bool = True) -> None:
-        self._names_request = names_request
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with started(tmp_path_factory.mktemp("keys"), KEYS) as server:
+        yield server
+        assert KEY not in "".join(server.lines)
+
+
+def url(server: Server, key_in_url: str = "") -> str:
+    return f"gibram://{key_in_url}{'@' if key_in_url else ''}127.0.0.1:{server.port}"
+
+
+# --- the real server --------------------------------------------------------------------------------------------------
+
+
+@ways
+@pytest.mark.parametrize(("in_url", "api_key"), [("", KEY), (IN_URL, None), ("", "key-hashed"), ("key-hashed", None)])
+def test_a_right_key_is_let_in_on_every_connection(
+    server: Server, way: str, in_url: str, api_key: str | None, request: pytest.FixtureRequest
+) -> None:
+    async def run() -> None:
+        async with connected(way, url(server, in_url), api_key=api_key) as store:
+            session = store.session(request.node.name)
+            ids = await told(session.add_entities([NewEntity(f"e{n}", f"e{n}") for n in range(3)]))
+            if way == "async":  # so many calls at once open connections of their own
+                await asyncio.gather(*(session.touch() for _ in range(20)))
+            assert [each.id for each in await told(session.entities())] == ids
+
+    asyncio.run(run())
+
+
+@ways
+def test_a_key_that_is_not_accepted_is_told_so_and_tried_once(tmp_path: Path, way: str) -> None:
+    async def outcome(server: Server, key: str | None) -> str:
+        with pytest.raises(AuthenticationError) as caught:
+            async with connected(way, url(server), api_key=key):
+                pass
+        return str(caught.value)
+
+    async def run(server: Server) -> None:
+        # Whoever has shown five wrong keys has to pause: each of these four was shown once.
+        assert [await outcome(server, "wrong") for _ in range(4)] == ["invalid api key"] * 4
+        assert await outcome(server, "key-late") == "api key expired"
+        assert "api_key=" in await outcome(server, None), "who gives none is told how"
+        async with connected(way, url(server), api_key=KEY) as store:
+            await told(store.ping())
+
+    with started(tmp_path, KEYS) as server:
+        asyncio.run(run(server))
+        shown = [line for line in server.lines if "a key that is none of ours" in line]
+        assert len(shown) == 4, server.lines
+
+
+@ways
+def test_a_key_whose_time_ends_during_a_connection(tmp_path: Path, way: str) -> None:
+    ends = datetime.now(UTC) + timedelta(seconds=4)
+
+    async def run(server: Server) -> None:
+        async with connected(way, url(server), api_key="key-brief") as store:
+            assert await told(store.session("s").add_entity("e", "e")) == 1
+            await asyncio.sleep(max(0.0, (ends - datetime.now(UTC)).total_seconds()) + 0.1)
+            for _ in range(3):  # on the connection that there is, and on new ones: none is in doubt about a write
+                with pytest.raises(AuthenticationError, match="api key expired"):
+                    await told(store.session("s").add_entity("f", "f"))
+        async with connected(way, url(server), api_key="key-operator") as store:
+            assert (await told(store.session("s").info())).entity_count == 1
+
+    brief = entry("brief", "write", expires_at=ends.isoformat().replace("+00:00", "Z"))
+    with started(tmp_path, [brief, entry("operator", "admin")]) as server:
+        asyncio.run(run(server))
+
+
+@ways
+def test_a_bound_key_sees_its_sessions_and_is_told_of_the_others_nothing(server: Server, way: str) -> None:
+    mine = [f"a-{way}", f"a-{way}-2"]
+
+    async def run() -> None:
+        async with connected(way, url(server), api_key="key-operator") as store:
+            for name in (f"b-{way}", *mine):
+                await told(store.session(name).add_entity("e", "e"))
+        async with connected(way, url(server, "key-bound")) as store:
+            listed = [each.session_id for each in await told(store.sessions())]
+            assert [name for name in listed if way in name] == mine
+            assert all(name.startswith("a-") for name in listed)
+            assert (await told(store.info())).session_count == len(listed)
+            await told(store.session(mine[0]).add_entity("f", "f"))
+            other = store.session(f"b-{way}")
+            for refused in (other.info, other.touch, other.delete, lambda: other.add_entity("g", "g"), store.save):
+                with pytest.raises(PermissionDeniedError):
+                    await told(refused())
+            pairs = [(1, 1)]
+            with pytest.raises(PermissionDeniedError):
+                await told(other.link_many(pairs))
+            await told(store.session(mine[0]).delete())
+        async with connected(way, url(server), api_key="key-operator") as store:
+            assert (await told(store.session(f"b-{way}").info())).entity_count == 1
+            await told(store.session(mine[1]).delete())
+
+    asyncio.run(run())
+
+
+@ways
+def test_what_a_key_may_not_do_is_refused_and_the_connection_goes_on(server: Server, way: str) -> None:
+    async def run() -> None:
+        async with connected(way, url(server), api_key=KEY) as store:
+            await told(store.session(f"r {way}").add_entity("e", "e"))
+            with pytest.raises(PermissionDeniedError, match="requires 'admin' permission"):
+                await told(store.checkpoint())
+        async with connected(way, url(server), api_key="key-reader") as store:
+            session = store.session(f"r {way}")
+            for method, arguments in ((session.add_entity, ("f", "f")), (session.link_many, ([(1, 1)],))):
+                with pytest.raises(PermissionDeniedError, match="requires 'write' permission"):
+                    await told(method(*arguments))
+                assert [each.external_id for each in await told(session.entities())] == ["e"]
+
+    asyncio.run(run())
+
+
+@ways
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_restarted_server_is_shown_the_key_again(tmp_path: Path, way: str, encrypted: bool) -> None:
+    authority = Authority(tmp_path)
+    more = {"tls": authority.issue("localhost", "127.0.0.1")} if encrypted else {}
+
+    def again(server: Server, keys: list[dict[str, object]]) -> Server:
+        server.kill()
+        return started(tmp_path, keys, arguments=("--addr", f"127.0.0.1:{server.port}"), **more)
+
+    async def run(server: Server) -> Server:
+        where = f"{'gibrams' if encrypted else 'gibram'}://{IN_URL}@127.0.0.1:{server.port}"
+        tls = authority.file if encrypted else None
+        async with connected(way, where, tls=tls) as store:
+            session = store.session("s")
+            await told(session.add_entity("e1", "e1"))
+            server = again(server, KEYS)
+            await told(session.add_entity("e2", "e2"))
+            server = again(server, KEYS)
+            assert [each.id for each in await told(session.entities())] == [1, 2]
+            server = again(server, [entry("another", "write")])
+            with pytest.raises(AuthenticationError, match="invalid api key"):
+                await told(session.add_entity("e3", "e3"))
+        return server
+
+    server = started(tmp_path, KEYS, **more)
+    try:
+        server = asyncio.run(run(server))
+    finally:
+        server.kill()
+
+
+# --- other servers ----------------------------------------------------------------------------------------------------
+
+
+class Gibram:
+    """Lets in who says KEY first, and answers AUTH with a request id of 0, as GibRAM 0.3.0 does."""
+
+    def __init__(self) -> None:
         self._let_in: set[int] = set()
 
     def __call__(self, request: Request, connection: socket.socket) -> bool:
         if request.number == N.AUTH:
-            key = request.payload[2:].decode()
-            is_right = key == KEY
-            answer = pb.AuthResponse(
-                success=is_right,
-                message="authenticated" if is_right else "invalid api key",
-                key_id="k",
-                permissions=["read"],
-            )
-            request_id = request.request_id if self._names_request else 0
-            connection.sendall(encode_reply(request_id, N.AUTH_RESPONSE, answer.SerializeToString()))
+            is_right = request.payload[2:].decode() == KEY
+            message = "authenticated" if is_right else "invalid api key"
+            answer = pb.AuthResponse(success=is_right, message=message, key_id="k", permissions=["read"])
+            connection.sendall(encode_reply(0, N.AUTH_RESPONSE, answer.SerializeToString()))
             self._let_in.add(id(connection))
             return is_right
-        if id(connection) not in self._let_in:
-            error = pb.Error(message="authentication required", code=-1).SerializeToString()
-            connection.sendall(encode_reply(request.request_id, N.ERROR, error))
-            return False
-        return pong(request, connection)
+        return id(connection) in self._let_in and pong(request, connection)
 
 
 def outcome(way: str, url: str, api_key: str | None = None) -> GibramError | None:
     """What comes of connecting and asking PING twice more."""
 
     async def run() -> None:
-        async with gibramdb.connect_async(url, api_key=api_key) as db:
-            await db.ping()
-            await db.ping()
+        async with connected(way, url, api_key=api_key) as store:
+            await told(store.ping())
+            await told(store.ping())
 
     try:
-        if way == "async":
-            asyncio.run(run())
-        else:
-            with gibramdb.connect(url, api_key=api_key) as db:
-                db.ping()
-                db.ping()
+        asyncio.run(run())
     except GibramError as error:
         return error
     return None
 
 
-ways = pytest.mark.parametrize("way", ["blocking", "async"])
-
-
 @ways
-@pytest.mark.parametrize("names_request", [True, False])
-def test_the_key_goes_first_and_once_on_a_connection(way: str, names_request: bool) -> None:
-    with Peer(Guarded(names_request=names_request)) as peer:
+def test_the_key_goes_first_and_once_on_a_connection(way: str) -> None:
+    with Peer(Gibram()) as peer:
         assert outcome(way, peer.url, KEY) is None
         assert outcome(way, peer.url.replace("://", f"://{IN_URL}@")) is None
         assert peer.numbers == [N.AUTH, N.PING, N.PING, N.PING] * 2
-
-
-@ways
-def test_a_key_that_is_not_accepted_is_tried_once(way: str) -> None:
-    with Peer(Guarded()) as peer:
-        error = outcome(way, peer.url, "wrong")
-        assert type(error) is AuthenticationError
-        assert str(error) == "invalid api key"
-        assert peer.numbers == [N.AUTH]
-
-
-@ways
-def test_no_key_where_one_is_asked_for(way: str) -> None:
-    with Peer(Guarded()) as peer:
-        error = outcome(way, peer.url)
-        assert type(error) is AuthenticationError
-        assert "api_key=" in str(error)
+        assert type(outcome(way, peer.url, "wrong")) is AuthenticationError
 
 
 def answering(number: int, payload: bytes) -> Callable[[Request, socket.socket], bool]:
@@ -139,7 +286,30 @@ def test_a_server_that_closes_at_once_has_carried_nothing_out(way: str) -> None:
         assert peer.numbers == [N.AUTH] * 4, "which is tried again"
 
 
-@pytest.mark.parametrize("answer", [Guarded(), lambda _request, _connection: False, answering(N.PONG, b"")])
+@ways
+def test_a_connection_on_which_a_key_has_ended_is_not_used_again(way: str) -> None:
+    """The server closes it a moment after it said so; a write sent meanwhile would be in doubt."""
+
+    def ended(request: Request, connection: socket.socket) -> bool:
+        if request.number != N.ADD_ENTITY:
+            return answering(N.AUTH_RESPONSE, pb.AuthResponse(success=True).SerializeToString())(request, connection)
+        error = encode_error(AuthenticationError("api key expired"))
+        connection.sendall(encode_reply(request.request_id, N.ERROR, error))
+        time.sleep(0.2)
+        return False
+
+    async def run(url: str) -> None:
+        async with connected(way, url, api_key=KEY) as store:
+            for _ in range(2):
+                with pytest.raises(AuthenticationError, match="api key expired"):
+                    await told(store.session("s").add_entity("e", "e"))
+
+    with Peer(ended) as peer:
+        asyncio.run(run(peer.url))
+        assert peer.connections == 2
+
+
+@pytest.mark.parametrize("answer", [Gibram(), lambda _request, _connection: False, answering(N.PONG, b"")])
 @pytest.mark.parametrize("key", [KEY, "wrong key"])
 def test_nothing_shows_the_key(answer: Callable[[Request, socket.socket], bool], key: str) -> None:
     shown = ""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import resource
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.gate import Frames, config_file
+from support.gate import Frames, config_file, entry
 from support.server import Server
+from support.tls import Authority
 
 from gibramdb import NewDocument, NewTextUnit
 from gibramdb.model import commands as c
@@ -186,12 +188,101 @@ def test_connections_are_counted_in_all(tmp_path: Path) -> None:
         assert inside[1].ask(N.PING).cmd_type == N.PONG
 
 
-def _is_let_in(server: Server) -> bool:
-    with Frames(server.port) as frames:
+def guarded(directory: Path, tls: dict[str, str] | None = None, **security: object) -> Server:
+    """In memory, with a key, and with room for five."""
+    limits = {"max_connections": 5, "max_conns_per_ip": 100, "unauth_timeout": "60s", **security}
+    path = config_file(directory, [entry("app", "write")], security=limits, **({"tls": tls} if tls else {}))
+    return Server(directory / "data", "--config", path, mode="ephemeral")
+
+
+def are_closed(connections: list[Frames], timeout_s: float = 0.3) -> list[bool]:
+    found = []
+    for each in connections:
+        each.socket.settimeout(timeout_s)
         try:
+            found.append(each.is_closed())
+        except TimeoutError:
+            found.append(False)
+        each.socket.settimeout(20)
+    return found
+
+
+def test_the_oldest_that_has_shown_no_key_makes_room_and_nobody_who_has(tmp_path: Path) -> None:
+    with guarded(tmp_path) as server:
+        inside = [Frames(server.port, "key-app") for _ in range(2)]
+        silent = [Frames(server.port) for _ in range(3)]
+        time.sleep(0.2)
+        inside.append(Frames(server.port, "key-app"))
+        assert are_closed(silent) == [True, False, False]
+        assert silent[1].auth("key-app").success, "who takes long to say it may still do so"
+        inside += [silent[1], Frames(server.port, "key-app")]
+        assert are_closed(silent[2:]) == [True]
+        for _ in range(2):
+            with Frames(server.port) as another:
+                assert another.is_closed(), "all who are inside have shown a key"
+        assert all(each.ask(N.PING).cmd_type == N.PONG for each in inside)
+        inside.pop().socket.close()
+        wait_for(lambda: _is_let_in(server, "key-app"))
+        assert all(each.ask(N.PING).cmd_type == N.PONG for each in inside)
+        for each in (*inside, *silent):
+            each.socket.close()
+        server.stop()
+        assert not [line for line in server.lines if "Traceback" in line], server.lines
+
+
+def test_a_handshake_that_does_not_end_makes_room_too(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    context = ssl.create_default_context(cafile=str(authority.file))
+    with guarded(tmp_path, authority.issue("localhost")) as server:
+        handshakes = [Frames(server.port) for _ in range(3)]
+        time.sleep(0.2)
+        strangers = [Frames(server.port, tls=context) for _ in range(2)]
+        inside = [Frames(server.port, "key-app", tls=context) for _ in range(4)]
+        assert are_closed([*handshakes, *strangers]) == [True, True, True, True, False]
+        inside.append(Frames(server.port, "key-app", tls=context))
+        assert are_closed(strangers) == [True, True]
+        with Frames(server.port) as another:
+            assert another.is_closed()
+        assert all(each.ask(N.PING).cmd_type == N.PONG for each in inside)
+        for each in (*inside, *handshakes, *strangers):
+            each.socket.close()
+        server.stop()
+        assert not [line for line in server.lines if "Traceback" in line], server.lines
+
+
+def test_an_operator_gets_in_while_a_crowd_without_keys_knocks(tmp_path: Path) -> None:
+    with guarded(tmp_path, max_connections=50, max_conns_per_ip=1_000) as server:
+        is_over = threading.Event()
+        crowd: list[socket.socket] = []
+
+        def knock() -> None:
+            while not is_over.is_set():
+                crowd.append(socket.create_connection(("127.0.0.1", server.port)))
+                time.sleep(0.0005)
+                if len(crowd) > 400:
+                    crowd.pop(0).close()
+
+        knocking = threading.Thread(target=knock)
+        knocking.start()
+        try:
+            wait_for(lambda: len(crowd) > 100)
+            for _ in range(20):
+                with Frames(server.port, "key-app") as frames:
+                    time.sleep(0.02)
+                    assert frames.ask(N.PING).cmd_type == N.PONG
+        finally:
+            is_over.set()
+            knocking.join(20)
+            for each in crowd:
+                each.close()
+
+
+def _is_let_in(server: Server, key: str = "") -> bool:
+    try:
+        with Frames(server.port, key) as frames:
             return frames.ask(N.PING).cmd_type == N.PONG
-        except (AssertionError, ConnectionError):
-            return False
+    except (AssertionError, ConnectionError):
+        return False
 
 
 def wait_for(is_so: Callable[[], bool], seconds: float = 5.0) -> None:

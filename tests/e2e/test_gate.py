@@ -256,6 +256,10 @@ def test_a_bound_key_sees_its_sessions_and_no_others(populated: Server, id: str)
     with Frames(populated.port, f"key-{id}") as frames:
         listed = pb.ListSessionsResponse.FromString(frames.ask(N.LIST_SESSIONS).payload).sessions
         assert [each.session_id for each in listed] == ["a-1", "a-2", "shared"]
+        page = pb.ListSessionsResponse.FromString(frames.run(c.ListSessions("a-1", 1)).payload)
+        assert ([each.session_id for each in page.sessions], page.next_cursor) == (["a-2"], "a-2")
+        page = pb.ListSessionsResponse.FromString(frames.run(c.ListSessions("a-2", 1)).payload)
+        assert ([each.session_id for each in page.sessions], page.next_cursor) == (["shared"], "")
         info = pb.InfoResponse.FromString(frames.ask(N.INFO).payload)
         assert (info.session_count, info.document_count) == (3, 3)
         assert set(pb.HealthResponse.FromString(frames.ask(N.HEALTH).payload).components) == {

@@ -10,8 +10,11 @@ import json
 import os
 import queue
 import random
+import shutil
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,7 +67,7 @@ WRITES_FILES = {
     CommandNumber.SAVE, CommandNumber.BGSAVE, CommandNumber.BGRESTORE, CommandNumber.WAL_CHECKPOINT,
     CommandNumber.WAL_TRUNCATE, CommandNumber.WAL_ROTATE,
 }  # fmt: skip
-"""Read like any other and not carried out: files and their names have tests of their own."""
+"""Read like any other and not carried out here, but in `connection_fuzzing.py`."""
 
 _SESSIONS = ("s", "s", "s", "t", "", "\U0010ffff", "\x00", "x" * 300)
 _INTEGERS = (0, 1, 1, 2, 2, 3, 3, 4, 5, -1, 10_001, 2**31 - 1, -(2**31), 2**32 - 1, 2**63 - 1, -(2**63), 2**64 - 1)
@@ -92,6 +95,17 @@ _TEXTS = (
     "y" * 2_000,
 )
 _FLOAT32 = struct.Struct("<f")
+
+
+@contextmanager
+def quick_directory() -> Iterator[Path]:
+    """A directory for a while; in memory, where there is such a place: nothing here pulls the plug, and syncs cost."""
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="gibramdb-fuzz-", dir=memory if memory.is_dir() else None))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 class StillTime:
@@ -206,8 +220,8 @@ for _row in TABLE:
             _row.name[5:], "Relationships"
         )
         _name = ("MSet" if _row.name.startswith("MSET") else "MGet") + _kind + "Request"
-    if _name is None and _row.name.startswith("LIST_") and _row.name != "LIST_SESSIONS":
-        _name = "ListEntitiesRequest"
+    if _name is None and _row.name.startswith("LIST_"):
+        _name = "ListSessionsRequest" if _row.name == "LIST_SESSIONS" else "ListEntitiesRequest"
     if (
         _name is None
         and _row.name.startswith(("GET_", "DELETE_", "CASCADE_"))
@@ -255,7 +269,7 @@ class WireTarget:
         else:
             parts: list[bytes] = []
             while not choices.is_empty and len(parts) < 60:
-                parts.append(_chosen_envelope(choices))
+                parts.append(chosen_envelope(choices))
             if mode == 3:
                 parts = [
                     encode_envelope(
@@ -339,7 +353,8 @@ class WireTarget:
         assert self._database.health().status == "ok"
 
 
-def _chosen_envelope(choices: Choices) -> bytes:
+def chosen_envelope(choices: Choices) -> bytes:
+    """A request of any command of the table, with whatever its fields can hold; perhaps damaged."""
     row = choices.one_of(TABLE)
     message_class = _REQUESTS[row.number]
     payload = b"" if message_class is None else choices.message(message_class()).SerializeToString()
@@ -409,7 +424,7 @@ def wire_seeds() -> Iterator[bytes]:
     """Inputs of each mode: every command as a frame, a bare payload of each, and long runs of chosen messages."""
     source = random.Random(1)
     for number in range(len(TABLE)):
-        envelope = _chosen_envelope(Choices(bytes((number,)) + source.randbytes(100)))
+        envelope = chosen_envelope(Choices(bytes((number,)) + source.randbytes(100)))
         yield b"\x00" + encode_frame(envelope)
         yield bytes((1, number, 0, 1)) + decode_request(envelope).payload
         yield bytes((2, number)) + source.randbytes(60)

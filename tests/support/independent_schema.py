@@ -19,7 +19,8 @@ InfoResponse: 1 version string, 2 document_count u64, 3 textunit_count u64, 4 en
 Component: 1 key string, 2 value string
 HealthResponse: 1 status string, 2 components r Component
 SessionInfo: 1 session_id string, 2 created_at i64, 3 last_access i64, 4 ttl i64, 5 idle_ttl i64, 6 document_count u64, 7 textunit_count u64, 8 entity_count u64, 9 relationship_count u64, 10 community_count u64
-ListSessionsResponse: 1 sessions r SessionInfo
+ListSessionsRequest: 100 cursor string, 101 limit i32
+ListSessionsResponse: 1 sessions r SessionInfo, 100 next_cursor string
 SetSessionTTLRequest: 1 session_id string, 2 ttl i64, 3 idle_ttl i64
 Document: 1 id u64, 2 external_id string, 3 filename string, 4 status string, 5 textunit_ids r u64, 6 created_at i64
 AddDocumentRequest: 1 external_id string, 2 filename string

@@ -24,7 +24,18 @@ from gibramdb.errors import (
 from gibramdb.model import commands as c
 from gibramdb.model.ids import Lsn
 from gibramdb.model.knowledge import NewDocument, NewEntity, NewTextUnit, TextUnit
-from gibramdb.model.results import Created, Done, Health, Objects, Page, QueryResult, QueryStats, TextUnitHit
+from gibramdb.model.results import (
+    Created,
+    Done,
+    Health,
+    Objects,
+    Page,
+    QueryResult,
+    QueryStats,
+    SessionInfo,
+    SessionPage,
+    TextUnitHit,
+)
 from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec import (
     BY_NUMBER,
@@ -380,6 +391,20 @@ def test_a_page_too_large_for_a_reply_ends_early_and_says_where_to_go_on() -> No
     assert page.items == LARGE[: len(page.items)]
     assert len(page.items) == 67
     assert page.next_cursor == page.items[-1].id
+
+
+@pytest.mark.parametrize(("count", "following", "fit"), [(70, "", 15), (16, "", 16), (16, "z", 16), (16, "long", 15)])
+def test_sessions_too_large_for_a_reply_are_cut_with_room_for_the_cursor(count: int, following: str, fit: int) -> None:
+    """16 such names fit, and no 17th, be it a session's or the cursor."""
+    names = [f"{number:02}".ljust(4_194_000, "x") for number in range(count)]
+    sessions = tuple(SessionInfo(name, 0, 0, 0, 0, 0, 0, 0, 0, 0) for name in names)
+    following = names[-1] if following == "long" else following
+    _, payload = encode_result(SessionPage(sessions, following), request(CommandNumber.LIST_SESSIONS))
+    assert len(payload) <= REPLY_PAYLOAD_BYTES_MAX
+    page = decode_reply(CommandNumber.OK, payload, c.ListSessions())
+    assert isinstance(page, SessionPage)
+    assert page.items == sessions[:fit]
+    assert page.next_cursor == (following if fit == count else names[fit - 1])
 
 
 def test_objects_too_large_for_a_reply_are_refused_and_not_left_out() -> None:

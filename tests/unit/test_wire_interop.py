@@ -17,7 +17,7 @@ from support.wire_values import COMMANDS, RESULTS
 from gibramdb.errors import NotFoundError
 from gibramdb.model import commands as c
 from gibramdb.model.knowledge import Community, NewDocument, NewEntity, NewRelationship, NewTextUnit
-from gibramdb.model.results import Detected, Page, Result, SessionInfo
+from gibramdb.model.results import Detected, Page, Result, SessionInfo, SessionPage
 from gibramdb.wire import gibramdb_pb2 as ours
 from gibramdb.wire.codec import (
     BY_NUMBER,
@@ -107,11 +107,13 @@ ADDED_FIELDS = {
     ("DocumentsResponse", "next_cursor"),
     ("EntityResult", "score"),
     ("Envelope", "token"),
+    ("ListSessionsResponse", "next_cursor"),
     ("TextUnitResult", "score"),
     ("TextUnitsResponse", "next_cursor"),
 }
 ADDED_MESSAGES = {
     "ListDocumentsRequest",
+    "ListSessionsRequest",
     "ListTextUnitsRequest",
     "DigestResponse",
     "GetByExternalIDRequest",
@@ -167,7 +169,8 @@ def test_the_catalogue_has_every_row_that_is_not_ours_alone() -> None:
 @settings(max_examples=25)
 @given(data=st.data())
 def test_a_request_written_by_their_schema_is_the_same_command(number: N, data: st.DataObject) -> None:
-    command = data.draw(COMMANDS[number])
+    # Their client asks for no page of this list; what ours says of one is tested with the codec.
+    command = c.ListSessions() if number == N.LIST_SESSIONS else data.draw(COMMANDS[number])
     envelope = theirs.Envelope.FromString(encode_command(command, 5)[5:])
     request_name, _, _ = CATALOGUE[number]
     if request_name:
@@ -197,6 +200,8 @@ def without_what_they_do_not_know(result: Result) -> Result:
         return known(result)
     if isinstance(result, Detected):
         return Detected(tuple(map(known, result.communities)))
+    if isinstance(result, SessionPage):
+        return SessionPage(result.items)
     return result
 
 

@@ -372,7 +372,10 @@ class Caller(Generic[S]):
             except BaseException:
                 connection.stream.close()
                 raise
-            self._pool.give_back(connection)
+            if answers and isinstance(answers[-1], AuthenticationError):
+                connection.stream.close()  # the server does so in a moment; what is sent meanwhile would be in doubt
+            else:
+                self._pool.give_back(connection)
             return answers
         finally:
             self._io.leave()

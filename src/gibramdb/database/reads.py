@@ -16,7 +16,7 @@ from gibramdb.errors import LimitExceededError, NotFoundError
 from gibramdb.model import commands
 from gibramdb.model.commands import ReadCommand
 from gibramdb.model.knowledge import Community, Document, Entity, Relationship, TextUnit
-from gibramdb.model.results import Objects, Page, Result, SessionInfo
+from gibramdb.model.results import Objects, Page, Result, SessionInfo, SessionPage
 from gibramdb.retrieval.query import entity_with_links, textunit_with_links
 
 T = TypeVar("T")
@@ -263,12 +263,17 @@ def _get_session(state: StoreState, command: commands.GetSession, now_ms: int) -
     return session_info(live_session(state, command.session_id, now_ms))
 
 
-def _list_sessions(state: StoreState, command: commands.ListSessions, now_ms: int) -> tuple[SessionInfo, ...]:
-    return tuple(
-        session_info(session)
-        for name, session in sorted(state.sessions.items())
-        if (command.scope is None or command.scope.holds(name)) and not state.is_expired(session, now_ms)
+def _list_sessions(state: StoreState, command: commands.ListSessions, now_ms: int) -> SessionPage:
+    found = sorted(
+        name
+        for name, session in state.sessions.items()
+        if name > command.cursor
+        and (command.scope is None or command.scope.holds(name))
+        and not state.is_expired(session, now_ms)
     )
+    page = found if command.limit <= 0 else found[: min(command.limit, limits.LIST_LIMIT_MAX)]
+    infos = tuple(session_info(state.sessions[name]) for name in page)
+    return SessionPage(infos, page[-1] if len(page) < len(found) else "")
 
 
 # Any: each function takes its own command; the table ties the two, and a test that none is missing.

@@ -108,9 +108,15 @@ class GetDigest(ReadCommand, frozen=True, gc=False):
 
 
 class ListSessions(ReadCommand, frozen=True, gc=False):
-    """Answers the unexpired sessions, by name, as far as `scope` goes (which is not on the wire)."""
+    """Answers a SessionPage: unexpired sessions with names above `cursor`, as far as `scope` goes.
+
+    A `limit` of 0 or less means all that one answer can hold, since clients of GibRAM ask for no page. `scope` is set
+    by the server and not on the wire.
+    """
 
     session_rule: ClassVar[str] = "unused"
+    cursor: str = ""
+    limit: int = 0
     scope: SessionScope | None = None
 
 

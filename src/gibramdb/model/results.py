@@ -86,6 +86,13 @@ class SessionInfo(msgspec.Struct, frozen=True, gc=False):
     community_count: int
 
 
+class SessionPage(msgspec.Struct, frozen=True, gc=False):
+    """A stretch of the list of sessions, by name; `next_cursor` is empty at its end."""
+
+    items: tuple[SessionInfo, ...]
+    next_cursor: str = ""
+
+
 class Detected(msgspec.Struct, frozen=True, gc=False):
     """The communities that a detection stored."""
 
@@ -249,7 +256,7 @@ Result = (
     | Health
     | Digest
     | SessionInfo
-    | tuple[SessionInfo, ...]
+    | SessionPage
     | Detected
     | Hierarchy
     | QueryResult

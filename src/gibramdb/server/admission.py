@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 
 from gibramdb.clock import SystemClock
 
@@ -80,30 +81,43 @@ def _site(peer: str) -> str:
 
 
 class Admission:
-    """How many are connected: in all, and from each address."""
+    """How many are connected: in all, and from each address.
+
+    Where there are too many in all, the one that has been waited for longest to show a key makes room: whoever opens
+    many connections and shows none keeps nobody out who has one.
+    """
 
     def __init__(self, connections_max: int, per_address_max: int) -> None:
         self._connections_max = connections_max
         self._per_address_max = per_address_max
         self._count = 0
         self._of_address: Counter[str] = Counter()
-        self._refused = 0
+        self._without_key: dict[object, Callable[[], None]] = {}  # the oldest first
+        self._turned_away = 0
         self._told_us = -TOLD_EVERY_US
 
     def enter(self, peer: str) -> bool:
         """Count a connection in, unless there are too many."""
-        if self._count < self._connections_max and self._of_address.get(peer, 0) < self._per_address_max:
-            self._count += 1
-            self._of_address[peer] += 1
-            return True
-        self._refused += 1
-        now_us = SystemClock().steady_us()
-        if now_us - self._told_us >= TOLD_EVERY_US:  # who knocks often must not fill the log
-            what = "too many connections" if self._count >= self._connections_max else "too many from one address"
-            log.warning(what, extra={"peer": peer, "connections": self._count, "refused": self._refused})
-            self._told_us = now_us
-            self._refused = 0
-        return False
+        if self._of_address.get(peer, 0) >= self._per_address_max:
+            self._tell("too many from one address", peer)
+            return False
+        if self._count >= self._connections_max:
+            if not self._without_key:
+                self._tell("too many connections", peer)
+                return False
+            self._tell("too many connections: the oldest that has shown no key makes room", peer)
+            self._without_key.pop(next(iter(self._without_key)))()
+        self._count += 1
+        self._of_address[peer] += 1
+        return True
+
+    def wait_for_key(self, connection: object, drop: Callable[[], None]) -> None:
+        """It has to show a key; `drop` ends it, and may be called until it has, or is forgotten."""
+        self._without_key[connection] = drop
+
+    def forget(self, connection: object) -> None:
+        """It has shown its key, or is gone."""
+        self._without_key.pop(connection, None)
 
     def leave(self, peer: str) -> None:
         """Count one out again."""
@@ -111,3 +125,11 @@ class Admission:
         self._of_address[peer] -= 1
         if not self._of_address[peer]:
             del self._of_address[peer]
+
+    def _tell(self, what: str, peer: str) -> None:
+        self._turned_away += 1
+        now_us = SystemClock().steady_us()
+        if now_us - self._told_us >= TOLD_EVERY_US:  # who knocks often must not fill the log
+            log.warning(what, extra={"peer": peer, "connections": self._count, "refused": self._turned_away})
+            self._told_us = now_us
+            self._turned_away = 0

@@ -119,6 +119,7 @@ class Server:
     def forget(self, connection: Connection) -> None:
         """A connection that had been made is gone."""
         self._connections.remove(connection)
+        self.admission.forget(connection)
         self.admission.leave(connection.peer)
         if self._all_gone is not None and not self._connections:
             self._all_gone.set()

@@ -249,6 +249,11 @@ class Connection(asyncio.Protocol):
 
     # --- who it is ----------------------------------------------------------------------------------------------------
 
+    @property
+    def needs_key(self) -> bool:
+        """Whether nothing is answered before a key is shown."""
+        return self._gate is not None and self._principal is None
+
     def _may_go_on(self, request: Request, slot: _Slot) -> bool:
         """Whether the request may be looked at; if not, it is answered, or the key that it shows is being checked."""
         principal = self._principal
@@ -285,6 +290,7 @@ class Connection(asyncio.Protocol):
     def _identified(self, slot: _Slot, found: Principal | str) -> None:
         if isinstance(found, Principal):
             self._principal = found
+            self._server.admission.forget(self)
             self._heard_us = _steady_us()
             self._reader.frame_bytes_max = self._server.frame_bytes_max
             self._fill(slot, encode_reply(slot.request_id, *encode_auth_accepted(found.key_id, found.permissions)))
@@ -596,7 +602,7 @@ _OBJECTS_ASKED: dict[type, Callable[[Any], int]] = {
     commands.ListEntities: _pages,
     commands.ListRelationships: _pages,
     commands.ListCommunities: _pages,
-    commands.ListSessions: lambda _command: limits.SESSIONS_MAX_DEFAULT,
+    commands.ListSessions: lambda command: _at_most(command.limit, limits.SESSIONS_MAX_DEFAULT),
     commands.Query: _hits,
 }
 

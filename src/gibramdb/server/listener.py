@@ -1,6 +1,7 @@
 """The door: sockets that listen, and what becomes of a connection before it can say anything.
 
-Where an address or the server has too many connections, a new one is closed at once, before a handshake costs anything.
+Where an address or the server has too many connections, a new one is closed at once, before a handshake costs anything;
+or, of the server's, one that has shown no key so far.
 
 Owns: the listening sockets, handshakes under way.
 Never: reads what a client says.
@@ -19,6 +20,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable
+from functools import partial
 
 from gibramdb.clock import SystemClock
 from gibramdb.config import Address
@@ -121,6 +123,8 @@ class Listener:
 
     async def _begin(self, accepted: socket.socket, peer: str) -> None:
         connection = self._new_connection(peer, SystemClock().steady_us())
+        if connection.needs_key:
+            self._admission.wait_for_key(connection, partial(_drop, connection, asyncio.current_task()))
         try:
             _keep_alive(accepted)
             if self._tls is None:
@@ -142,9 +146,17 @@ class Listener:
         finally:
             if not connection.was_made:
                 connection.is_given_up = True
+                self._admission.forget(connection)
                 self._admission.leave(peer)
                 with contextlib.suppress(OSError):
                     accepted.close()
+
+
+def _drop(connection: Connection, handshake: asyncio.Task[None] | None) -> None:
+    if connection.was_made:
+        connection.abort()
+    elif handshake is not None:
+        handshake.cancel()
 
 
 def _keep_alive(accepted: socket.socket) -> None:

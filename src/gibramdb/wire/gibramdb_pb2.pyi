@@ -102,10 +102,12 @@ class SessionInfo(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., created_at: _Optional[int] = ..., last_access: _Optional[int] = ..., ttl: _Optional[int] = ..., idle_ttl: _Optional[int] = ..., document_count: _Optional[int] = ..., textunit_count: _Optional[int] = ..., entity_count: _Optional[int] = ..., relationship_count: _Optional[int] = ..., community_count: _Optional[int] = ...) -> None: ...
 
 class ListSessionsResponse(_message.Message):
-    __slots__ = ("sessions",)
+    __slots__ = ("sessions", "next_cursor")
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_CURSOR_FIELD_NUMBER: _ClassVar[int]
     sessions: _containers.RepeatedCompositeFieldContainer[SessionInfo]
-    def __init__(self, sessions: _Optional[_Iterable[_Union[SessionInfo, _Mapping]]] = ...) -> None: ...
+    next_cursor: str
+    def __init__(self, sessions: _Optional[_Iterable[_Union[SessionInfo, _Mapping]]] = ..., next_cursor: _Optional[str] = ...) -> None: ...
 
 class SetSessionTTLRequest(_message.Message):
     __slots__ = ("session_id", "ttl", "idle_ttl")
@@ -705,6 +707,14 @@ class ListTextUnitsRequest(_message.Message):
     cursor: int
     limit: int
     def __init__(self, cursor: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class ListSessionsRequest(_message.Message):
+    __slots__ = ("cursor", "limit")
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    cursor: str
+    limit: int
+    def __init__(self, cursor: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class DigestResponse(_message.Message):
     __slots__ = ("sha256", "object_count")

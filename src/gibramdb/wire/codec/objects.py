@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from gibramdb.errors import LimitExceededError
 from gibramdb.model.knowledge import DOCUMENT_STATUS, MADE_BY_HAND, Community, Document, Entity, Relationship, TextUnit
-from gibramdb.model.results import Created, Done, Objects, Page, Result
+from gibramdb.model.results import Created, Done, Objects, Page
 from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec.numbers import CommandNumber
 from gibramdb.wire.codec.row import ResultCodec
@@ -22,11 +22,11 @@ _MS_PER_S = 1000
 _ID = b"\x08"
 """Tag of OkWithID.id."""
 _ITEMS = b"\x0a"
-"""Tag of the objects in EntitiesResponse and its three siblings, which differ in the kind of object alone."""
+"""Tag of the objects in EntitiesResponse and every other message that holds a list of them."""
 _NEXT_CURSOR = b"\x18"
 """Tag of `next_cursor` in the same four."""
 
-T = TypeVar("T", bound=Result)
+Item = TypeVar("Item")
 
 
 class _Identified(Protocol):
@@ -229,7 +229,7 @@ class _Kind:
         self.page = ResultCodec(many, lambda result: _encode_page(result, encode_object), decode_page)
 
 
-def _encode_items(items: Iterable[object], encode_object: Callable[[object], bytes]) -> list[bytes]:
+def encode_items(items: Iterable[Item], encode_object: Callable[[Item], bytes]) -> list[bytes]:
     """As many of the objects as fit a reply, and at least the first; each is one field."""
     fields: list[bytes] = []
     size_bytes = 0
@@ -245,7 +245,7 @@ def _encode_items(items: Iterable[object], encode_object: Callable[[object], byt
 
 def _encode_objects(result: Objects[Any], encode_object: Callable[[object], bytes]) -> bytes:
     # An id may be asked for many times in one request, so a small request can ask for far more than memory holds.
-    fields = _encode_items(result.items, encode_object)
+    fields = encode_items(result.items, encode_object)
     if len(fields) < len(result.items):
         raise LimitExceededError(
             f"reply too large: {len(result.items)} objects, of which the first {len(fields)} fit into "
@@ -255,7 +255,7 @@ def _encode_objects(result: Objects[Any], encode_object: Callable[[object], byte
 
 
 def _encode_page(result: Page[Any], encode_object: Callable[[object], bytes]) -> bytes:
-    fields = _encode_items(result.items, encode_object)
+    fields = encode_items(result.items, encode_object)
     next_cursor = result.next_cursor
     if len(fields) < len(result.items):
         # The page ends early, and the next one begins there: a caller that follows the cursor misses nothing.

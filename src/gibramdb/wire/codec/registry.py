@@ -41,7 +41,7 @@ TABLE: tuple[Row, ...] = (
     Row(Number.HEALTH, bare(commands.GetHealth), results.HEALTH),
     Row(Number.GET_DIGEST, of_session(commands.GetDigest), results.DIGEST),
     # sessions
-    Row(Number.LIST_SESSIONS, bare(commands.ListSessions), results.SESSIONS),
+    Row(Number.LIST_SESSIONS, requests.LIST_SESSIONS, results.SESSIONS),
     Row(Number.DELETE_SESSION, of_session(commands.DeleteSession), DONE),
     Row(Number.SESSION_INFO, of_session(commands.GetSession), results.SESSION),
     Row(Number.SET_SESSION_TTL, requests.SET_TTL, DONE),

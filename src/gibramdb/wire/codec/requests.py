@@ -15,6 +15,7 @@ from gibramdb.model.commands import (
     Explain,
     GetEntityByTitle,
     LinkTextUnitEntity,
+    ListSessions,
     Query,
     Restore,
     Save,
@@ -132,6 +133,16 @@ def _encode_ttl(command: SetSessionTtl) -> bytes:
     return pb.SetSessionTTLRequest(ttl=command.ttl_s, idle_ttl=command.idle_ttl_s).SerializeToString()
 
 
+def _decode_list_sessions(session_id: str, payload: bytes) -> ListSessions:
+    del session_id
+    message = pb.ListSessionsRequest.FromString(payload)
+    return ListSessions(message.cursor, message.limit)
+
+
+def _encode_list_sessions(command: ListSessions) -> bytes:
+    return pb.ListSessionsRequest(cursor=command.cursor, limit=command.limit).SerializeToString()
+
+
 def _decode_detect(session_id: str, payload: bytes) -> DetectCommunities:
     message = pb.ComputeCommunitiesRequest.FromString(payload)
     return DetectCommunities(session_id, message.resolution, message.iterations)
@@ -218,6 +229,7 @@ LINK = _of_link(LinkTextUnitEntity)
 UNLINK = _of_link(UnlinkTextUnitEntity)
 UPDATE = RequestCodec(UpdateEntityDescription, _decode_update, _encode_update)
 SET_TTL = RequestCodec(SetSessionTtl, _decode_ttl, _encode_ttl)
+LIST_SESSIONS = RequestCodec(ListSessions, _decode_list_sessions, _encode_list_sessions)
 DETECT = RequestCodec(DetectCommunities, _decode_detect, _encode_detect)
 DETECT_HIERARCHY = RequestCodec(DetectHierarchy, _decode_hierarchy, _encode_hierarchy)
 QUERY = RequestCodec(Query, _decode_query, _encode_query)

@@ -24,12 +24,14 @@ from gibramdb.model.results import (
     Saved,
     Seed,
     SessionInfo,
+    SessionPage,
     Step,
     TextUnitHit,
 )
 from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec.numbers import CommandNumber
 from gibramdb.wire.codec.objects import (
+    encode_items,
     fill_community,
     fill_entity,
     fill_relationship,
@@ -132,12 +134,24 @@ def _read_session(message: pb.SessionInfo) -> SessionInfo:
     )
 
 
-def _encode_sessions(sessions: tuple[SessionInfo, ...]) -> bytes:
-    return pb.ListSessionsResponse(sessions=map(_session_message, sessions)).SerializeToString()
+def _encode_sessions(page: SessionPage) -> bytes:
+    fields = encode_items(page.items, lambda session: _session_message(session).SerializeToString())
+    end = _end_of_sessions(page, len(fields))
+    while len(fields) > 1 and sum(map(len, fields)) + len(end) > REPLY_PAYLOAD_BYTES_MAX:
+        fields.pop()  # the cursor is a name, and names may be long
+        end = _end_of_sessions(page, len(fields))
+    return b"".join((*fields, end))
 
 
-def _decode_sessions(payload: bytes) -> tuple[SessionInfo, ...]:
-    return tuple(map(_read_session, pb.ListSessionsResponse.FromString(payload).sessions))
+def _end_of_sessions(page: SessionPage, count: int) -> bytes:
+    """What follows so many sessions; where the page ends early, the next one begins there."""
+    next_cursor = page.next_cursor if count == len(page.items) else page.items[count - 1].session_id
+    return pb.ListSessionsResponse(next_cursor=next_cursor).SerializeToString()
+
+
+def _decode_sessions(payload: bytes) -> SessionPage:
+    message = pb.ListSessionsResponse.FromString(payload)
+    return SessionPage(tuple(map(_read_session, message.sessions)), message.next_cursor)
 
 
 def _encode_detected(detected: Detected) -> bytes:
