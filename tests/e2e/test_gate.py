@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.gate import Frames, config_file, entry, error_of, hash_of
-from support.server import Server
+from support.server import Server, command
 
 from gibramdb import NewDocument
 from gibramdb.model import commands as c
@@ -238,6 +240,20 @@ def test_frames_beyond_the_rate_do_not_keep_a_connection_from_being_idle(tmp_pat
                 assert error_of(frames.ask(N.PING))[0] == 2007
                 time.sleep(0.05)
         assert 0.5 < time.monotonic() - began < 0.95
+
+
+@pytest.mark.parametrize("output", ["stdout", "file"])
+def test_insecure_says_on_stderr_what_it_switched_off_however_little_is_logged(tmp_path: Path, output: str) -> None:
+    logging = {"output": output, "file": str(tmp_path / "log"), "level": "error"}
+    path = config_file(tmp_path, KEYS, logging=logging)
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # so that it ends by itself, after what it says first
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        arguments = command(tmp_path / "data", "--config", path, "--insecure", "--addr", address, mode="ephemeral")
+        ended = subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=False)
+    told = ended.stderr.splitlines()
+    assert told[0] == f"gibramdb: warning: --insecure drops auth.keys ({path}, line 1)."
+    assert "nothing is encrypted and nobody is asked who they are" in told[1]
+    assert (ended.stdout, len(told), "can not listen there" in told[2]) == ("", 3, True)
 
 
 # --- keys bound to sessions -------------------------------------------------------------------------------------------
