@@ -289,6 +289,35 @@ def test_a_bound_key_sees_its_sessions_and_no_others(populated: Server, id: str)
         frames.ask(N.DELETE_SESSION, session_id="a-new")
 
 
+def health_of(port: int, key: str) -> tuple[str, str, str]:
+    with Frames(port, key) as frames:
+        health = pb.HealthResponse.FromString(frames.ask(N.HEALTH).payload)
+    return health.status, health.components["durable_state"], health.components["resource_pressure"]
+
+
+def test_a_bound_key_learns_nothing_of_how_much_others_hold(tmp_path: Path) -> None:
+    path = config_file(tmp_path, KEYS, security={"max_memory_bytes": 100_000, "max_total_memory_bytes": 140_000})
+    with Server(tmp_path / "data", "--config", path) as server, Frames(server.port, "key-plain") as frames:
+        well, filling = ("ok", "serving", "ok"), ("degraded", "degraded", "critical")
+        frames.run(c.AddDocuments("b-1", (NewDocument("d", "x" * 95_000),), bulk=False))
+        assert health_of(server.port, "key-plain") == filling
+        assert health_of(server.port, "key-a") == well, "another's session is full"
+        with Frames(server.port, "key-a") as bound:
+            long = c.AddDocuments("a-1", (NewDocument("d", "x" * 60_000),), bulk=False)
+            code, message = error_of(bound.run(long))
+            assert (code, message) == (1006, "store memory quota exceeded: the store has no memory left for this")
+            assert health_of(server.port, "key-a") == well
+            bound.run(c.AddDocuments("a-1", (NewDocument("d", "x" * 40_000),), bulk=False))
+        assert health_of(server.port, "key-a") == filling, "all together are"
+        with Frames(server.port, "key-hashed") as admin:
+            admin.ask(N.DELETE_SESSION, session_id="b-1")
+        assert health_of(server.port, "key-a") == well
+        with Frames(server.port, "key-a") as bound:
+            bound.run(c.AddDocuments("a-1", (NewDocument("e", "x" * 55_000),), bulk=False))
+        assert health_of(server.port, "key-a") == filling, "its own session is"
+        server.stop()
+
+
 def test_a_bound_key_is_bound_inside_of_a_pipeline_too(populated: Server) -> None:
     for outer, inner in (("a-1", "b-1"), ("b-1", "")):
         with Frames(populated.port, "key-a") as frames:
