@@ -1,4 +1,7 @@
-"""How many and how often: connections, tokens for each key, a pause for an address that keeps showing wrong keys."""
+"""How many and how often: connections, tokens for each key, a pause for an address that keeps showing wrong keys.
+
+Whatever is counted for an address is counted for its `site_of`.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ class Throttle:
 
     def pause_us(self, peer: str, now_us: int) -> int:
         """How long this address has still to wait; 0 if it may try."""
-        failures, last_us = self._failed.get(_site(peer), (0, 0))
+        failures, last_us = self._failed.get(site_of(peer), (0, 0))
         if failures < FAILURES_FREE:
             return 0
         pause_us = min(PAUSE_US_MAX, PAUSE_US_FIRST << min(failures - FAILURES_FREE, 16))
@@ -57,7 +60,7 @@ class Throttle:
 
     def failed(self, peer: str, now_us: int) -> None:
         """An attempt from this address has failed."""
-        site = _site(peer)
+        site = site_of(peer)
         failures, last_us = self._failed.pop(site, (0, now_us))
         if now_us - last_us > FORGOTTEN_AFTER_US:
             failures = 0
@@ -66,7 +69,7 @@ class Throttle:
             self._failed.popitem(last=False)
 
 
-def _site(peer: str) -> str:
+def site_of(peer: str) -> str:
     """What one party can be told by: of IPv6 the network, since whoever has one address has 2^64 of them."""
     try:
         address = ipaddress.ip_address(peer.partition("%")[0])
@@ -86,15 +89,16 @@ class Admission:
         self._connections_max = connections_max
         self._per_address_max = per_address_max
         self._count = 0
-        self._of_address: Counter[str] = Counter()
+        self._of_site: Counter[str] = Counter()
         self._refused = 0
         self._told_us = -TOLD_EVERY_US
 
     def enter(self, peer: str) -> bool:
         """Count a connection in, unless there are too many."""
-        if self._count < self._connections_max and self._of_address.get(peer, 0) < self._per_address_max:
+        site = site_of(peer)
+        if self._count < self._connections_max and self._of_site.get(site, 0) < self._per_address_max:
             self._count += 1
-            self._of_address[peer] += 1
+            self._of_site[site] += 1
             return True
         self._refused += 1
         now_us = SystemClock().steady_us()
@@ -108,6 +112,7 @@ class Admission:
     def leave(self, peer: str) -> None:
         """Count one out again."""
         self._count -= 1
-        self._of_address[peer] -= 1
-        if not self._of_address[peer]:
-            del self._of_address[peer]
+        site = site_of(peer)
+        self._of_site[site] -= 1
+        if not self._of_site[site]:
+            del self._of_site[site]
