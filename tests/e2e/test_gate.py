@@ -78,6 +78,20 @@ def test_a_wrong_key_is_told_so_and_sent_away(tmp_path: Path, payload: bytes, me
         assert frames.is_closed()
 
 
+def test_a_server_without_keys_lets_any_key_in_and_refuses_what_it_can_not_decode(tmp_path: Path) -> None:
+    with Server(tmp_path / "data", mode="ephemeral") as server, Frames(server.port) as frames:
+        for payload in (b"\xff", b"\x0a", b"\x0a\x02\xff\xfe"):
+            assert error_of(frames.ask(N.AUTH, payload)) == (1001, "invalid auth request")
+        answer = frames.auth("key-of-nobody")
+        assert (answer.success, answer.message, answer.key_id, list(answer.permissions)) == (
+            True,
+            "authenticated",
+            "",
+            [],
+        )
+        assert frames.ask(N.PING).cmd_type == N.PONG
+
+
 @pytest.mark.parametrize("number", [N.PING, N.HEALTH, N.ADD_DOCUMENT, N.PIPELINE, 999])
 def test_whatever_comes_before_auth_is_refused_and_sent_away(server: Server, number: int) -> None:
     with Frames(server.port) as frames:

@@ -386,10 +386,11 @@ class Connection(asyncio.Protocol):
         if request.number == CommandNumber.PIPELINE:
             self._serve_pipeline(request, slot)
             return
-        if request.number == CommandNumber.AUTH:
-            slot.answer = encode_reply(slot.request_id, *encode_auth_accepted())
-            return
         try:
+            if request.number == CommandNumber.AUTH:
+                decode_auth(request.payload)  # whatever key it is, nobody asks for one
+                slot.answer = encode_reply(slot.request_id, *encode_auth_accepted())
+                return
             command = decode_command(request)
         except GibramError as error:
             slot.answer = error
