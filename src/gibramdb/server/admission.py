@@ -1,4 +1,4 @@
-"""How many and how often: connections, tokens for each key, a pause for an address that keeps showing wrong keys.
+"""How many and how often: connections, tokens for each key, pauses after wrong keys, lines that anybody can cause.
 
 Whatever is counted for an address is counted for its `site_of`.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 
 from gibramdb.clock import SystemClock
 
@@ -22,6 +23,7 @@ PAUSE_US_MAX = 30_000_000
 FORGOTTEN_AFTER_US = 120_000_000
 """An address without a failure for so long begins anew."""
 TOLD_EVERY_US = 10_000_000
+"""Of what anybody can cause as often as they like, one line of the log in so long."""
 _IPV6_SITE_BITS = 64
 
 
@@ -42,6 +44,25 @@ class TokenBucket:
             return False
         self._tokens -= 1
         return True
+
+
+class Seldom:
+    """Says at once what has happened, and then not again for a while: who causes it often must not fill the log."""
+
+    def __init__(self, say: Callable[..., None]) -> None:
+        """say: a method of a logger."""
+        self._say = say
+        self._times = 0
+        self._told_us = -TOLD_EVERY_US
+
+    def tell(self, what: str, **facts: object) -> None:
+        """It has happened once more; what is said tells how often it has since the last time, as `times`."""
+        self._times += 1
+        now_us = SystemClock().steady_us()
+        if now_us - self._told_us >= TOLD_EVERY_US:
+            self._say(what, extra={**facts, "times": self._times})
+            self._told_us = now_us
+            self._times = 0
 
 
 class Throttle:
@@ -90,8 +111,7 @@ class Admission:
         self._per_address_max = per_address_max
         self._count = 0
         self._of_site: Counter[str] = Counter()
-        self._refused = 0
-        self._told_us = -TOLD_EVERY_US
+        self._refusals = Seldom(log.warning)
 
     def enter(self, peer: str) -> bool:
         """Count a connection in, unless there are too many."""
@@ -100,13 +120,8 @@ class Admission:
             self._count += 1
             self._of_site[site] += 1
             return True
-        self._refused += 1
-        now_us = SystemClock().steady_us()
-        if now_us - self._told_us >= TOLD_EVERY_US:  # who knocks often must not fill the log
-            what = "too many connections" if self._count >= self._connections_max else "too many from one address"
-            log.warning(what, extra={"peer": peer, "connections": self._count, "refused": self._refused})
-            self._told_us = now_us
-            self._refused = 0
+        what = "too many connections" if self._count >= self._connections_max else "too many from one address"
+        self._refusals.tell(what, peer=peer, connections=self._count)
         return False
 
     def leave(self, peer: str) -> None:

@@ -26,7 +26,7 @@ from gibramdb.clock import SystemClock
 from gibramdb.errors import PermissionDeniedError
 from gibramdb.model.commands import Command, Ping
 from gibramdb.model.scope import SessionScope
-from gibramdb.server.admission import Throttle, TokenBucket, site_of
+from gibramdb.server.admission import Seldom, Throttle, TokenBucket, site_of
 from gibramdb.wire.codec import TABLE
 
 log = logging.getLogger(__name__)
@@ -114,6 +114,8 @@ class Gate:
 
     def __init__(self, keys: Sequence[ApiKey], rate_per_second: int, rate_burst: int) -> None:
         self._throttle = Throttle()
+        self._expired = Seldom(log.warning)
+        self._none_of_ours = Seldom(log.warning)
         self._known: dict[bytes, Principal] = {}
         self._hashed: list[tuple[bytes, Principal]] = []
         for key in keys:
@@ -184,10 +186,10 @@ class Gate:
     def _tell(self, principal: Principal | None, peer: str, found: Found) -> None:
         if principal is None:
             self._throttle.failed(peer, _clock.steady_us())
-            log.warning("a connection showed a key that is none of ours", extra={"peer": peer})
+            self._none_of_ours.tell("a connection showed a key that is none of ours", peer=peer)
             found(INVALID)
         elif principal.is_expired():
-            log.warning("a connection showed a key whose time is over", extra={"peer": peer, "key": principal.key_id})
+            self._expired.tell("a connection showed a key whose time is over", peer=peer, key=principal.key_id)
             found(EXPIRED)
         else:
             found(principal)
