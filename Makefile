@@ -35,7 +35,7 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The long fault sweeps; their last figures stand in docs/durability.md.
+# The long sweeps; their last figures stand in docs/durability.md and docs/security.md.
 sweep: setup
 	$(BIN)/python -m pytest -m sweep -o timeout=3600 -rA
 

@@ -402,7 +402,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("security.stall_timeout", "stall_timeout_ms", _duration_or_built_in(30_000), "30s",
             "How long a half-sent frame, or answers that are not taken, may move fewer than 16 KiB a second."),
     Setting("security.max_conns_per_ip", "connections_per_ip_max", _or_built_in(50), "50",
-            "How many connections one address may hold open."),
+            "How many connections one address may hold open; of IPv6, one /64 network."),
     Setting("security.max_connections", "connections_max", _or_built_in(4_096), "4096",
             "How many connections are held open in all."),
     Setting("security.max_buffered_bytes", "buffered_bytes_max", _or_built_in(1_073_741_824), "1073741824",

@@ -147,7 +147,7 @@ def test_the_memory_of_all_sessions_together() -> None:
     ):
         refused = store.run(command)
         assert isinstance(refused, LimitExceededError), command
-        assert "store memory quota exceeded" in str(refused)
+        assert "store memory quota exceeded: the store has no memory left for this" in str(refused)
     assert store.run(c.GetHealth()).components["resource_pressure"] == "ok"  # type: ignore[union-attr]
     free = room - int(store.run(c.GetHealth()).components["memory_bytes"])  # type: ignore[union-attr]
     assert isinstance(store.run(c.AddDocuments("d", (NewDocument("d", "x" * (free - empty - 500)),))), Created)

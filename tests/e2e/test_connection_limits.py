@@ -8,15 +8,18 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.gate import Frames, config_file, entry
+from support.gate import Frames, config_file, encode_auth, entry
 from support.server import Server
 from support.tls import Authority
 
 from gibramdb import NewDocument, NewTextUnit
+from gibramdb.clock import SystemClock
 from gibramdb.model import commands as c
+from gibramdb.server.admission import TOLD_EVERY_US, Seldom
 from gibramdb.wire.codec import CommandNumber as N
 from gibramdb.wire.codec import encode_command
 
@@ -175,6 +178,53 @@ def test_answers_that_nobody_takes_hold_no_more_than_they_may_together(tmp_path:
             for each in crowd:
                 each.socket.close()
             assert len(store.session("s").get_textunits([1, 2, 3])) == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [
+        ("does not speak the protocol", b"GET / HTTP/1.1\r\n\r\n"),
+        ("stands still in the middle of a frame", b"\x01\x00\x00"),
+        ("showed a key that is none of ours", encode_auth("key-of-nobody")),
+        ("showed a key whose time is over", encode_auth("key-late")),
+        ("holds most", b"\x01" + MIB.to_bytes(4, "big") + b"x" * (MIB - 1)),
+    ],
+    ids=["nonsense", "stall", "wrong key", "expired key", "too much"],
+)
+def test_who_misbehaves_often_does_not_fill_the_log(tmp_path: Path, said: str, sent: bytes) -> None:
+    keys = [entry("late", "read", expires_at="2001-01-01T00:00:00Z")] if b"key-" in sent else []
+    security = {"stall_timeout": "300ms", "max_frame_size": MIB, "max_buffered_bytes": MIB, "max_conns_per_ip": 100}
+    path = config_file(tmp_path, keys, security=security)
+    with Server(tmp_path / "data", "--config", path, mode="ephemeral") as server:
+        for _ in range(5):
+            crowd = [Frames(server.port) for _ in range(5)]
+            for each in crowd:
+                with suppress(ConnectionError):  # sent away while it was at it
+                    each.socket.sendall(sent)
+            if said != "holds most":
+                for each in crowd:
+                    while not each.is_closed():
+                        pass  # an answer to AUTH comes first
+            for each in crowd:
+                each.socket.close()
+        server.stop()
+        lines = [line for line in server.lines if said in line]
+        assert 1 <= len(lines) <= 2, lines  # 2 where this takes more than 10 s
+        assert "times=1" in lines[0]
+
+
+def test_what_happens_often_is_counted_until_it_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, dict[str, object]]] = []
+    now_us = 0
+    monkeypatch.setattr(SystemClock, "steady_us", lambda _: now_us)
+    seldom = Seldom(lambda what, extra: told.append((what, extra)))
+    for now_us in range(0, 2 * TOLD_EVERY_US + 1, TOLD_EVERY_US // 4):
+        seldom.tell("again", at_us=now_us)
+    assert told == [
+        ("again", {"at_us": 0, "times": 1}),
+        ("again", {"at_us": TOLD_EVERY_US, "times": 4}),
+        ("again", {"at_us": 2 * TOLD_EVERY_US, "times": 4}),
+    ]
 
 
 def test_connections_are_counted_in_all(tmp_path: Path) -> None:

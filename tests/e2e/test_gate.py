@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.gate import Frames, config_file, entry, error_of, hash_of
-from support.server import Server
+from support.server import Server, command
 
 from gibramdb import NewDocument
 from gibramdb.model import commands as c
@@ -74,6 +76,20 @@ def test_a_wrong_key_is_told_so_and_sent_away(tmp_path: Path, payload: bytes, me
         assert reply.cmd_type == N.AUTH_RESPONSE
         assert (answer.success, answer.message, answer.key_id, list(answer.permissions)) == (False, message, "", [])
         assert frames.is_closed()
+
+
+def test_a_server_without_keys_lets_any_key_in_and_refuses_what_it_can_not_decode(tmp_path: Path) -> None:
+    with Server(tmp_path / "data", mode="ephemeral") as server, Frames(server.port) as frames:
+        for payload in (b"\xff", b"\x0a", b"\x0a\x02\xff\xfe"):
+            assert error_of(frames.ask(N.AUTH, payload)) == (1001, "invalid auth request")
+        answer = frames.auth("key-of-nobody")
+        assert (answer.success, answer.message, answer.key_id, list(answer.permissions)) == (
+            True,
+            "authenticated",
+            "",
+            [],
+        )
+        assert frames.ask(N.PING).cmd_type == N.PONG
 
 
 @pytest.mark.parametrize("number", [N.PING, N.HEALTH, N.ADD_DOCUMENT, N.PIPELINE, 999])
@@ -240,6 +256,20 @@ def test_frames_beyond_the_rate_do_not_keep_a_connection_from_being_idle(tmp_pat
         assert 0.5 < time.monotonic() - began < 0.95
 
 
+@pytest.mark.parametrize("output", ["stdout", "file"])
+def test_insecure_says_on_stderr_what_it_switched_off_however_little_is_logged(tmp_path: Path, output: str) -> None:
+    logging = {"output": output, "file": str(tmp_path / "log"), "level": "error"}
+    path = config_file(tmp_path, KEYS, logging=logging)
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # so that it ends by itself, after what it says first
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        arguments = command(tmp_path / "data", "--config", path, "--insecure", "--addr", address, mode="ephemeral")
+        ended = subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=False)
+    told = ended.stderr.splitlines()
+    assert told[0] == f"gibramdb: warning: --insecure drops auth.keys ({path}, line 1)."
+    assert "nothing is encrypted and nobody is asked who they are" in told[1]
+    assert (ended.stdout, len(told), "can not listen there" in told[2]) == ("", 3, True)
+
+
 # --- keys bound to sessions -------------------------------------------------------------------------------------------
 
 
@@ -275,6 +305,35 @@ def test_a_bound_key_sees_its_sessions_and_no_others(populated: Server, id: str)
         assert {"a-1", "a-2", "shared", "b-1", "a", "a-new"} <= {each.session_id for each in listed}
         assert "wal_path" in pb.HealthResponse.FromString(frames.ask(N.HEALTH).payload).components
         frames.ask(N.DELETE_SESSION, session_id="a-new")
+
+
+def health_of(port: int, key: str) -> tuple[str, str, str]:
+    with Frames(port, key) as frames:
+        health = pb.HealthResponse.FromString(frames.ask(N.HEALTH).payload)
+    return health.status, health.components["durable_state"], health.components["resource_pressure"]
+
+
+def test_a_bound_key_learns_nothing_of_how_much_others_hold(tmp_path: Path) -> None:
+    path = config_file(tmp_path, KEYS, security={"max_memory_bytes": 100_000, "max_total_memory_bytes": 140_000})
+    with Server(tmp_path / "data", "--config", path) as server, Frames(server.port, "key-plain") as frames:
+        well, filling = ("ok", "serving", "ok"), ("degraded", "degraded", "critical")
+        frames.run(c.AddDocuments("b-1", (NewDocument("d", "x" * 95_000),), bulk=False))
+        assert health_of(server.port, "key-plain") == filling
+        assert health_of(server.port, "key-a") == well, "another's session is full"
+        with Frames(server.port, "key-a") as bound:
+            long = c.AddDocuments("a-1", (NewDocument("d", "x" * 60_000),), bulk=False)
+            code, message = error_of(bound.run(long))
+            assert (code, message) == (1006, "store memory quota exceeded: the store has no memory left for this")
+            assert health_of(server.port, "key-a") == well
+            bound.run(c.AddDocuments("a-1", (NewDocument("d", "x" * 40_000),), bulk=False))
+        assert health_of(server.port, "key-a") == filling, "all together are"
+        with Frames(server.port, "key-hashed") as admin:
+            admin.ask(N.DELETE_SESSION, session_id="b-1")
+        assert health_of(server.port, "key-a") == well
+        with Frames(server.port, "key-a") as bound:
+            bound.run(c.AddDocuments("a-1", (NewDocument("e", "x" * 55_000),), bulk=False))
+        assert health_of(server.port, "key-a") == filling, "its own session is"
+        server.stop()
 
 
 def test_a_bound_key_is_bound_inside_of_a_pipeline_too(populated: Server) -> None:

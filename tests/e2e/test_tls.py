@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import trustme
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from support.gate import Frames, config_file, entry, error_of
 from support.server import RefusedError, Server
 
@@ -201,7 +203,11 @@ def test_a_certificate_that_can_not_be_used_stops_the_start(tmp_path: Path, auth
     assert "tls.cert_file: found" in (said := refused(tmp_path, past))
     assert "valid from" in said
     future = files(tmp_path, authority, begins=now + DAY, ends=now + 30 * DAY)
-    assert "allowed: a certificate that is valid now" in refused(tmp_path, future)
+    assert "allowed: certificates that are valid now" in refused(tmp_path, future)
+    good = files(tmp_path, authority)
+    with Path(str(good["cert_file"])).open("ab") as file:
+        file.write(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    assert "or one that can not be read" in refused(tmp_path, good)
     good = files(tmp_path, authority)
     key_path = Path(str(good["key_file"]))
     key = serialization.load_pem_private_key(key_path.read_bytes(), None)
@@ -210,6 +216,36 @@ def test_a_certificate_that_can_not_be_used_stops_the_start(tmp_path: Path, auth
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, locked)
     )
     assert "asks for a password" in refused(tmp_path, good)
+
+
+@pytest.mark.parametrize("begins_days", [-30, 5])
+def test_each_certificate_of_a_chain_must_be_valid_now(tmp_path: Path, authority: trustme.CA, begins_days: int) -> None:
+    between = certificate_between(begins_days)
+    good = files(tmp_path, authority)
+    with Path(str(good["cert_file"])).open("ab") as file:
+        file.write(between)
+    said = refused(tmp_path, good)
+    assert "whose certificate 2 of 2 is valid from" in said
+    assert "allowed: certificates that are valid now" in said
+
+
+def certificate_between(begins_days: int) -> bytes:
+    """One that lies behind a server's in its file, valid for twenty days from then."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "between")])
+    begins_at = dt.datetime.now(dt.UTC) + begins_days * DAY
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(begins_at)
+        .not_valid_after(begins_at + 20 * DAY)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return made.public_bytes(serialization.Encoding.PEM)
 
 
 def test_a_certificate_that_ends_soon_is_said_so(tmp_path: Path, authority: trustme.CA) -> None:

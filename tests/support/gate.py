@@ -37,6 +37,11 @@ def config_file(directory: Path, keys: Sequence[dict[str, object]], **sections: 
     return str(path)
 
 
+def encode_auth(key: str, request_id: int = 7) -> bytes:
+    """The frame that says who it is."""
+    return encode_frame(encode_envelope(request_id, N.AUTH, pb.AuthRequest(api_key=key).SerializeToString()))
+
+
 class Frames:
     """A connection that says what it is told to, and hears what the server says."""
 

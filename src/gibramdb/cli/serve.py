@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from gibramdb.cli import flags
 from gibramdb.cli.logging_setup import set_up_logging
 
@@ -29,6 +31,10 @@ def serve(
         wal_sync_policy=wal_sync_policy,
         log_level=log_level,
     )
+    if settings.insecure:
+        # Beside the log, which may be a file, or be told to leave warnings out.
+        said = [warning for warning in settings.warnings if warning.startswith("--insecure")]
+        print(*(f"gibramdb: warning: {each}" for each in said), sep="\n", file=sys.stderr, flush=True)
     set_up_logging(settings.logging)
 
     # Imported here: `gibramdb --help` and a refused setting need not wait for the engine.

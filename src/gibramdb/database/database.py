@@ -53,6 +53,7 @@ from gibramdb.model.commands import AdminCommand, Command, ReadCommand, WriteCom
 from gibramdb.model.ids import NO_LSN, Lsn
 from gibramdb.model.mutations import SessionEnded, SessionReadNoted
 from gibramdb.model.results import Digest, Done, Explanation, Health, Info, Pong, QueryResult, Result, objects_in
+from gibramdb.model.scope import SessionScope
 from gibramdb.retrieval import detection, query
 from gibramdb.retrieval.detection import DetectionView
 from gibramdb.storage import record
@@ -501,9 +502,8 @@ class Database:
         """What is answered at once, whatever the log does."""
         if isinstance(command, commands.Ping):
             return Pong()
-        health_ = self.health()
-        is_bound = isinstance(command, commands.GetHealth) and command.scope is not None
-        return health.of_nobody(health_) if is_bound else health_
+        assert isinstance(command, commands.GetHealth)
+        return self.health(command.scope)
 
     def _note_read(self, session_id: str, now_ms: int) -> None:
         session = self.state.sessions.get(session_id)
@@ -567,8 +567,8 @@ class Database:
             self.facts.sync_interval_ms,
         )
 
-    def health(self) -> Health:
-        """How the store is. Waits for nothing."""
+    def health(self, scope: SessionScope | None = None) -> Health:
+        """How the store is, for one who may know of these sessions. Waits for nothing."""
         self._now_ms()
         failure = self._halted_because or self.journal.failure
         snapshots = None if self.snapshots is None else self.snapshots.facts()
@@ -580,6 +580,7 @@ class Database:
             self._limits,
             failure,
             self._clock.now_ms(),
+            scope,
         )
 
     # --- time ---------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from gibramdb.database.snapshots import SnapshotFacts
 from gibramdb.errors import GibramError
 from gibramdb.model.commands import SEED_KINDS
 from gibramdb.model.results import Health
+from gibramdb.model.scope import SessionScope
 
 if TYPE_CHECKING:
     from gibramdb.database.database import Facts
@@ -41,9 +42,14 @@ def report(
     limits: Limits,
     failure: GibramError | None,
     now_ms: int,
+    scope: SessionScope | None = None,
 ) -> Health:
-    """All fields, as text. `status` is error, degraded or ok; `durable_state_reason` says why in words."""
-    pressure = resource_pressure(state, limits)
+    """All fields, as text. `status` is error, degraded or ok; `durable_state_reason` says why in words.
+
+    scope: of which sessions it may be told, where that is not all: then it is `of_nobody`, and no other session's
+    memory shows in it.
+    """
+    pressure = resource_pressure(state, limits, scope)
     reasons: list[str] = []
     if failure is not None:
         reasons.append(str(failure))
@@ -116,7 +122,8 @@ def report(
         status = "error"
     elif pressure != "ok" or durable_state == "degraded":
         status = "degraded"
-    return Health(status, components)
+    health = Health(status, components)
+    return health if scope is None else of_nobody(health)
 
 
 def of_nobody(health: Health) -> Health:
@@ -131,12 +138,15 @@ def starting(facts: Facts, now_ms: int) -> Health:
     return Health("degraded", report_.components | told)
 
 
-def resource_pressure(state: StoreState, limits: Limits) -> str:
-    """Of what may be used, by the worst session or by all together: ok, warning from 0.75, critical from 0.90."""
+def resource_pressure(state: StoreState, limits: Limits, scope: SessionScope | None) -> str:
+    """Of what may be used, by the worst session of the scope or by all sessions together.
+
+    ok, warning from 0.75, critical from 0.90.
+    """
     worst = 0.0
     if limits.session_memory_bytes_max:
-        most = max((session.memory_bytes for session in state.sessions.values()), default=0)
-        worst = most / limits.session_memory_bytes_max
+        seen = (each for each in state.sessions.values() if scope is None or scope.holds(each.session_id))
+        worst = max((each.memory_bytes for each in seen), default=0) / limits.session_memory_bytes_max
     if limits.total_memory_bytes_max:
         worst = max(worst, state.memory_bytes / limits.total_memory_bytes_max)
     if worst >= PRESSURE_CRITICAL:

@@ -164,7 +164,7 @@ class QueryResult(msgspec.Struct, frozen=True, gc=False):
 
 def objects_in(result: Result) -> int:
     """How many objects a result tells of, and so roughly what it weighs beside their texts."""
-    if isinstance(result, Objects | Page):
+    if isinstance(result, Objects | Page | SessionPage):
         return len(result.items)
     if isinstance(result, QueryResult):
         return len(result.textunits) + len(result.entities) + len(result.communities) + len(result.relationships)
@@ -172,7 +172,7 @@ def objects_in(result: Result) -> int:
         return len(result.communities)
     if isinstance(result, Explanation):
         return len(result.seeds) + len(result.steps)
-    return len(result) if isinstance(result, tuple) else 1
+    return 1
 
 
 class Seed(msgspec.Struct, frozen=True, gc=False):

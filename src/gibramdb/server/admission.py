@@ -1,4 +1,7 @@
-"""How many and how often: connections, tokens for each key, a pause for an address that keeps showing wrong keys."""
+"""How many and how often: connections, tokens for each key, pauses after wrong keys, lines that anybody can cause.
+
+Whatever is counted for an address is counted for its `site_of`.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ PAUSE_US_MAX = 30_000_000
 FORGOTTEN_AFTER_US = 120_000_000
 """An address without a failure for so long begins anew."""
 TOLD_EVERY_US = 10_000_000
+"""Of what anybody can cause as often as they like, one line of the log in so long."""
 _IPV6_SITE_BITS = 64
 
 
@@ -42,6 +46,25 @@ class TokenBucket:
         return True
 
 
+class Seldom:
+    """Says at once what has happened, and then not again for a while: who causes it often must not fill the log."""
+
+    def __init__(self, say: Callable[..., None]) -> None:
+        """say: a method of a logger."""
+        self._say = say
+        self._times = 0
+        self._told_us = -TOLD_EVERY_US
+
+    def tell(self, what: str, **facts: object) -> None:
+        """It has happened once more; what is said tells how often it has since the last time, as `times`."""
+        self._times += 1
+        now_us = SystemClock().steady_us()
+        if now_us - self._told_us >= TOLD_EVERY_US:
+            self._say(what, extra={**facts, "times": self._times})
+            self._told_us = now_us
+            self._times = 0
+
+
 class Throttle:
     """Pauses for addresses that fail to authenticate: each failure beyond the free ones doubles the next pause."""
 
@@ -50,7 +73,7 @@ class Throttle:
 
     def pause_us(self, peer: str, now_us: int) -> int:
         """How long this address has still to wait; 0 if it may try."""
-        failures, last_us = self._failed.get(_site(peer), (0, 0))
+        failures, last_us = self._failed.get(site_of(peer), (0, 0))
         if failures < FAILURES_FREE:
             return 0
         pause_us = min(PAUSE_US_MAX, PAUSE_US_FIRST << min(failures - FAILURES_FREE, 16))
@@ -58,7 +81,7 @@ class Throttle:
 
     def failed(self, peer: str, now_us: int) -> None:
         """An attempt from this address has failed."""
-        site = _site(peer)
+        site = site_of(peer)
         failures, last_us = self._failed.pop(site, (0, now_us))
         if now_us - last_us > FORGOTTEN_AFTER_US:
             failures = 0
@@ -67,7 +90,7 @@ class Throttle:
             self._failed.popitem(last=False)
 
 
-def _site(peer: str) -> str:
+def site_of(peer: str) -> str:
     """What one party can be told by: of IPv6 the network, since whoever has one address has 2^64 of them."""
     try:
         address = ipaddress.ip_address(peer.partition("%")[0])
@@ -91,24 +114,26 @@ class Admission:
         self._connections_max = connections_max
         self._per_address_max = per_address_max
         self._count = 0
-        self._of_address: Counter[str] = Counter()
+        self._of_site: Counter[str] = Counter()
         self._without_key: dict[object, Callable[[], None]] = {}  # the oldest first
-        self._turned_away = 0
-        self._told_us = -TOLD_EVERY_US
+        self._refusals = Seldom(log.warning)
 
     def enter(self, peer: str) -> bool:
         """Count a connection in, unless there are too many."""
-        if self._of_address.get(peer, 0) >= self._per_address_max:
-            self._tell("too many from one address", peer)
+        site = site_of(peer)
+        if self._of_site.get(site, 0) >= self._per_address_max:
+            self._refusals.tell("too many from one address", peer=peer, connections=self._count)
             return False
         if self._count >= self._connections_max:
+            what = "too many connections"
             if not self._without_key:
-                self._tell("too many connections", peer)
+                self._refusals.tell(what, peer=peer, connections=self._count)
                 return False
-            self._tell("too many connections: the oldest that has shown no key makes room", peer)
+            what += ": the oldest that has shown no key makes room"
+            self._refusals.tell(what, peer=peer, connections=self._count)
             self._without_key.pop(next(iter(self._without_key)))()
         self._count += 1
-        self._of_address[peer] += 1
+        self._of_site[site] += 1
         return True
 
     def wait_for_key(self, connection: object, drop: Callable[[], None]) -> None:
@@ -122,14 +147,7 @@ class Admission:
     def leave(self, peer: str) -> None:
         """Count one out again."""
         self._count -= 1
-        self._of_address[peer] -= 1
-        if not self._of_address[peer]:
-            del self._of_address[peer]
-
-    def _tell(self, what: str, peer: str) -> None:
-        self._turned_away += 1
-        now_us = SystemClock().steady_us()
-        if now_us - self._told_us >= TOLD_EVERY_US:  # who knocks often must not fill the log
-            log.warning(what, extra={"peer": peer, "connections": self._count, "refused": self._turned_away})
-            self._told_us = now_us
-            self._turned_away = 0
+        site = site_of(peer)
+        self._of_site[site] -= 1
+        if not self._of_site[site]:
+            del self._of_site[site]

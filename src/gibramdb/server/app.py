@@ -31,7 +31,7 @@ from gibramdb.errors import GibramError, UnavailableError
 from gibramdb.model.commands import Checkpoint, Command, GetHealth, Ping
 from gibramdb.model.results import Pong
 from gibramdb.server import tls
-from gibramdb.server.admission import Admission
+from gibramdb.server.admission import Admission, Seldom
 from gibramdb.server.auth import Gate
 from gibramdb.server.connection import Connection
 from gibramdb.server.listener import Listener, listen
@@ -98,6 +98,9 @@ class Server:
         self._store: OpenStore | None = None
         self._snapshot_on_stop = config.session_store.mode == "durable" and config.session_store.snapshot_on_stop
         self.admission = Admission(_connections_max(security.connections_max), security.connections_per_ip_max)
+        self.nonsense = Seldom(log.info)
+        self.stalls = Seldom(log.info)
+        self._overfull = Seldom(log.warning)
         self._connections: set[Connection] = set()
         self.stall_timeout_us = security.stall_timeout_ms * 1000
         self._buffered_bytes_max = security.buffered_bytes_max
@@ -129,8 +132,10 @@ class Server:
         self._buffered_bytes += change_bytes
         while change_bytes > 0 and self._buffered_bytes > self._buffered_bytes_max:
             heaviest = max(self._connections, key=lambda connection: connection.held_bytes)
-            told = {"peer": heaviest.peer, "bytes": heaviest.held_bytes, "bytes_of_all": self._buffered_bytes}
-            log.warning("closing the connection that holds most: all together hold too much", extra=told)
+            self._overfull.tell(
+                "closing the connection that holds most: all together hold too much",
+                peer=heaviest.peer, bytes=heaviest.held_bytes, bytes_of_all=self._buffered_bytes,
+            )  # fmt: skip
             heaviest.abort()
 
     def next_request_id(self) -> int:

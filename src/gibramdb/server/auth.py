@@ -26,7 +26,7 @@ from gibramdb.clock import SystemClock
 from gibramdb.errors import PermissionDeniedError
 from gibramdb.model.commands import Command, Ping
 from gibramdb.model.scope import SessionScope
-from gibramdb.server.admission import Throttle, TokenBucket
+from gibramdb.server.admission import Seldom, Throttle, TokenBucket, site_of
 from gibramdb.wire.codec import TABLE
 
 log = logging.getLogger(__name__)
@@ -114,6 +114,8 @@ class Gate:
 
     def __init__(self, keys: Sequence[ApiKey], rate_per_second: int, rate_burst: int) -> None:
         self._throttle = Throttle()
+        self._expired = Seldom(log.warning)
+        self._none_of_ours = Seldom(log.warning)
         self._known: dict[bytes, Principal] = {}
         self._hashed: list[tuple[bytes, Principal]] = []
         for key in keys:
@@ -142,10 +144,11 @@ class Gate:
         if waiting is None and len(self._waiting) >= CHECKS_WAITING_MAX:
             found(BUSY)
             return
-        if self._waiting_of[peer] >= CHECKS_OF_ADDRESS_MAX:
+        site = site_of(peer)
+        if self._waiting_of[site] >= CHECKS_OF_ADDRESS_MAX:
             found(BUSY)
             return
-        self._waiting_of[peer] += 1
+        self._waiting_of[site] += 1
         if waiting is not None:
             waiting.append((peer, found))
             return
@@ -174,18 +177,19 @@ class Gate:
         if principal is not None:
             self._known[digest] = principal
         for peer, found in self._waiting.pop(digest):
-            self._waiting_of[peer] -= 1
-            if not self._waiting_of[peer]:
-                del self._waiting_of[peer]
+            site = site_of(peer)
+            self._waiting_of[site] -= 1
+            if not self._waiting_of[site]:
+                del self._waiting_of[site]
             self._tell(principal, peer, found)
 
     def _tell(self, principal: Principal | None, peer: str, found: Found) -> None:
         if principal is None:
             self._throttle.failed(peer, _clock.steady_us())
-            log.warning("a connection showed a key that is none of ours", extra={"peer": peer})
+            self._none_of_ours.tell("a connection showed a key that is none of ours", peer=peer)
             found(INVALID)
         elif principal.is_expired():
-            log.warning("a connection showed a key whose time is over", extra={"peer": peer, "key": principal.key_id})
+            self._expired.tell("a connection showed a key whose time is over", peer=peer, key=principal.key_id)
             found(EXPIRED)
         else:
             found(principal)

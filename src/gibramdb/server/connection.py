@@ -301,7 +301,7 @@ class Connection(asyncio.Protocol):
     def check(self, now_us: int) -> None:
         """End it where its time is over; the server calls this from time to time."""
         if self._is_stalled(now_us):
-            log.info("closing a connection that stands still in the middle of a frame", extra={"peer": self.peer})
+            self._server.stalls.tell("closing a connection that stands still in the middle of a frame", peer=self.peer)
             self.abort()
         elif self._gate is None:
             pass  # who is silent between two frames may stay: clients of GibRAM are, for as long as they like
@@ -357,8 +357,8 @@ class Connection(asyncio.Protocol):
                     is_unfinished = True
                     break
         except ProtocolError as error:
-            log.info(
-                "closing a connection that does not speak the protocol", extra={"peer": self.peer, "why": str(error)}
+            self._server.nonsense.tell(
+                "closing a connection that does not speak the protocol", peer=self.peer, why=str(error)
             )
             self._is_leaving = True
             self._reader = FrameReader(0)
@@ -435,10 +435,11 @@ class Connection(asyncio.Protocol):
         if request.number == CommandNumber.PIPELINE:
             self._serve_pipeline(request, slot)
             return
-        if request.number == CommandNumber.AUTH:
-            slot.answer = encode_reply(slot.request_id, *encode_auth_accepted())
-            return
         try:
+            if request.number == CommandNumber.AUTH:
+                decode_auth(request.payload)  # whatever key it is, nobody asks for one
+                slot.answer = encode_reply(slot.request_id, *encode_auth_accepted())
+                return
             command = decode_command(request)
         except GibramError as error:
             slot.answer = error

@@ -4,7 +4,8 @@ Owns: the files `auto_cert.pem` and `auto_key.pem` in the data directory.
 Never: serves with what a client would refuse; asks a terminal for a password.
 
 Invariants:
-- A certificate is refused whose time is over or has not begun, that is not its key's, or that can not be read.
+- A certificate is refused whose time is over or has not begun, that is not its key's, or that can not be read; of those
+  behind it in its file too the time and the form are looked at.
 - A certificate of ours is made by who owns the data directory, and anew at a start once it can not be used.
 - TLS 1.2 or newer.
 """
@@ -52,16 +53,21 @@ def context_from_files(config: Config, now_ms: int) -> ssl.SSLContext | None:
     cert_pem = _read(config, "tls.cert_file", tls.cert_file)
     _read(config, "tls.key_file", tls.key_file)
     try:
-        cert = x509.load_pem_x509_certificate(cert_pem)
+        chain = x509.load_pem_x509_certificates(cert_pem)
     except ValueError:
-        _refuse(config, "tls.cert_file", tls.cert_file, "which holds no certificate", "a certificate in PEM form")
-    begins_at, ends_at = cert.not_valid_before_utc, cert.not_valid_after_utc
+        found = "which holds no certificate, or one that can not be read"
+        _refuse(config, "tls.cert_file", tls.cert_file, found, "certificates in PEM form")
     now = _time(now_ms)
-    if not begins_at <= now <= ends_at:
-        found = f"valid from {begins_at:%Y-%m-%d %H:%M} to {ends_at:%Y-%m-%d %H:%M} UTC; it is {now:%Y-%m-%d %H:%M}"
-        _refuse(config, "tls.cert_file", tls.cert_file, found, "a certificate that is valid now")
-    if ends_at - now < dt.timedelta(days=ENDS_SOON_DAYS):
-        log.warning("the certificate ends soon", extra={"file": tls.cert_file, "ends_at": ends_at.isoformat()})
+    for number, cert in enumerate(chain, start=1):
+        begins_at, ends_at = cert.not_valid_before_utc, cert.not_valid_after_utc
+        which = f"certificate {number} of {len(chain)}"
+        if not begins_at <= now <= ends_at:
+            valid = f"valid from {begins_at:%Y-%m-%d %H:%M} to {ends_at:%Y-%m-%d %H:%M} UTC"
+            found = f"whose {which} is {valid}; it is {now:%Y-%m-%d %H:%M}"
+            _refuse(config, "tls.cert_file", tls.cert_file, found, "certificates that are valid now")
+        if ends_at - now < dt.timedelta(days=ENDS_SOON_DAYS):
+            told = {"file": tls.cert_file, "which": which, "ends_at": ends_at.isoformat()}
+            log.warning("the certificate ends soon", extra=told)
     context = _new_context()
     try:
         context.load_cert_chain(tls.cert_file, tls.key_file, _no_password)

@@ -47,8 +47,7 @@ class Moment(NamedTuple):
         if session is None and len(self.state.sessions) >= self.limits.sessions_max:
             raise LimitExceededError(f"max sessions limit reached ({self.limits.sessions_max})")
         if session is None:
-            allowed = self.limits.total_memory_bytes_max
-            check_quota(self.state.memory_bytes, weights.session_bytes(session_id), allowed, "store memory")
+            _check_store_memory(self.limits, self.state.memory_bytes + weights.session_bytes(session_id))
         return SessionState(session_id, NO_LSN, self.now_ms, self.state.vector_dim), True
 
 
@@ -110,7 +109,13 @@ def check_memory(moment: Moment, session: SessionState, added_bytes: int, freed_
         added_bytes += weights.session_bytes(session.session_id)
     elif held is not session:
         freed_bytes += held.memory_bytes  # its time is over, and this takes its place
-    check_quota(state.memory_bytes - freed_bytes, added_bytes, limits.total_memory_bytes_max, "store memory")
+    _check_store_memory(limits, state.memory_bytes - freed_bytes + added_bytes)
+
+
+def _check_store_memory(limits: Limits, wanted_bytes: int) -> None:
+    if limits.total_memory_bytes_max and wanted_bytes > limits.total_memory_bytes_max:
+        # No figures: whoever asks may be allowed to know of some sessions only. HEALTH tells them to the others.
+        raise LimitExceededError("store memory quota exceeded: the store has no memory left for this")
 
 
 def check_quota(used: int, added: int, allowed: int, noun: str) -> None:

@@ -1,0 +1,68 @@
+"""What one party is: failures, checks of hashes and connections are counted for the same."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from support.gate import entry, hash_of
+
+from gibramdb.api_keys import parse_api_keys
+from gibramdb.server.admission import FAILURES_FREE, Admission, Throttle
+from gibramdb.server.auth import BUSY, CHECKS_OF_ADDRESS_MAX, Gate, Principal
+
+# Two addresses of one party, and one of another's.
+PARTIES = [
+    ("192.0.2.1", "192.0.2.1", "192.0.2.2"),
+    ("2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:3::1"),
+    ("::ffff:192.0.2.1", "192.0.2.1", "::ffff:192.0.2.2"),
+    ("fe80::1%eth0", "fe80::2%eth0", "2001:db8::1"),
+]
+parties = pytest.mark.parametrize(("first", "second", "stranger"), PARTIES)
+
+
+@parties
+def test_failures_are_counted_for_one_party(first: str, second: str, stranger: str) -> None:
+    throttle = Throttle()
+    for number in range(FAILURES_FREE):
+        throttle.failed((first, second)[number % 2], 1)
+    assert (throttle.pause_us(first, 2) > 0, throttle.pause_us(second, 2) > 0) == (True, True)
+    assert throttle.pause_us(stranger, 2) == 0
+
+
+@parties
+def test_connections_are_counted_for_one_party(first: str, second: str, stranger: str) -> None:
+    admission = Admission(100, 2)
+    assert (admission.enter(first), admission.enter(second)) == (True, True)
+    assert (admission.enter(first), admission.enter(second)) == (False, False)
+    assert admission.enter(stranger)
+    admission.leave(second)
+    assert admission.enter(first)
+    assert not admission.enter(second)
+
+
+@parties
+def test_checks_of_hashes_are_counted_for_one_party(first: str, second: str, stranger: str) -> None:
+    keys = parse_api_keys(json.dumps([entry("k", "read", key_hash=hash_of("key-k", cost=8))]))
+
+    async def answers_at_once() -> list[Principal | str | None]:
+        gate = Gate(keys, 1, 1)
+        told: list[asyncio.Future[Principal | str]] = []
+
+        def ask(peer: str) -> Principal | str | None:
+            told.append(asyncio.get_running_loop().create_future())
+            gate.identify(peer, f"guess {len(told)}", told[-1].set_result)
+            return told[-1].result() if told[-1].done() else None
+
+        at_once = [ask((first, second)[number % 2]) for number in range(CHECKS_OF_ADDRESS_MAX + 2)]
+        at_once.append(ask(stranger))
+        await asyncio.gather(*told)
+        at_once.append(ask(first))
+        await told[-1]
+        gate.close()
+        return at_once
+
+    waits = None
+    expected = [*[waits] * CHECKS_OF_ADDRESS_MAX, BUSY, BUSY, waits, waits]
+    assert asyncio.run(answers_at_once()) == expected, "and each is counted out again"
