@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
@@ -15,8 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gibramdb.cli import grammar
-from gibramdb.cli.target import Server
-from gibramdb.config import API_KEY_VARIABLE
+from gibramdb.cli.target import DEFAULT_SERVER, Server, Timeout, Tls, open_server, without_key
 from gibramdb.errors import GibramError, InvalidArgumentError
 from gibramdb.session import Store
 
@@ -30,24 +28,18 @@ CommandWords = Annotated[
 ]
 SessionOption = Annotated[str, typer.Option("--session", "-s", help="The session that commands are about.")]
 Json = Annotated[bool, typer.Option("--json", help="Answers as JSON, one document a command.")]
-Tls = Annotated[
-    str, typer.Option("--tls", metavar="FILE", help="A certificate to trust; `system` for the system's roots.")
-]
 
 
 def cli(
     words: CommandWords = None,
-    server: Server = "gibram://127.0.0.1:6161",
+    server: Server = DEFAULT_SERVER,
+    tls: Tls = None,
+    timeout: Timeout = None,
     session: SessionOption = "",
     as_json: Json = False,
-    tls: Tls = "",
 ) -> None:
-    """Speak to a server: any command, any session. The API key, if there is one, stands in GIBRAMDB_API_KEY."""
-    import gibramdb
-
-    key = os.environ.get(API_KEY_VARIABLE)
-    trusted: bool | str | None = True if tls == "system" else tls or None
-    with gibramdb.connect(server, api_key=key, tls=trusted) as db:
+    """Speak to a server: any command, any session."""
+    with open_server(server, tls, timeout) as db:
         talk = Talk(db, session, as_json=as_json)
         if words == ["-"] or (not words and not sys.stdin.isatty()):
             for line in sys.stdin:
@@ -203,7 +195,7 @@ def _converse(talk: Talk, server: str) -> None:
     history = HISTORY.expanduser()
     history.touch(0o600)
     prompt: PromptSession[str] = PromptSession(history=FileHistory(str(history)), completer=Words())
-    print(f"{server.rpartition('@')[2]}: help lists the commands, use SESSION sets the session, exit or Ctrl-D ends")
+    print(f"{without_key(server)}: help lists the commands, use SESSION sets the session, exit or Ctrl-D ends")
     while not talk.is_over:
         try:
             talk.answer(_split(prompt.prompt(f"{talk.session_id or 'no session'}> ")))
