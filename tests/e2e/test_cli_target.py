@@ -11,6 +11,7 @@ import pytest
 import trustme
 from support.gate import config_file, entry
 from support.server import Server
+from support.tree import tree_hash
 
 import gibramdb
 from gibramdb.cli.main import main
@@ -174,3 +175,25 @@ def test_an_address_in_a_message_has_no_key(
     error = capsys.readouterr().err
     assert f"the store at localhost:{server.port} holds vectors of 8 numbers" in error
     assert KEY not in error
+
+
+@pytest.mark.parametrize("there", ["nothing", "an empty directory", "other files"])
+def test_a_question_begins_no_store_at_a_mistyped_path(
+    there: str, directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "some" / "sotre"
+    if there != "nothing":
+        data.mkdir(parents=True)
+    if there == "other files":
+        (data / "thesis.txt").write_text("five years of work")
+    before = tree_hash(tmp_path)
+    assert run("query", directory, "--data", str(data)) == 66
+    error = capsys.readouterr().err
+    assert f"{data}: there is no store here" in error
+    assert "correct the path" in error
+    assert tree_hash(tmp_path) == before
+
+
+def test_what_index_has_begun_can_be_asked(directory: Path, tmp_path: Path) -> None:
+    assert run("index", directory, "--data", str(tmp_path / "store")) == 0
+    assert run("query", directory, "--data", str(tmp_path / "store")) == 0

@@ -53,7 +53,10 @@ def index(
     # Both before anything else: what is missing should be said before any work is done.
     splitter, embedder = SemanticSplitter(), SentenceEncoder()
     files, skipped = find(paths)
-    with open_session(session, server, tls, timeout, data, vector_dim=embedder.dim) as target, _bars() as bars:
+    with (
+        open_session(session, server, tls, timeout, data, vector_dim=embedder.dim, may_begin=True) as target,
+        _bars() as bars,
+    ):
         try:
             sources = _load(files, skipped, bars)
             if not sources:

@@ -49,7 +49,7 @@ def query(
     if not text.strip():
         raise InvalidArgumentError("the question is blank")
     embedder = SentenceEncoder()
-    with open_session(session, server, tls, timeout, data, vector_dim=embedder.dim) as target:
+    with open_session(session, server, tls, timeout, data, vector_dim=embedder.dim, may_begin=False) as target:
         begun = time.perf_counter()
         vector = embedder.embed([text])[0]
         embedded = time.perf_counter()

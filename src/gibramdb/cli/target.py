@@ -85,12 +85,22 @@ def open_server(server: str, tls: str | None, timeout_s: float | None) -> Iterat
 
 @contextmanager
 def open_session(
-    name: str, server: str, tls: str | None, timeout_s: float | None, data: Path | None, *, vector_dim: int
+    name: str,
+    server: str,
+    tls: str | None,
+    timeout_s: float | None,
+    data: Path | None,
+    *,
+    vector_dim: int,
+    may_begin: bool,
 ) -> Iterator[Session]:
     """The session, in a store whose vectors have `vector_dim` numbers.
 
+    may_begin: whether a data directory that holds no store gets one, or is taken for a mistyped path.
+
     Raises:
         DimensionMismatchError: if they have another number.
+        MissingStoreError: if there is no store in the data directory, and none may begin.
         GibramError: if the store can not be opened, or as `open_server`.
     """
     import gibramdb
@@ -101,7 +111,12 @@ def open_session(
         raise InvalidArgumentError(
             f"--tls and --timeout are about a server, and --data {data} is opened in this process: leave them out"
         )
-    with gibramdb.open(data, vector_dim=vector_dim) if data else open_server(server, tls, timeout_s) as db:
+    opening = (
+        open_server(server, tls, timeout_s)
+        if data is None
+        else gibramdb.open(data, vector_dim=vector_dim, require_existing=not may_begin)
+    )
+    with opening as db:
         found = db.info().vector_dim
         if found != vector_dim:
             raise DimensionMismatchError(
@@ -113,7 +128,7 @@ def open_session(
 
 def without_key(server: str) -> str:
     """An address for people to read: host and port."""
-    return server.rpartition("@")[2].rpartition("/")[2]
+    return server.rpartition("@")[2].rstrip("/").rpartition("/")[2]
 
 
 def _connect(server: str, key: str | None, tls: str | None, timeout_s: float | None) -> Store:

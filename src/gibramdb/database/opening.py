@@ -261,11 +261,6 @@ def _first_start(config: Config, fs: FileSystem, directories: Directories, locks
 
     May find what an earlier first start left when it was cut short; nothing can have been stored then.
     """
-    if config.session_store.require_existing:
-        raise MissingStoreError(
-            f"{directories.data}: session_store.require_existing is true and there is no store here; is the volume "
-            "mounted? For a first start set it to false"
-        )
     if gibram.looks_like_gibram(directories.data):
         raise MissingStoreError(
             f"{directories.data}: expected a store of gibramdb or an empty directory, found files of GibRAM 0.3.0; "
@@ -277,6 +272,12 @@ def _first_start(config: Config, fs: FileSystem, directories: Directories, locks
         if role != identity.DATA and fs.exists(directory):
             identity.refuse_foreign_files(fs, directory, (identity.LOCK_NAME, identity.MARKER_NAME, *own))
     _unfinished_id(fs, directories)
+    if config.session_store.require_existing:  # the last look, for the others tell more of what is wrong
+        raise MissingStoreError(
+            f"{directories.data}: there is no store here, and an existing one is required "
+            "(session_store.require_existing); next: correct the path, or mount the volume; to begin a new store, do "
+            "not require one"
+        )
     identity.make_directories(fs, directories)
     locks.take(directories)
     established = identity.established_id(fs, directories)
