@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,8 @@ from gibramdb.session import Store
 HISTORY = Path("~/.gibramdb_history")
 DIALOGUE_WORDS = ("use", "help", "exit")
 SHOWN_NUMBERS_MAX = 8
+COMPLETION_TIMEOUT_S = 1.0
+"""Names of sessions are asked for while somebody types, who does not want to wait for a server that is not there."""
 
 CommandWords = Annotated[
     list[str] | None,
@@ -79,7 +82,7 @@ class Talk:
     def sessions(self) -> list[str]:
         """Names to complete; none where they may not be listed."""
         try:
-            return [each.session_id for each in self._db.sessions()]
+            return [each.session_id for each in self._db.with_timeout(COMPLETION_TIMEOUT_S).sessions()]
         except GibramError:
             return []
 
@@ -176,7 +179,25 @@ def _converse(talk: Talk, server: str) -> None:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import CompleteEvent, Completer, Completion
     from prompt_toolkit.document import Document
-    from prompt_toolkit.history import FileHistory
+    from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+
+    class Commands(FileHistory):
+        """Only commands reach the file: whatever else was typed could be a key."""
+
+        def store_string(self, string: str) -> None:
+            if _is_command(string):
+                super().store_string(string)
+
+    def history() -> History:
+        file = HISTORY.expanduser()
+        try:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.fchmod(descriptor, 0o600)  # one that was there already may be open to others
+            os.close(descriptor)
+        except OSError as error:  # a home that is not ours to write in takes nothing else from the dialogue
+            print(f"what is typed is not kept: {file}: {error.strerror}", file=sys.stderr)
+            return InMemoryHistory()
+        return Commands(str(file))
 
     class Words(Completer):
         """Names of commands first, then of what they take; of sessions behind `use`."""
@@ -192,9 +213,7 @@ def _converse(talk: Talk, server: str) -> None:
                 if candidate.lower().startswith(current.lower()):
                     yield Completion(candidate, -len(current))
 
-    history = HISTORY.expanduser()
-    history.touch(0o600)
-    prompt: PromptSession[str] = PromptSession(history=FileHistory(str(history)), completer=Words())
+    prompt: PromptSession[str] = PromptSession(history=history(), completer=Words())
     print(f"{without_key(server)}: help lists the commands, use SESSION sets the session, exit or Ctrl-D ends")
     while not talk.is_over:
         try:
@@ -205,6 +224,14 @@ def _converse(talk: Talk, server: str) -> None:
             continue  # the line is given up, not the dialogue
         except GibramError as error:
             print(f"error: {error}", file=sys.stderr)
+
+
+def _is_command(line: str) -> bool:
+    word = line.split(maxsplit=1)[0] if line.strip() else ""
+    try:
+        return word.lower() in DIALOGUE_WORDS or bool(grammar.row_named(word))
+    except GibramError:
+        return False
 
 
 def _candidates(talk: Talk, said: list[str]) -> list[str]:

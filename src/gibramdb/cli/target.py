@@ -68,18 +68,7 @@ def open_server(server: str, tls: str | None, timeout_s: float | None) -> Iterat
         AuthenticationError: it does not accept the key, or wants one and there is nobody to ask.
         GibramError: it can not be reached, or an option says what can not be.
     """
-    # What is said for this call goes before what is said for all of them.
-    key = None if "@" in server else os.environ.get(API_KEY_VARIABLE) or None
-    try:
-        db = _connect(server, key, tls, timeout_s)
-    except AuthenticationError as error:
-        where = without_key(server)
-        if key is not None:
-            raise AuthenticationError(f"{where} refuses the API key in {API_KEY_VARIABLE}: {error}") from None
-        if "@" in server:
-            raise AuthenticationError(f"{where} refuses the API key in the address: {error}") from None
-        db = _connect(server, _asked_for(where), tls, timeout_s)
-    with db:
+    with _let_in(server, tls, timeout_s) as db:
         yield db
 
 
@@ -129,6 +118,23 @@ def open_session(
 def without_key(server: str) -> str:
     """An address for people to read: host and port."""
     return server.rpartition("@")[2].rstrip("/").rpartition("/")[2]
+
+
+def _let_in(server: str, tls: str | None, timeout_s: float | None) -> Store:
+    where = without_key(server)
+    # What is said for this call goes before what is said for all of them.
+    is_in_address = "@" in server
+    key = None if is_in_address else os.environ.get(API_KEY_VARIABLE) or None
+    origin = "in the address" if is_in_address else f"in {API_KEY_VARIABLE}"
+    if not is_in_address and key is None:
+        try:
+            return _connect(server, None, tls, timeout_s)
+        except AuthenticationError:
+            key, origin = _asked_for(where), "that was typed"
+    try:
+        return _connect(server, key, tls, timeout_s)
+    except AuthenticationError as error:
+        raise AuthenticationError(f"{where} refuses the API key {origin}: {error}") from None
 
 
 def _connect(server: str, key: str | None, tls: str | None, timeout_s: float | None) -> Store:
