@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import sys
 from collections.abc import Iterator
@@ -146,6 +147,25 @@ def test_ctrl_c_gives_up_the_line_and_ctrl_d_ends(console: Console) -> None:
         terminal.type(CTRL_D)
         assert terminal.wait() == 0
         assert "Traceback" not in terminal.screen
+
+
+def test_ctrl_c_gives_up_a_command_that_is_not_answered(console: Console, server: Server) -> None:
+    with console.on_terminal("--session", "slow", key=KEY) as terminal:
+        terminal.see_prompt("slow>")
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            terminal.type("ADD_DOCUMENT slow\r")
+            terminal.see("\x1b[?2004l")  # the line is taken, and keys are no longer raw
+            terminal.type(CTRL_C)
+            terminal.see("given up; the server may carry it out all the same")
+            terminal.see_prompt("slow>")
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        terminal.type("PING\r")
+        terminal.see("done")
+        terminal.see_prompt("slow>")
+        terminal.type(CTRL_D)
+        assert terminal.wait() == 0
 
 
 def test_commands_what_they_take_and_sessions_are_completed(console: Console) -> None:

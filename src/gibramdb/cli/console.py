@@ -217,11 +217,15 @@ def _converse(talk: Talk, server: str) -> None:
     print(f"{without_key(server)}: help lists the commands, use SESSION sets the session, exit or Ctrl-D ends")
     while not talk.is_over:
         try:
-            talk.answer(_split(prompt.prompt(f"{talk.session_id or 'no session'}> ")))
+            line = prompt.prompt(f"{talk.session_id or 'no session'}> ")
         except EOFError:
             return
         except KeyboardInterrupt:
             continue  # the line is given up, not the dialogue
+        try:
+            talk.answer(_split(line))
+        except KeyboardInterrupt:
+            print("given up; the server may carry it out all the same", file=sys.stderr)
         except GibramError as error:
             print(f"error: {error}", file=sys.stderr)
 

@@ -274,9 +274,8 @@ def _first_start(config: Config, fs: FileSystem, directories: Directories, locks
     _unfinished_id(fs, directories)
     if config.session_store.require_existing:  # the last look, for the others tell more of what is wrong
         raise MissingStoreError(
-            f"{directories.data}: there is no store here, and an existing one is required "
-            "(session_store.require_existing); next: correct the path, or mount the volume; to begin a new store, do "
-            "not require one"
+            f"{directories.data}: there is no store here, and one that exists is required; next: correct the path, or "
+            "mount the volume; to begin one, start without session_store.require_existing, or use `gibramdb index`"
         )
     identity.make_directories(fs, directories)
     locks.take(directories)
