@@ -112,7 +112,8 @@ def test_people_are_shown_tables(server: Server, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["ADD_ENTTY"], 64, "did you mean ADD_ENTITY?"),
+        (["ADD_ENTTY"], 64, "unknown command: ADD_ENTTY; did you mean ADD_ENTITY? `help` lists them all"),
+        (["xyz"], 64, "unknown command: xyz; `help` lists them all"),
         (["GET_ENTITY", "seven"], 64, "id takes a whole number, got 'seven'"),
         (["GET_ENTITY", "1.5"], 64, "id takes a whole number"),
         (["GET_ENTITY"], 64, "missing id"),

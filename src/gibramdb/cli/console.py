@@ -138,7 +138,7 @@ def _tables(value: Any) -> Iterator[tuple[str, Table]]:
     if own:
         table = Table(show_header=False, box=None)
         for name, item in own.items():
-            for each, shown in item.items() if isinstance(item, dict) else [(name, item)]:
+            for each, shown in sorted(item.items()) if isinstance(item, dict) else [(name, item)]:
                 table.add_row(str(each), _shown(shown))
         yield "", table
     for name, items in lists.items():
