@@ -13,14 +13,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.server import RefusedError, Server
 from support.strace import needs_strace, strace
 
 import gibramdb
+from gibramdb.clock import SystemClock
+from gibramdb.config import load_config
+from gibramdb.database.opening import open_store
 from gibramdb.errors import ClosedError, MissingStoreError, StoreLockedError
+from gibramdb.storage.files import OsFileSystem
 
 
 def tree_hash(directory: Path) -> str:
@@ -367,3 +373,52 @@ def test_a_start_whose_address_is_taken_has_touched_nothing(tmp_path: Path) -> N
             Server(tmp_path / "data", "--addr", f"127.0.0.1:{taken.getsockname()[1]}").kill()
         assert refusal.value.status == 74
     assert not (tmp_path / "data").exists()
+
+
+class _PausedDisk:
+    """The real disk, of a process that is stopped before its call of the given number."""
+
+    def __init__(self, stops_before: int) -> None:
+        self._disk = OsFileSystem()
+        self._calls_left = stops_before
+        self.stopped, self.goes_on = threading.Event(), threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        if self._calls_left == 0:
+            self.stopped.set()
+            assert self.goes_on.wait(20)
+        self._calls_left -= 1
+        return getattr(self._disk, name)
+
+
+def test_a_first_start_stopped_anywhere_by_another_gives_one_owner_and_one_store(tmp_path: Path) -> None:
+    """At each call to the disk of one first start, another runs: both refusals name the lock, whoever comes first."""
+    refusals = 0
+    for number in range(1_000):
+        data = str(tmp_path / str(number) / "data")
+        config = load_config(flags={"server.data_dir": data, "session_store.mode": "durable"})
+        disk = _PausedDisk(number)
+        with ThreadPoolExecutor(1) as one:
+            first = one.submit(open_store, config, SystemClock(), lambda call: None, disk)
+            try:
+                while not disk.stopped.wait(0.001) and not first.done():
+                    pass
+                was_whole = not disk.stopped.is_set()
+                try:
+                    second = open_store(config, SystemClock(), lambda call: None)
+                except StoreLockedError:
+                    refusals += 1
+                    disk.goes_on.set()
+                    owner = first.result(20)
+                else:
+                    owner = second
+                    disk.goes_on.set()
+                    with pytest.raises(StoreLockedError):
+                        first.result(20)
+                owner.close()
+            finally:
+                disk.goes_on.set()
+        open_store(config, SystemClock(), lambda call: None).close()
+        if was_whole:
+            break
+    assert number > refusals > 10

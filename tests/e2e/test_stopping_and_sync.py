@@ -137,7 +137,7 @@ def syncs_after_the_fault(trace: Path) -> list[str]:
 
 @needs_strace
 @pytest.mark.parametrize(
-    ("call", "failing"), [*(("fdatasync", number) for number in (2, 3, 6, 11)), ("pwrite64", 4), ("pwrite64", 9)]
+    ("call", "failing"), [*(("fdatasync", number) for number in (3, 4, 7, 12)), ("pwrite64", 4), ("pwrite64", 9)]
 )
 def test_a_sync_or_a_write_that_failed_is_final(tmp_path: Path, call: str, failing: int) -> None:
     with Server(tmp_path / "data") as server, server.connect() as store:
@@ -163,9 +163,11 @@ def test_a_sync_or_a_write_that_failed_is_final(tmp_path: Path, call: str, faili
 
 
 @needs_strace
-@pytest.mark.parametrize("call", ["fdatasync", "fsync", "pread64"])
-def test_a_start_on_a_failing_disk_is_refused_and_changes_nothing(tmp_path: Path, call: str) -> None:
-    """What cannot be synced, or read, is not believed."""
+@pytest.mark.parametrize(
+    ("call", "failing"), [("fdatasync", 1), ("fdatasync", 2), ("pwrite64", 1), ("fsync", 1), ("pread64", 1)]
+)
+def test_a_start_on_a_failing_disk_is_refused_and_changes_nothing(tmp_path: Path, call: str, failing: int) -> None:
+    """What cannot be synced, read, or written again as it is, is not believed."""
     with Server(tmp_path / "data") as server, server.connect() as store:
         store.session("s").add_entity("e", "kept")
         server.stop()
@@ -174,7 +176,7 @@ def test_a_start_on_a_failing_disk_is_refused_and_changes_nothing(tmp_path: Path
     prefix = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", str(log), "-P", str(log.parent)]
     with pytest.raises(RefusedError, match="Input/output error") as refusal:
         Server(
-            tmp_path / "data", prefix=[*prefix, "-e", f"trace={call}", "-e", f"inject={call}:error=EIO:when=1"]
+            tmp_path / "data", prefix=[*prefix, "-e", f"trace={call}", "-e", f"inject={call}:error=EIO:when={failing}"]
         ).kill()
     assert refusal.value.status == 74
     assert str(log.parent) in refusal.value.output
@@ -228,6 +230,18 @@ def test_a_full_disk_refuses_writes_answers_reads_and_recovers_by_itself(small_d
         health = store.health()
         assert health.status == "degraded"
         assert "disk is full" in health.components["durable_state_reason"]
+        free_bytes = int(health.components["disk_free_bytes"])
+        filler.unlink()
+        ends = time.monotonic() + 5
+        while store.health().status != "ok":  # which asks again, and writes nothing
+            assert time.monotonic() < ends
+            time.sleep(0.1)
+        assert int(store.health().components["disk_free_bytes"]) > free_bytes
+        filler.write_bytes(bytes(500_000))
+        with pytest.raises(DiskFullError):
+            for number in range(500):
+                session.add_entity(f"again{number}", f"again{number}", "", text)
+                kept += 1
         server.kill()
 
         with Server(small_disk / "data") as again, again.connect() as full:

@@ -6,7 +6,7 @@ store halts, because memory and log no longer agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -15,6 +15,7 @@ from gibramdb.core import limits
 from gibramdb.core.state import SessionState, StoreState
 from gibramdb.model import mutations
 from gibramdb.model.ids import Lsn
+from gibramdb.model.knowledge import Relationship
 from gibramdb.model.mutations import Mutation
 
 
@@ -213,14 +214,17 @@ def _remove_entity(session: SessionState, id: int) -> None:
 
 
 def _relationship_deleted(session: SessionState, mutation: mutations.RelationshipDeleted) -> None:
-    _remove_relationship(session, mutation.id)
+    _remove_relationships(session, (mutation.id,))
 
 
-def _remove_relationship(session: SessionState, id: int) -> None:
-    relationship = session.relationships.get(id)
-    assert relationship is not None
-    session.relationships.remove(relationship.id)
-    session.forget_relationship(relationship)
+def _remove_relationships(session: SessionState, ids: Iterable[int]) -> None:
+    removed: list[Relationship] = []
+    for id in ids:
+        relationship = session.relationships.get(id)
+        assert relationship is not None
+        session.relationships.remove(id)
+        removed.append(relationship)
+    session.forget_relationships(removed)
 
 
 def _community_deleted(session: SessionState, mutation: mutations.CommunityDeleted) -> None:
@@ -245,8 +249,8 @@ def _cascade_deleted(session: SessionState, mutation: mutations.CascadeDeleted) 
         session.forget_community(old, vector_bytes)
         session.communities.put(community.id, community)
         session.index_community(community, vector_bytes)
+    _remove_relationships(session, mutation.relationship_ids)
     for remove, ids in (
-        (_remove_relationship, mutation.relationship_ids),
         (_remove_entity, mutation.entity_ids),
         (_remove_textunit, mutation.textunit_ids),
         (_remove_document, mutation.document_ids),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 
 import msgspec
 
@@ -14,6 +14,17 @@ _encode = msgspec.msgpack.Encoder().encode
 
 def state_digest(sessions: Iterable[SessionState]) -> tuple[str, int]:
     """SHA-256 in hexadecimal over the sessions, by name, and the number of objects in them."""
+    steps = digest_steps(sessions)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            digest: tuple[str, int] = end.value
+            return digest
+
+
+def digest_steps(sessions: Iterable[SessionState]) -> Generator[None, None, tuple[str, int]]:
+    """The same, yielding between one record and the next; until it has ended nothing may change the sessions."""
     digest = hashlib.sha256()
     object_count = 0
     for session in sorted(sessions, key=lambda each: each.session_id):
@@ -34,8 +45,10 @@ def state_digest(sessions: Iterable[SessionState]) -> tuple[str, int]:
         for table in tables:
             for record in table:
                 digest.update(_encode(record))
+                yield
         for vectors in (session.textunit_vectors, session.entity_vectors, session.community_vectors):
             for id, row in vectors.items():
                 digest.update(_encode(id))
                 digest.update(row)
+                yield
     return digest.hexdigest(), object_count

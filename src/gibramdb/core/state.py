@@ -12,11 +12,13 @@ Only `core.apply` changes canonical and derived fields.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Collection, Generator, Iterable, Iterator
+from copy import copy
 from typing import Any
 
 from gibramdb.core import limits
-from gibramdb.core.table import Table
+from gibramdb.core.table import BLOCK_RECORDS, Table
 from gibramdb.core.vectors import VectorIndex
 from gibramdb.model.ids import NO_LSN, Lsn
 from gibramdb.model.knowledge import Community, Document, Entity, Relationship, TextUnit
@@ -221,17 +223,21 @@ class SessionState:
         incoming.append(relationship.id)
         self.memory_bytes += limits.relationship_bytes(relationship)
 
-    def forget_relationship(self, relationship: Relationship) -> None:
-        """Follow a deletion."""
-        if relationship.external_id:
-            del self.relationships_by_external_id[relationship.external_id]
-        source_id, target_id = relationship.source_id, relationship.target_id
-        del self.relationships_by_triple[source_id, target_id, relationship.type]
-        for edges, end in ((self.outgoing, source_id), (self.incoming, target_id)):
-            edges[end].remove(relationship.id)
-            if not edges[end]:
-                del edges[end]
-        self.memory_bytes -= limits.relationship_bytes(relationship)
+    def forget_relationships(self, relationships: Collection[Relationship]) -> None:
+        """Follow their deletion."""
+        from_ends: defaultdict[int, list[int]] = defaultdict(list)
+        to_ends: defaultdict[int, list[int]] = defaultdict(list)
+        for relationship in relationships:
+            if relationship.external_id:
+                del self.relationships_by_external_id[relationship.external_id]
+            source_id, target_id = relationship.source_id, relationship.target_id
+            del self.relationships_by_triple[source_id, target_id, relationship.type]
+            from_ends[source_id].append(relationship.id)
+            to_ends[target_id].append(relationship.id)
+            self.memory_bytes -= limits.relationship_bytes(relationship)
+        for edges, ends in ((self.outgoing, from_ends), (self.incoming, to_ends)):
+            for end, ids in ends.items():
+                _without(edges, end, ids)
 
     def index_community(self, community: Community, vector_bytes: int) -> None:
         """Follow an addition."""
@@ -284,23 +290,71 @@ class SessionState:
         del self.tokens_by_value[kept.token]
         self.memory_bytes -= limits.KEPT_TOKEN_BYTES
 
-    def rebuild(self) -> None:
-        """Make all derived fields anew from the canonical ones."""
-        self._clear_derived()
+    def rebuild(self) -> Generator[None, None, None]:
+        """Make all derived fields anew from the canonical ones, on the side; they take their places at the end.
+
+        Yields between one object and the next; until it has ended nothing may change the session.
+        """
+        new = copy(self)
+        new._clear_derived()  # noqa: SLF001 (its own class)
         for document in self.documents:
-            self.index_document(document)
+            new.index_document(document)
+            yield
         for textunit in self.textunits:
-            self.index_textunit(textunit, self.textunit_vectors.stored_bytes(textunit.id))
+            new.index_textunit(textunit, self.textunit_vectors.stored_bytes(textunit.id))
+            yield
         for entity in self.entities:
-            self.index_entity(entity, self.entity_vectors.stored_bytes(entity.id))
+            new.index_entity(entity, self.entity_vectors.stored_bytes(entity.id))
+            yield
         for relationship in self.relationships:
-            self.index_relationship(relationship)
+            new.index_relationship(relationship)
+            yield
         for community in self.communities:
-            self.index_community(community, self.community_vectors.stored_bytes(community.id))
+            new.index_community(community, self.community_vectors.stored_bytes(community.id))
+            yield
         for number, (textunit_id, entity_id) in self.links.items():
-            self.index_link(number, textunit_id, entity_id)
+            new.index_link(number, textunit_id, entity_id)
+            yield
         for number, kept in enumerate(self.tokens, self.tokens.next_id - len(self.tokens)):
-            self.index_token(number, kept)
+            new.index_token(number, kept)
+            yield
+        old = copy(self)
+        for name in self.__slots__:
+            setattr(self, name, getattr(new, name))
+        for name in self.__slots__:
+            held = getattr(old, name)
+            if isinstance(held, dict):
+                yield from _emptied(held)
+
+    def dismantle(self) -> Iterator[None]:
+        """Give its memory back piece by piece; nobody may look at it any more.
+
+        Yields between one piece, of up to about a thousand objects, and the next.
+        """
+        for name in self.__slots__:
+            held = getattr(self, name)
+            if isinstance(held, Table | VectorIndex):
+                yield from held.dismantle()
+            elif isinstance(held, dict):
+                yield from _emptied(held)
+
+
+def _emptied(held: dict[Any, Any]) -> Iterator[None]:
+    """Free a thousand entries at a time: all at once takes longer than anybody should wait."""
+    while held:
+        for _ in range(min(len(held), BLOCK_RECORDS)):
+            held.popitem()
+        yield
+
+
+def _without(edges: dict[int, array[int]], end: int, ids: list[int]) -> None:
+    if len(ids) == 1:
+        edges[end].remove(ids[0])
+    else:  # each removal moves what lies behind it: of many, that would be a second and more
+        gone = set(ids)
+        edges[end] = array("Q", [id for id in edges[end] if id not in gone])
+    if not edges[end]:
+        del edges[end]
 
 
 class StoreState:

@@ -97,6 +97,12 @@ class Table(Generic[T]):
             block = self._own(number, block)
         block[id % BLOCK_RECORDS] = None
 
+    def dismantle(self) -> Iterator[None]:
+        """Forget everything, a block at a time; nobody may look at it any more."""
+        while self._blocks:
+            self._blocks.pop()
+            yield
+
     def _own(self, number: int, block: list[T | None]) -> list[T | None]:
         self._shared.remove(number)
         copy = self._blocks[number] = block.copy()

@@ -149,6 +149,15 @@ class VectorIndex:
             living_ids, living = block.living()
             self._append(living_ids, block.rows[living])
 
+    def dismantle(self) -> Iterator[None]:
+        """Forget everything, a block at a time; nobody may look at it any more."""
+        while self._blocks or self._slots:
+            if self._blocks:
+                self._blocks.pop()
+            for _ in range(min(len(self._slots), BLOCK_ROWS)):
+                self._slots.popitem()
+            yield
+
     def search(self, query: bytes, top_k: int, admits: Callable[[int], bool] | None = None) -> list[tuple[int, float]]:
         """The nearest embeddings, all of them considered.
 

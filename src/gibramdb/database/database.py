@@ -20,16 +20,18 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from gibramdb.clock import Clock
 from gibramdb.core import limits as bounds
 from gibramdb.core.apply import apply
 from gibramdb.core.decide import decide
 from gibramdb.core.decide.admission import live_session
+from gibramdb.core.digest import digest_steps
 from gibramdb.core.limits import Limits
-from gibramdb.core.state import StoreState
+from gibramdb.core.state import SessionState, StoreState
 from gibramdb.database import health
 from gibramdb.database.detector import Detector, Post
 from gibramdb.database.journal import Journal
@@ -50,18 +52,23 @@ from gibramdb.model import commands
 from gibramdb.model.commands import AdminCommand, Command, ReadCommand, WriteCommand
 from gibramdb.model.ids import NO_LSN, Lsn
 from gibramdb.model.mutations import SessionEnded, SessionReadNoted
-from gibramdb.model.results import Done, Explanation, Health, Info, Pong, QueryResult, Result
+from gibramdb.model.results import Digest, Done, Explanation, Health, Info, Pong, QueryResult, Result
 from gibramdb.retrieval import detection, query
+from gibramdb.retrieval.detection import DetectionView
 from gibramdb.storage import record
 from gibramdb.storage.wal import RECORD_BYTES_MAX
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Answer = Result | GibramError
 Done_ = Callable[[Answer], None]
 
 BATCH_TURN_US = 5_000
 """So long commands of one pipeline run in one turn; then others get theirs."""
+TURN_US = 2_000
+"""So long the steps of one long command run, or objects are freed, in one turn; then others get theirs."""
 CLOCK_DISAGREEMENT_MAX_MS = 60_000
 """Beyond this, wall clock and steady clock contradict each other, and nothing expires."""
 READ_NOTES_PER_IDLE_TTL = 8
@@ -95,6 +102,14 @@ class _Waiting(NamedTuple):
     """Whether something was logged for it, of which nobody knows whether it is kept if the log fails now."""
 
 
+class _Long(NamedTuple):
+    """A command whose steps take more than one turn, and what becomes of what they give."""
+
+    steps: Generator[None, None, Any]
+    then: Callable[[Any], _Executed | None]
+    finish: Callable[[Answer, Lsn], None]
+
+
 class _NoRoomError(Exception):
     """Nothing has changed; the command is decided anew when the log has room for this many bytes."""
 
@@ -124,7 +139,9 @@ class Database:
         self._wall_minus_steady_ms = clock.now_ms() - clock.steady_ms()
         self._detector: Detector | None = None
         self._detecting: list[Callable[[Answer, Lsn], None]] = []
-        self._held: list[tuple[Command, Callable[[Answer, Lsn], None]]] | None = None  # while a restore swaps
+        self._held: list[tuple[Command, Callable[[Answer, Lsn], None]]] | None = None  # while there are pauses
+        self._pauses = 0
+        self._long: _Long | None = None
         self.snapshots: Snapshots | None = None
         state.serving_since_ms = clock.now_ms()
 
@@ -169,20 +186,21 @@ class Database:
                 if isinstance(command, AdminCommand):
                     return self._administer(command, finish)
                 if isinstance(command, commands.DetectCommunities | commands.DetectHierarchy):
-                    self._detect(command, finish)
-                    return None
+                    return self._detect(command, finish)
                 if isinstance(command, commands.RebuildIndexes):
-                    return self._rebuild(command)
+                    return self._rebuild(command, finish)
+                if isinstance(command, commands.GetDigest):
+                    return self._digest(command, finish)
                 if isinstance(command, WriteCommand):
                     return self._write(command)
                 return self._read(command)
             except CallerError as error:
-                return _Executed(error, self._lsn_seen(getattr(command, "session_id", "")))
+                return _Executed(_alone(error), self._lsn_seen(getattr(command, "session_id", "")))
         except _NoRoomError as need:
             self._wait_for_room(command, need.payload_bytes, finish)
             return None
         except GibramError as error:
-            return _Executed(error, NO_LSN)
+            return _Executed(_alone(error), NO_LSN)
         except Exception:  # the edge of one command: a defect met while nothing has changed costs only this command
             log.exception("a command failed in a way that is a defect of ours: %s", type(command).__name__)
             return _Executed(InternalError(f"internal error in {type(command).__name__}; nothing was changed"), NO_LSN)
@@ -212,6 +230,7 @@ class Database:
             raise _NoRoomError(len(payload))
         if self.snapshots is not None and self.snapshots.unfrozen:
             self.snapshots.freeze(command.session_id)
+        before = sessions.get(command.session_id)
         try:
             lsn = self.journal.lsn_after(len(payload))
             apply(self.state, mutation, lsn)
@@ -222,6 +241,8 @@ class Database:
         if self.snapshots is not None and lsn >= self.snapshots.due_lsn:
             self.snapshots.due_lsn = NEVER_LSN
             self._post(self.snapshots.tick)  # in a turn of its own: this write is done, whatever comes of that
+        if before is not None and sessions.get(command.session_id) is not before:
+            self._let_go([before])
         return _Executed(result, lsn)
 
     def _halt(self, error: BaseException) -> None:
@@ -249,14 +270,86 @@ class Database:
 
         self.journal.request_room(payload_bytes, answered)
 
-    def _rebuild(self, command: commands.RebuildIndexes) -> _Executed:
-        session = live_session(self.state, command.session_id, self._now_ms())
+    # --- what takes longer than anybody should wait -------------------------------------------------------------------
+
+    def _in_turns(
+        self,
+        steps: Generator[None, None, T],
+        then: Callable[[T], _Executed | None],
+        finish: Callable[[Answer, Lsn], None],
+    ) -> _Executed | None:
+        """Take the steps, and run what `then` makes of what they give, in turns that others do not feel.
+
+        If one turn is not enough, all commands but PING and HEALTH are held back until the end. Returns as `_start`.
+        """
+        end = self._turn(steps)
+        if end is not None:
+            return then(*end)
+        self.pause()
+        self._long = _Long(steps, then, finish)
+        self._post(partial(self._go_on, self._long))
+        return None
+
+    def _turn(self, steps: Generator[None, None, T]) -> tuple[T] | None:
+        """Take steps until they end, which gives what they give; or until it is the turn of others: then None."""
+        ends_us = self._clock.steady_us() + TURN_US
         try:
-            session.rebuild()
-        except BaseException as error:
-            self._halt(error)
-            raise
-        return _Executed(Done(), session.last_lsn)
+            while True:
+                next(steps)
+                if self._clock.steady_us() >= ends_us:
+                    return None
+        except StopIteration as end:
+            return (end.value,)
+
+    def _go_on(self, long: _Long) -> None:
+        if self._long is not long:
+            return  # closed meanwhile, or replaced by a restore, and the caller told
+        executed: _Executed | None
+        try:
+            end = self._turn(long.steps)
+            if end is None:
+                self._post(partial(self._go_on, long))
+                return
+            executed = long.then(*end)
+        except Exception as error:  # the edge of one command, as in `_start`: nothing has been changed
+            log.exception("a command failed in a way that is a defect of ours")
+            executed = _Executed(InternalError(f"internal error: {error!r}; nothing was changed"), NO_LSN)
+        self._long = None
+        try:
+            if executed is not None:
+                long.finish(*executed)
+        finally:
+            self.resume(None)
+
+    def _end_long(self, reason: GibramError) -> None:
+        long, self._long = self._long, None
+        if long is not None:
+            self._pauses -= 1
+            long.finish(reason, NO_LSN)
+
+    def _rebuild(self, command: commands.RebuildIndexes, finish: Callable[[Answer, Lsn], None]) -> _Executed | None:
+        session = live_session(self.state, command.session_id, self._now_ms())
+        return self._in_turns(session.rebuild(), lambda _: _Executed(Done(), session.last_lsn), finish)
+
+    def _digest(self, command: commands.GetDigest, finish: Callable[[Answer, Lsn], None]) -> _Executed | None:
+        session_id, now_ms = command.session_id, self._now_ms()
+        sessions = [live_session(self.state, session_id, now_ms)] if session_id else list(self.state.sessions.values())
+        lsn = self._lsn_seen("")  # it covers even the notes of reads, which no other answer about a session waits for
+
+        def told(digest: tuple[str, int]) -> _Executed:
+            if session_id:
+                self._note_read(session_id, now_ms)
+            return _Executed(Digest(*digest), lsn)
+
+        return self._in_turns(digest_steps(sessions), told, finish)
+
+    def _let_go(self, sessions: list[SessionState]) -> None:
+        """Free them, some objects a turn."""
+        self._free_some(_dismantle(sessions))
+
+    def _free_some(self, steps: Generator[None, None, None]) -> None:
+        if self._turn(steps) is None and not self._is_closed:
+            self._post(partial(self._free_some, steps))
 
     # --- snapshots, and what a restore puts in the place of everything ------------------------------------------------
 
@@ -267,27 +360,39 @@ class Database:
         return None if answer is None else _Executed(answer, NO_LSN)
 
     def pause(self) -> None:
-        """Hold back all commands but PING and HEALTH until `resume`."""
-        self._held = []
+        """Hold back all commands but PING and HEALTH until `resume` has been called as often as this."""
+        self._pauses += 1
+        self._held = self._held or []
 
     def resume(self, state: StoreState | None) -> None:
         """Run what was held back; with `state`, that is what the store holds from now on."""
         if state is not None:
             state.serving_since_ms = self._clock.now_ms()
             state.expiry_paused = self.state.expiry_paused
-            self.state = state
+            replaced, self.state = self.state, state
             self._warn_beyond_limits(state)
             self._explanations.clear()
             self._explained_steps = 0
+            gone = ClosedError("a restore took the place of what this was computed on")
+            self._end_long(gone)
             detecting, self._detecting = self._detecting, []
             for each in detecting:
-                each(ClosedError("a restore took the place of what communities were computed on"), NO_LSN)
+                each(gone, NO_LSN)
+            held, self._held = self._held or [], []
+            for command, finish in held:
+                if isinstance(command, commands.ReplaceCommunities):
+                    finish(gone, NO_LSN)
+                else:
+                    self._held.append((command, finish))
             self.journal.enqueue_marker(always=True)
+            sessions = list(replaced.sessions.values())
+            replaced.sessions.clear()
+            self._let_go(sessions)
+        self._pauses -= 1
+        if self._pauses:
+            return
         held, self._held = self._held or [], None
         for command, finish in held:
-            if state is not None and isinstance(command, commands.ReplaceCommunities):
-                finish(ClosedError("a restore took the place of what communities were computed on"), NO_LSN)
-                continue
             executed = self._start(command, finish)
             if executed is not None:
                 finish(*executed)
@@ -329,15 +434,11 @@ class Database:
         self,
         command: commands.DetectCommunities | commands.DetectHierarchy,
         finish: Callable[[Answer, Lsn], None],
-    ) -> None:
+    ) -> _Executed | None:
         if len(self._detecting) >= bounds.DETECTIONS_WAITING_MAX:
             raise LimitExceededError(
                 f"{len(self._detecting)} computations of communities wait already; try again later"
             )
-        view = detection.view(self.state, command, self._now_ms())
-        if self._detector is None:
-            self._detector = Detector(self._post)
-        self._detecting.append(finish)
 
         def found(outcome: commands.ReplaceCommunities | GibramError) -> None:
             if finish not in self._detecting:
@@ -350,7 +451,13 @@ class Database:
             if executed is not None:
                 finish(*executed)
 
-        self._detector.submit(view, found)
+        def seen(view: DetectionView) -> None:
+            if self._detector is None:
+                self._detector = Detector(self._post)
+            self._detecting.append(finish)
+            self._detector.submit(view, found)
+
+        return self._in_turns(detection.view(self.state, command, self._now_ms()), seen, finish)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -369,8 +476,7 @@ class Database:
         else:
             assert isinstance(command, ReadCommand)
             result = READS[type(command)](self.state, command, now_ms)
-        # A digest covers even the notes of reads, which no other answer about the session waits for.
-        lsn = self._lsn_seen("" if isinstance(command, commands.GetDigest) else session_id)
+        lsn = self._lsn_seen(session_id)
         if session_id:
             self._note_read(session_id, now_ms)
         return _Executed(result, lsn)
@@ -472,8 +578,12 @@ class Database:
         """End every session whose time is over; the owner calls this from time to time."""
         now_ms = self._now_ms()
         over = [name for name, session in self.state.sessions.items() if self.state.is_expired(session, now_ms)]
+        ends_us = self._clock.steady_us() + BATCH_TURN_US
         for session_id in over:
             self.submit(commands.ExpireSession(session_id), _log_refusal)
+            if self._clock.steady_us() >= ends_us:
+                self._post(self.expire_sessions)  # the others in a turn of their own
+                return
 
     # --- answers that wait for the log --------------------------------------------------------------------------------
 
@@ -535,6 +645,7 @@ class Database:
         detecting, self._detecting = self._detecting, []
         for finish in detecting:
             finish(ClosedError("the store was closed while communities were computed; nothing was changed"), NO_LSN)
+        self._end_long(ClosedError("the store was closed before this had been computed; nothing was changed"))
         held, self._held = self._held or [], None
         for _, refused in held:
             refused(ClosedError("the store is closed"), NO_LSN)
@@ -551,6 +662,15 @@ class Database:
         """This process is a forked child of the owner: let go without touching anything."""
         self._is_closed = True
         self.journal.abandon()
+
+
+def _alone(error: GibramError) -> GibramError:
+    """An answer now: where it was raised names what will hold it, and such a ring waits for the garbage collector."""
+    each: BaseException | None = error
+    while each is not None:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__
+    return error
 
 
 def _steps(explanation: Explanation) -> int:
@@ -626,6 +746,12 @@ def _give(done: Done_, answer: Answer) -> None:
         done(answer)
     except Exception:  # one caller's trouble in taking its answer costs the others nothing
         log.exception("an answer could not be given")
+
+
+def _dismantle(sessions: list[SessionState]) -> Generator[None, None, None]:
+    while sessions:
+        yield from sessions.pop().dismantle()
+        yield
 
 
 def _log_refusal(answer: Answer) -> None:

@@ -34,6 +34,8 @@ RESERVE_LOW_BYTES = 4 * 1024 * 1024
 QUEUED_BYTES_MAX = 64 * 1024 * 1024
 """What may wait for the disk; beyond it writers wait before they decide anything."""
 GROUP_BYTES_MAX = 16 * 1024 * 1024
+LOOK_AGAIN_MS = 1_000
+"""Whoever asks for figures of the disk that are older than this lets the log thread look again."""
 
 RoomAnswer = Callable[[GibramError | None], None]
 CutAnswer = Callable[[Cut | GibramError], None]
@@ -286,6 +288,7 @@ class WalJournal:
         self._in_hand: _Request | None = None  # the log thread's: taken from the queue, not answered yet
         self._disk_full = False
         self._disk_room = (-1, -1)  # not known yet
+        self._looked_at_ms = clock.steady_ms()  # the owner's: when the disk was last asked about
         self._unsynced_since_ms = 0
         self._last_sync_ms = clock.steady_ms()
         self._last_sync_duration_ms = 0
@@ -359,7 +362,14 @@ class WalJournal:
         self._queue.put(_Marker())
 
     def facts(self) -> JournalFacts:
-        """Read without a lock: each figure is right for a moment, and none goes back."""
+        """Read without a lock: each figure is right for a moment, and none goes back.
+
+        Those of the disk are what the log thread saw last, and it looks again for whoever asks next: a disk that hangs
+        must not hold up whoever wants to know.
+        """
+        if self._clock.steady_ms() - self._looked_at_ms >= LOOK_AGAIN_MS and self._failure is None:
+            self._looked_at_ms = self._clock.steady_ms()
+            self._queue.put(_RoomRequest(0, None))
         released, flushed = int(self.released_lsn), self._flushed_lsn
         return JournalFacts(
             released_lsn=released,

@@ -24,7 +24,7 @@ from gibramdb.database.detector import Post
 from gibramdb.database.journal import Journal, NullJournal, WalJournal
 from gibramdb.database.recovery import Recovered, collector_paused, recover, stored_dimension
 from gibramdb.database.snapshots import Snapshots, Triggers
-from gibramdb.errors import ConfigError, IncompatibleStoreError, MissingStoreError, StorageError
+from gibramdb.errors import ConfigError, FatalError, IncompatibleStoreError, MissingStoreError, StorageError
 from gibramdb.model.ids import NO_LSN, Generation
 from gibramdb.storage import gibram, identity, snapshot, wal
 from gibramdb.storage.files import FileSystem, OsFileSystem, next_step, publish
@@ -249,7 +249,9 @@ def _writer(fs: FileSystem, directories: Directories, recovered: Recovered, stor
     """The end of the log; where there is no log, a new generation on the snapshot."""
     if recovered.last is not None:
         path, header, tail = recovered.last
-        return LogWriter.reopen(fs, path, header, tail.end_lsn, tail.last_checksum, recovered.unfinished)
+        writer = LogWriter.reopen(fs, path, header, tail.end_lsn, tail.last_checksum, recovered.unfinished)
+        writer.write_again(recovered.proven_lsn)
+        return writer
     assert recovered.snapshot is not None
     based_on = BasedOnSnapshot(recovered.snapshot.number, recovered.snapshot_checksum)
     header = LogHeader(store_id, recovered.next_generation, recovered.end_lsn, os.urandom(16), clock.now_ms(), based_on)
@@ -266,13 +268,20 @@ def _first_start(config: Config, fs: FileSystem, directories: Directories, locks
             f"{directories.data}: expected a store of gibramdb or an empty directory, found files of GibRAM 0.3.0; "
             "next: `gibramdb import-gibram OLD_DATA_DIR --into NEW_DATA_DIR` makes a store of them"
         )
-    for (role, directory), own in zip(
-        directories.by_role(), ((), (wal.log_path(directories.wal, Generation(1)).name,), ()), strict=True
-    ):
-        if role != identity.DATA and fs.exists(directory):
-            identity.refuse_foreign_files(fs, directory, (identity.LOCK_NAME, identity.MARKER_NAME, *own))
-    _unfinished_id(fs, directories)
-    if config.session_store.require_existing:  # the last look, for the others tell more of what is wrong
+    try:
+        _require_unused(fs, directories)
+    except FatalError:
+        if not fs.exists(directories.data / identity.LOCK_NAME):
+            raise
+        # What was seen may be another process's first start, half done: whoever holds the lock sees it whole.
+        locks.take_data(directories)
+        try:
+            if identity.established_id(fs, directories) is None:
+                _require_unused(fs, directories)
+        finally:
+            locks.release()
+    # The last look, since the others tell more of what is wrong.
+    if config.session_store.require_existing and identity.established_id(fs, directories) is None:
         raise MissingStoreError(
             f"{directories.data}: there is no store here, and one that exists is required; next: correct the path, or "
             "mount the volume; to begin one, start without session_store.require_existing, or use `gibramdb index`"
@@ -291,6 +300,20 @@ def _first_start(config: Config, fs: FileSystem, directories: Directories, locks
         identity.write_marker(fs, directory, role, store_id)
     log.info("first start: a new store", extra={"store_id": store_id.hex(), "data_dir": str(directories.data)})
     return store_id
+
+
+def _require_unused(fs: FileSystem, directories: Directories) -> None:
+    """Nothing lies in the directories but what an unfinished first start leaves. Reads only.
+
+    Raises:
+        MissingStoreError, IncompatibleStoreError: a store or something foreign is there.
+    """
+    own = {identity.WAL: (wal.log_path(directories.wal, Generation(1)).name,)}
+    for role, directory in directories.by_role()[1:]:
+        if fs.exists(directory):
+            names = (identity.LOCK_NAME, identity.MARKER_NAME, *own.get(role, ()))
+            identity.refuse_foreign_files(fs, directory, names)
+    _unfinished_id(fs, directories)
 
 
 def _unfinished_id(fs: FileSystem, directories: Directories) -> bytes | None:

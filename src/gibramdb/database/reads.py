@@ -9,7 +9,6 @@ import msgspec
 
 from gibramdb.core import limits
 from gibramdb.core.decide.admission import live_session, require_found, require_session_id
-from gibramdb.core.digest import state_digest
 from gibramdb.core.state import SessionState, StoreState
 from gibramdb.core.table import Table
 from gibramdb.core.titles import normalise_title
@@ -17,7 +16,7 @@ from gibramdb.errors import LimitExceededError, NotFoundError
 from gibramdb.model import commands
 from gibramdb.model.commands import ReadCommand
 from gibramdb.model.knowledge import Community, Document, Entity, Relationship, TextUnit
-from gibramdb.model.results import Digest, Objects, Page, Result, SessionInfo
+from gibramdb.model.results import Objects, Page, Result, SessionInfo
 from gibramdb.retrieval.query import entity_with_links, textunit_with_links
 
 T = TypeVar("T")
@@ -272,12 +271,6 @@ def _list_sessions(state: StoreState, command: commands.ListSessions, now_ms: in
     )
 
 
-def _get_digest(state: StoreState, command: commands.GetDigest, now_ms: int) -> Digest:
-    if command.session_id:
-        return Digest(*state_digest([live_session(state, command.session_id, now_ms)]))
-    return Digest(*state_digest(state.sessions.values()))
-
-
 # Any: each function takes its own command; the table ties the two, and a test that none is missing.
 READS: dict[type[ReadCommand], Callable[[StoreState, Any, int], Result]] = {
     commands.GetDocument: _get_document,
@@ -302,5 +295,4 @@ READS: dict[type[ReadCommand], Callable[[StoreState, Any, int], Result]] = {
     commands.ListCommunities: _list_communities,
     commands.GetSession: _get_session,
     commands.ListSessions: _list_sessions,
-    commands.GetDigest: _get_digest,
 }

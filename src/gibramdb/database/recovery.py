@@ -59,6 +59,12 @@ class Recovered(msgspec.Struct, frozen=True):
         return Lsn(self.snapshot.cut.lsn)
 
     @property
+    def proven_lsn(self) -> Lsn:
+        """Up to where a sync is known to have succeeded: a record or marker notes it, or the snapshot's cut."""
+        noted_lsn = NO_LSN if self.last is None else self.last[2].synced_lsn
+        return noted_lsn if self.snapshot is None else max(noted_lsn, Lsn(self.snapshot.cut.lsn))
+
+    @property
     def torn_bytes(self) -> int:
         """How much of the log was never acknowledged."""
         return 0 if self.last is None else self.last[2].torn_bytes

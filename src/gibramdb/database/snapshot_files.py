@@ -101,11 +101,12 @@ class SnapshotFiles:
                 self._fs.close(fd)
 
     def sparse_packs(self, kept: Iterable[Section]) -> set[int]:
-        """Packs of which less than half would still be read."""
+        """Packs of which less than half would still be read, or that are not there."""
         alive: dict[int, int] = {}
         for section in kept:
             alive[section.pack] = alive.get(section.pack, 0) + section.length
-        return {pack for pack, length in alive.items() if 2 * length < self._pack_bytes.get(pack, 0)}
+        sizes = self._pack_bytes
+        return {pack for pack, length in alive.items() if pack not in sizes or 2 * length < sizes[pack]}
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -170,15 +171,19 @@ class SnapshotFiles:
             writing.publish()
         return LastSave(manifest.created_at_ms // 1000, str(writing.resolved))
 
-    def discard(self, number: int) -> None:
-        """Remove what a failed snapshot has left; `number` 0: it had not come so far."""
+    def discard(self, number: int) -> bool:
+        """Remove what a failed snapshot has left; `number` 0: it had not come so far.
+
+        Returns False if it is there all the same, though the system said that it failed: then its pack is needed.
+        """
         if self._store_id is None or not number:
-            return
+            return True
         with contextlib.suppress(OSError):
             if self.is_published(number):
-                return  # published after all, though the system said that it failed: the pack is needed
+                return False
             self._pack_bytes.pop(number, None)
             snapshot.discard_pack(self._fs, self._directories.snapshots, number)
+        return True
 
     def prune(self, retention_count: int, target_lsn: int) -> tuple[int, int]:
         """Drop what no kept snapshot needs. Returns the LSN up to which the log is gone, and how many snapshots stay.

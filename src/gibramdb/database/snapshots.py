@@ -78,7 +78,7 @@ RETRY_MS = 10_000
 SIZE_TRIGGER_SHARE = 0.75
 """Of `snapshot_wal_size_bytes`, where a snapshot is begun: the log stays below the whole while it is written."""
 TURN_US = 2_000
-"""So long sessions are frozen, or freed, in one turn; then others get theirs."""
+"""So long sessions are frozen in one turn; then others get theirs."""
 WAITING_MAX = 16
 NEVER_LSN = 2**63
 
@@ -197,7 +197,7 @@ class Snapshots:
         self.due_lsn = NEVER_LSN
         """When the log gets so far, `tick` is due."""
         self._set_due_lsn()
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         if store_id is not None:
             self._retained = len(snapshot.list_snapshots(fs, directories.snapshots))
@@ -497,7 +497,7 @@ class Snapshots:
 
     # --- the snapshot thread ------------------------------------------------------------------------------------------
 
-    def _in_thread(self, work: Callable[[], None]) -> None:
+    def _in_thread(self, work: Callable[[], object]) -> None:
         self._begin_thread()
         self._jobs.put(work)
 
@@ -529,6 +529,7 @@ class Snapshots:
         job, files, last_save = freezing.job, self._files, self._last_save
         outcome: Result | GibramError
         number = 0
+        manifest: Manifest | None = None
         try:
             cut = freezing.cuts.get()
             number = files.next_number(self._number)
@@ -556,8 +557,10 @@ class Snapshots:
             raise
         except Exception as error:  # the edge of the job: whatever it was, who asked is told, and the next one runs
             outcome = self._refusal_of(error)
-        if isinstance(outcome, GibramError):
-            files.discard(number)
+        if isinstance(outcome, GibramError) and not files.discard(number) and manifest is not None:
+            # What lies there counts, whatever the system said: the next one goes on from it. Perhaps it is not durable,
+            # so it covers nothing yet, and the next one is due.
+            self._tell(partial(self._published, manifest, -1))
         self._tell(partial(self._finished, job, outcome))
 
     def _refusal_of(self, error: Exception) -> GibramError:
@@ -632,7 +635,6 @@ class Snapshots:
             self._finished(job, cut)
             return
         state.last_lsn = Lsn(cut.lsn)
-        old = self._owner.state
         if self._store_id is not None:
             self._published(base.manifest, cut.lsn)
             self._retained += 1
@@ -641,7 +643,6 @@ class Snapshots:
             self._finished(job, Done())
         else:
             self._in_thread(partial(self._tidy_up_behind, job))
-        self._let_go(old)
 
     def _tidy_up_behind(self, job: _Job) -> None:
         """A restore publishes a snapshot too, and makes others superfluous."""
@@ -650,15 +651,6 @@ class Snapshots:
         except (GibramError, OSError) as error:
             log.warning("what the restored snapshot makes superfluous could not all be removed: %s", error)
         self._tell(partial(self._finished, job, Done()))
-
-    def _let_go(self, old: StoreState) -> None:
-        """Some sessions a turn: to free all of them takes longer than anybody should wait."""
-        ends_us = self._clock.steady_us() + TURN_US
-        while old.sessions:
-            old.sessions.popitem()
-            if self._clock.steady_us() >= ends_us:
-                self._tell(partial(self._let_go, old))
-                return
 
 
 def _nobody(outcome: Result | GibramError, lsn: Lsn) -> None:

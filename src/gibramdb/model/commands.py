@@ -96,7 +96,7 @@ class GetInfo(ReadCommand, frozen=True, gc=False):
 class GetDigest(ReadCommand, frozen=True, gc=False):
     """Answers Digest: a checksum over the canonical state of one session, or of the whole store.
 
-    Reads everything once: about 2 s for a million entities, during which the store answers nothing else.
+    Reads everything once: some seconds for a million entities, during which the store answers PING and HEALTH alone.
     """
 
     permission: ClassVar[str] = "admin"

@@ -6,6 +6,8 @@ finds is decided on by `core.decide.communities.replace`, against the state of t
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -85,8 +87,12 @@ class DetectionView:
         ]
 
 
-def view(state: StoreState, command: DetectCommunities | DetectHierarchy, now_ms: int) -> DetectionView:
+def view(
+    state: StoreState, command: DetectCommunities | DetectHierarchy, now_ms: int
+) -> Generator[None, None, DetectionView]:
     """A copy of the session's graph.
+
+    Yields between one object and the next; until it has ended nothing may change the session.
 
     Raises:
         SessionNotFoundError, SessionExpiredError: as their names say.
@@ -100,13 +106,17 @@ def view(state: StoreState, command: DetectCommunities | DetectHierarchy, now_ms
     if isinstance(command, DetectCommunities) and command.iterations < 0:
         raise InvalidArgumentError(f"iterations must not be negative, got {command.iterations}")
     session = live_session(state, command.session_id, now_ms)
-    node_ids = np.fromiter((entity.id for entity in session.entities), np.int64, len(session.entities))
+    node_ids = np.empty(len(session.entities), np.int64)
+    for index, entity in enumerate(session.entities):
+        yield
+        node_ids[index] = entity.id
     count = len(session.relationships)
     relationship_ids = np.empty(count, np.int64)
     source_ids = np.empty(count, np.int64)
     target_ids = np.empty(count, np.int64)
     weights = np.empty(count, np.float64)
     for index, each in enumerate(session.relationships):
+        yield
         relationship_ids[index] = each.id
         source_ids[index] = each.source_id
         target_ids[index] = each.target_id

@@ -49,6 +49,8 @@ SWITCH_INTERVAL_S = 0.0005
 """A busy worker thread gives the interpreter back after this time; Python's own 5 ms would be felt by every request."""
 DESCRIPTORS_KEPT = 64
 """For the store's files, the log and what listens; connections get the rest."""
+FULL_COLLECTION = 2
+"""The collector's number for one of everything that is not frozen."""
 CHECK_S_MAX = 1.0
 CHECKS_PER_TIMEOUT = 8
 """Connections are looked at this often within the shortest of their timeouts, and at least every second."""
@@ -232,9 +234,8 @@ async def _serve(config: Config) -> None:
         loop.add_signal_handler(number, on_signal)
     for warning in store.database.facts.warnings:
         log.warning(warning)
-    # What was recovered stays: the collector need not walk millions of records again and again.
+    gc.callbacks.append(_leave_alone_what_stays)
     gc.collect()
-    gc.freeze()
     server.begin(store)
     _say_ready(config, door.port)
     sweeper = loop.create_task(_sweep(store.database, config.server.session_cleanup_interval_ms / 1000))
@@ -307,6 +308,16 @@ def _open(config: Config, loop: asyncio.AbstractEventLoop, opening: asyncio.Futu
 
 def _post(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
     loop.call_soon_threadsafe(call)
+
+
+def _leave_alone_what_stays(phase: str, about: dict[str, int]) -> None:
+    """After a full collection: what it has left are records, which the next need not walk again.
+
+    Millions of them would take it a quarter of a second. They are freed when nothing names them any more; only rings
+    of objects would stay for good, and neither records nor connections nor answers are in any.
+    """
+    if phase == "stop" and about["generation"] == FULL_COLLECTION:
+        gc.freeze()
 
 
 def _say_ready(config: Config, port: int) -> None:

@@ -10,6 +10,7 @@ Never: reads a log; decides what is recovered.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -136,7 +137,8 @@ def make_directories(fs: FileSystem, directories: Directories) -> None:
                 missing.append(ancestor)
                 ancestor = ancestor.parent
             for each in reversed(missing):
-                fs.make_dir(each)
+                with contextlib.suppress(FileExistsError):  # another first start, a moment ago: the locks decide
+                    fs.make_dir(each)
                 fs.sync_dir(each.parent)
         except OSError as error:
             raise StorageError(

@@ -635,6 +635,26 @@ class LogWriter:
         """Whether a write or a sync has failed; then nothing but closing is left."""
         return self._failure is not None
 
+    def write_again(self, proven_lsn: Lsn) -> None:
+        """Writes what was found behind `proven_lsn` once more, as it is, and syncs it.
+
+        After a sync that failed, in this process or in one before it, the system may show bytes that the disk does not
+        have, call them clean and sync nothing. Written again they are its business again.
+
+        Raises:
+            StorageError: if the system failed; the bytes are what they were.
+        """
+        self._refuse_if_failed()
+        offset = max(0, proven_lsn - self._base_lsn) + FILE_HEADER_BYTES
+        if offset >= self._offset:
+            return
+        try:
+            for at in range(offset, self._offset, _READ_BYTES):
+                self._fs.pwrite(self._fd, self._fs.pread(self._fd, min(_READ_BYTES, self._offset - at), at), at)
+            self._fs.fdatasync(self._fd)
+        except OSError as error:
+            raise self._fail("writing the end of the log again", error) from error
+
     def append(self, payloads: Sequence[bytes], synced_lsn: Lsn, wall_ms: int) -> Lsn:
         """Frames the payloads and hands them to the system, in order. Returns the LSN just past the last.
 

@@ -1,0 +1,163 @@
+"""What takes long is done in turns: PING and HEALTH are answered in between, everything else waits its turn and is right."""
+
+from __future__ import annotations
+
+import gc
+import time
+
+import pytest
+from support.owned_store import VECTOR_DIM, OwnedStore, SteppingClock
+
+from gibramdb import NewEntity, NewRelationship
+from gibramdb.core.state import StoreState
+from gibramdb.database.database import Answer
+from gibramdb.errors import ClosedError, GibramError
+from gibramdb.model import commands as c
+from gibramdb.model.knowledge import Entity
+from gibramdb.model.results import Detected, Digest, Done, Health, Pong
+
+ENTITIES = 60
+
+
+def filled(clock: SteppingClock | None = None) -> OwnedStore:
+    store = OwnedStore(clock=clock)
+    entities = tuple(NewEntity(f"e{n}", f"e{n}", embedding=[1.0, float(n), 0.5]) for n in range(ENTITIES))
+    store.run(c.AddEntities("s", entities))
+    chain = tuple(NewRelationship(n, n + 1, "NEXT") for n in range(1, ENTITIES))
+    assert not isinstance(store.run(c.AddRelationships("s", chain)), GibramError)
+    store.run(c.AddEntities("other", entities))
+    return store
+
+
+LONG: list[c.Command] = [
+    c.GetDigest(),
+    c.GetDigest("s"),
+    c.RebuildIndexes("s"),
+    c.DetectCommunities("s"),
+    c.DetectHierarchy("s"),
+]
+
+
+def without_times(answer: Answer) -> object:
+    """The two stores' clocks differ by then."""
+    return [(each.title, each.entity_ids) for each in answer.communities] if isinstance(answer, Detected) else answer
+
+
+@pytest.mark.parametrize("command", LONG, ids=lambda command: type(command).__name__)
+def test_others_are_asked_after_their_health_while_it_runs_and_served_behind_it(command: c.Command) -> None:
+    at_once, in_turns = filled(), filled(SteppingClock())
+    expected = at_once.run(command)
+    answers = in_turns.start(command)
+    change = in_turns.start(c.AddEntities("s", (NewEntity("later", "later"),)))
+    turns = 0
+    while not answers:
+        if not change:
+            assert [type(each) for each in in_turns.start(c.Ping())] == [Pong]
+            assert [type(each) for each in in_turns.start(c.GetHealth())] == [Health]
+        in_turns.turn()
+        turns += 1
+    assert turns >= ENTITIES
+    assert [without_times(each) for each in answers] == [without_times(expected)]
+    while not change:
+        in_turns.turn()
+    at_once.run(c.AddEntities("s", (NewEntity("later", "later"),)))
+    if isinstance(command, c.RebuildIndexes):
+        found = in_turns.run(c.GetEntityByExternalId("s", "later"))
+        assert isinstance(found, Entity)
+        assert found.id == ENTITIES + 1
+        assert in_turns.state.memory_bytes == at_once.state.memory_bytes
+    for store in (at_once, in_turns):
+        store.close()
+
+
+@pytest.mark.parametrize("command", LONG, ids=lambda command: type(command).__name__)
+def test_a_stop_meanwhile_answers_it_and_what_waits_behind_it(command: c.Command) -> None:
+    store = filled(SteppingClock())
+    answers = store.start(command)
+    change = store.start(c.DeleteSession("s"))
+    for _ in range(5):
+        store.turn()
+    store.close()
+    assert [type(each) for each in (*answers, *change)] == [ClosedError, ClosedError]
+
+
+@pytest.mark.parametrize("command", LONG, ids=lambda command: type(command).__name__)
+def test_a_restore_meanwhile_answers_it_and_serves_what_waits_behind_it(command: c.Command) -> None:
+    store = filled(SteppingClock())
+    answers = store.start(command)
+    change = store.start(c.AddEntities("s", (NewEntity("later", "later"),)))
+    store.database.pause()
+    store.database.resume(StoreState(VECTOR_DIM))
+    assert [type(each) for each in answers] == [ClosedError]
+    while not change:
+        store.turn()
+    assert list(store.state.sessions) == ["s"]
+    store.close()
+
+
+def test_a_session_is_let_go_in_turns_and_its_namesake_is_new() -> None:
+    store = filled(SteppingClock())
+    gone = store.state.sessions["s"]
+    answers = store.start(c.DeleteSession("s"))
+    assert "s" not in store.state.sessions
+    assert gone.entities_by_external_id, "freed in the turn of the deletion"
+    while not answers:
+        store.turn()
+    assert [type(each) for each in answers] == [Done]
+    store.run(c.AddEntities("s", (NewEntity("e1", "new"),)))
+    while gone.entities_by_external_id or gone.textunit_vectors._blocks:
+        store.turn()
+    digest = store.run(c.GetDigest())
+    assert isinstance(digest, Digest)
+    assert digest.object_count == 1 + ENTITIES
+    store.close()
+
+
+def test_sessions_whose_time_is_over_end_in_turns() -> None:
+    store = OwnedStore(clock=SteppingClock())
+    for number in range(30):
+        store.run(c.AddEntities(f"s{number}", (NewEntity("e", "e"),)))
+        store.run(c.SetSessionTtl(f"s{number}", ttl_s=1))
+    store.clock.ms += 5_000
+    store.sweep()
+    assert len(store.state.sessions) == 29
+    while store.state.sessions:
+        store.turn()
+    store.close()
+
+
+def test_deleting_a_hub_with_all_that_refers_to_it_takes_time_in_proportion() -> None:
+    def taken_s(count: int) -> float:
+        store = OwnedStore(durable=False)
+        store.run(c.AddEntities("s", tuple(NewEntity(f"e{n}", f"e{n}") for n in range(count + 1))))
+        store.run(c.AddRelationships("s", tuple(NewRelationship(1, n + 2, "R") for n in range(count))))
+        began_s = time.thread_time()
+        assert isinstance(store.run(c.CascadeDeleteEntity("s", 1)), Done)
+        taken = time.thread_time() - began_s
+        assert not store.state.sessions["s"].relationships
+        store.close()
+        return taken
+
+    taken_s(1_000)
+    assert taken_s(80_000) < 40 * taken_s(10_000) / 2
+
+
+def test_neither_answers_nor_refusals_wait_for_the_garbage_collector() -> None:
+    """Where a server's collector leaves alone what has stayed once, a ring of objects would stay for good."""
+    store = filled()
+    asked: list[c.Command] = [
+        c.GetEntity("s", 99), c.GetEntity("s", 1), c.GetEntity("none", 1), c.AddEntities("s", (NewEntity("e1", "e1"),)),
+        c.Query("other", top_k=1, vector=[1.0, 2.0]), c.DeleteSession("none"), c.DetectCommunities("s"),
+        c.GetDigest(), c.RebuildIndexes("s"), c.Restore("none"), c.Checkpoint(),
+    ]  # fmt: skip
+    for command in asked:
+        store.run(command)
+    gc.collect()
+    gc.disable()
+    try:
+        for command in asked:
+            store.run(command)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+    store.close()
