@@ -124,8 +124,8 @@ def _print_source(console: Console, result: QueryResult) -> None:
     words = " ".join(found[0].textunit.content.split())
     shown = words if len(words) <= SOURCE_CHARS_SHOWN_MAX else f"{words[:SOURCE_CHARS_SHOWN_MAX]} …"
     console.print(
-        f"  source: of {len(found)} text units with the score {found[0].score:.3f} the one that names most entities of "
-        f"hops 0 and 1, {_named_nearby(result, found[0])}:",
+        f"  source: of {len(found)} text units with the score {found[0].score:.3f}, the one that speaks of most "
+        f"entities of hops 0 and 1, {_named_nearby(result, found[0])} of them:",
         soft_wrap=True,
     )
     console.print(Text(f"  {shown}", style="dim"))
