@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.owned_store import OwnedStore
 from support.server import Server
 from support.tree import tree_hash
 
@@ -33,6 +34,7 @@ from gibramdb.errors import (
     OutcomeUnknownError,
     UnavailableError,
 )
+from gibramdb.model import commands as c
 
 VECTOR = [1.0, 2.0, 3.0, 4.0]
 
@@ -266,6 +268,22 @@ def test_a_change_that_can_not_be_applied_halts_the_store(
     assert files(tmp_path, "session_snapshots/snapshot-*") == [], "memory is not what the log says any more"
     with gibramdb.open(tmp_path / "data", vector_dim=4) as again:
         assert [each.external_id for each in again.session("s").documents()] == ["kept"]
+
+
+def test_a_note_of_a_read_that_can_not_be_applied_halts_the_store_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = OwnedStore()
+    store.run(c.AddDocuments("s", (NewDocument("d"),)))
+    store.run(c.SetSessionTtl("s", idle_ttl_s=8))
+    store.clock.ms += 2_000
+
+    def fail(*arguments: object) -> None:
+        raise ZeroDivisionError("provoked")
+
+    monkeypatch.setattr("gibramdb.database.database.apply", fail)
+    answer = store.run(c.GetDocument("s", 1))
+    assert isinstance(answer, HaltedError)
+    assert "provoked" in str(answer)
+    store.close()
 
 
 def open_in(tmp_path: Path, durable: bool) -> Store:

@@ -203,6 +203,9 @@ class Database:
             return _Executed(_alone(error), NO_LSN)
         except Exception:  # the edge of one command: a defect met while nothing has changed costs only this command
             log.exception("a command failed in a way that is a defect of ours: %s", type(command).__name__)
+            halted = self._refusal()
+            if halted is not None:
+                return _Executed(halted, NO_LSN)  # it was a note of this read that could not be applied
             return _Executed(InternalError(f"internal error in {type(command).__name__}; nothing was changed"), NO_LSN)
 
     def _refusal(self) -> GibramError | None:

@@ -174,7 +174,6 @@ def _open_durable(
             f"This start found no log behind snapshot {recovered.snapshot.number}, and took the snapshot alone: what "
             f"was logged behind LSN {recovered.snapshot.cut.lsn} is not here."
         )
-        log.warning(warning)
         config = msgspec.structs.replace(config, warnings=(*config.warnings, warning))
     database: Database | None = None
 
@@ -408,7 +407,10 @@ def verify(config: Config, fs: FileSystem | None = None) -> tuple[Recovered, str
     directories = directories_of(config)
     store_id = identity.established_id(fs, directories)
     if store_id is None:
-        raise MissingStoreError(f"{directories.data}: expected the marker {identity.MARKER_NAME}, found no store here")
+        raise MissingStoreError(
+            f"{directories.data}: expected the marker {identity.MARKER_NAME}, found no store here; next: name the data "
+            "directory of a store"
+        )
     locks = Locks(fs)
     locks.take(directories)
     try:

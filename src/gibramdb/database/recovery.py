@@ -362,8 +362,9 @@ def _check_joint(path: Path, header: LogHeader, before: LogHeader, tail: LogTail
     expected = wal.Successor(before.generation, tail.end_lsn, tail.last_checksum)
     if header.origin != expected or header.base_lsn != tail.end_lsn:
         raise CorruptLogError(
-            f"{path}: the log does not join the one before it: expected {expected}, found {header.origin} at LSN "
-            f"{header.base_lsn}; next: put the missing or original generation back"
+            f"{path}: the log does not join the one before it: expected one that goes on from {expected}, found "
+            f"one that goes on from {header.origin} and begins at LSN {header.base_lsn}; next: put the missing or "
+            "original generation back"
         )
 
 

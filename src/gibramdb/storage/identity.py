@@ -24,7 +24,7 @@ LOCK_NAME = "LOCK"
 DATA, WAL, SNAPSHOTS = "data", "wal", "snapshots"
 _FORMAT = 1
 _MARKER_BYTES_MAX = 64 * 1024
-ADOPT = "gibramdb store adopt"
+ADOPT = "gibramdb store adopt DIR"
 """The one command that accepts a missing directory or marker."""
 
 

@@ -49,7 +49,9 @@ _ABOUT = "one snapshot of a gibramdb store: this file and the packs it names, wh
 
 _SNAPSHOT_NAME = re.compile(r"snapshot-([0-9]{20})\.json")
 _PACK_NAME = re.compile(r"pack-([0-9]{20})\.bin")
-NEXT = "`gibramdb store verify` says what can be read, `gibramdb store repair` what an older snapshot would give"
+NEXT = (
+    "`gibramdb store verify DIR` says what can be read, `gibramdb store repair DIR` what an older snapshot would give"
+)
 
 
 class Cut(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -75,11 +75,14 @@ _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
 """A name could not be opened or changed, for this process or its user: no sign that the disk fails."""
 _NAME = re.compile(r"wal-([0-9]{20})\.log")
 
-_NEXT = "keep a copy of it as it is; `gibramdb store repair` says what can be kept and what would be lost"
+_NEXT = "keep a copy of it as it is; `gibramdb store repair DIR` says what can be kept and what would be lost"
 
 
 class FirstLog(msgspec.Struct, frozen=True, gc=False):
     """The store began with this log."""
+
+    def __str__(self) -> str:
+        return "nothing, as a store's first log does"
 
 
 class Successor(msgspec.Struct, frozen=True, gc=False):
@@ -89,12 +92,18 @@ class Successor(msgspec.Struct, frozen=True, gc=False):
     end_lsn: Lsn
     checksum: int
 
+    def __str__(self) -> str:
+        return f"generation {self.generation}, which ended at LSN {self.end_lsn} with the checksum {self.checksum:08x}"
+
 
 class BasedOnSnapshot(msgspec.Struct, frozen=True, gc=False):
     """The log goes on from a snapshot alone; what earlier generations hold is no part of it."""
 
     number: int
     checksum: int
+
+    def __str__(self) -> str:
+        return f"snapshot {self.number}, whose file has the checksum {self.checksum:08x}"
 
 
 Origin = FirstLog | Successor | BasedOnSnapshot
@@ -518,7 +527,7 @@ class LogWriter:
         path = log_path(directory, header.generation)
         if fs.exists(path):
             raise StorageError(
-                f"{path}: expected no such file, found one; next: keep it and run `gibramdb store inspect`"
+                f"{path}: expected no such file, found one; next: keep it and run `gibramdb store inspect DIR`"
             )
         data = _header_bytes(header)
         publish(fs, path, data)
