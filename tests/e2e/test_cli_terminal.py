@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
+import socket
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,10 +15,12 @@ from pathlib import Path
 import pytest
 import trustme
 from support.gate import config_file, entry
+from support.peer import Peer, pong
 from support.server import Server
 from support.terminal import PASTE_MARKS_ON, Terminal
 
 import gibramdb
+from gibramdb.wire.codec import CommandNumber, Request
 
 KEY = "key-app"
 CTRL_C, CTRL_D = "\x03", "\x04"
@@ -149,23 +152,31 @@ def test_ctrl_c_gives_up_the_line_and_ctrl_d_ends(console: Console) -> None:
         assert "Traceback" not in terminal.screen
 
 
-def test_ctrl_c_gives_up_a_command_that_is_not_answered(console: Console, server: Server) -> None:
-    with console.on_terminal("--session", "slow", key=KEY) as terminal:
-        terminal.see_prompt("slow>")
-        os.kill(server.pid, signal.SIGSTOP)
-        try:
-            terminal.type("ADD_DOCUMENT slow\r")
-            terminal.see("\x1b[?2004l")  # the line is taken, and keys are no longer raw
+def test_ctrl_c_gives_up_a_command_that_is_not_answered(tmp_path: Path) -> None:
+    has_come = threading.Event()
+
+    def answer(request: Request, connection: socket.socket) -> bool:
+        if request.number == CommandNumber.PING:
+            return pong(request, connection)
+        has_come.set()
+        return True
+
+    environment = {**os.environ, "HOME": str(tmp_path), "GIBRAMDB_API_KEY": ""}
+    with Peer(answer) as peer:
+        command = [sys.executable, "-m", "gibramdb", "cli", "--server", peer.url, "--session", "slow"]
+        with Terminal(command, environment) as terminal:
+            terminal.see_prompt("slow>")
+            terminal.type("ADD_DOCUMENT d\r")
+            assert has_come.wait(20)
             terminal.type(CTRL_C)
             terminal.see("given up; the server may carry it out all the same")
             terminal.see_prompt("slow>")
-        finally:
-            os.kill(server.pid, signal.SIGCONT)
-        terminal.type("PING\r")
-        terminal.see("done")
-        terminal.see_prompt("slow>")
-        terminal.type(CTRL_D)
-        assert terminal.wait() == 0
+            terminal.type("PING\r")
+            terminal.see("done")
+            terminal.see_prompt("slow>")
+            terminal.type(CTRL_D)
+            assert terminal.wait() == 0
+    assert peer.connections == 2, "an answer that comes late must not be taken for that of another command"
 
 
 def test_commands_what_they_take_and_sessions_are_completed(console: Console) -> None:
