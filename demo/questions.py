@@ -14,10 +14,12 @@ from rich.text import Text
 from demo.factbook import BORDERS, MEMBER_OF, SELLS_TO
 from gibramdb import Session
 from gibramdb.errors import NotFoundError
-from gibramdb.model.results import Explanation, QueryResult
+from gibramdb.model.results import Explanation, QueryResult, TextUnitHit
 
 HITS_SHOWN_PER_HOP = 3
 STEPS_SHOWN_PER_HOP = 4
+SOURCES_COMPARED_MAX = 200
+SOURCE_CHARS_SHOWN_MAX = 400
 
 
 class Question(NamedTuple):
@@ -50,7 +52,7 @@ def ask(session: Session, console: Console, questions: Sequence[tuple[Question, 
             seed_entity_ids=seeds,
             relationship_types=question.relationship_types,
             entities_max=200,
-            textunits_max=2,
+            textunits_max=SOURCES_COMPARED_MAX,
         )
         explanation = session.explain(result.query_id)
         over_hops += sum(1 for hit in result.entities if hit.hop)
@@ -102,7 +104,28 @@ def _print_paths(console: Console, result: QueryResult, explanation: Explanation
         console.print(f"  and {len(explanation.steps) - shown} more steps", style="dim")
 
 
+def sources(result: QueryResult) -> list[TextUnitHit]:
+    """The text units with the best score, those first that speak of most of what is at most a hop away.
+
+    Everything that mentions the subject has the same score; what names its neighbours too says why they are there.
+    """
+    best = [hit for hit in result.textunits if hit.score == result.textunits[0].score]
+    return sorted(best, key=lambda hit: -_named_nearby(result, hit))
+
+
+def _named_nearby(result: QueryResult, hit: TextUnitHit) -> int:
+    return len({each.entity.id for each in result.entities if each.hop <= 1}.intersection(hit.textunit.entity_ids))
+
+
 def _print_source(console: Console, result: QueryResult) -> None:
-    for hit in result.textunits[:1]:
-        words = " ".join(hit.textunit.content.split())
-        console.print(Text(f"  source, score {hit.score:.3f}, hop {hit.hop}: {words[:240]} …", style="dim"))
+    found = sources(result)
+    if not found:
+        return
+    words = " ".join(found[0].textunit.content.split())
+    shown = words if len(words) <= SOURCE_CHARS_SHOWN_MAX else f"{words[:SOURCE_CHARS_SHOWN_MAX]} …"
+    console.print(
+        f"  source: of {len(found)} text units with the score {found[0].score:.3f}, the one that speaks of most "
+        f"entities of hops 0 and 1, {_named_nearby(result, found[0])} of them:",
+        soft_wrap=True,
+    )
+    console.print(Text(f"  {shown}", style="dim"))

@@ -223,8 +223,11 @@ def _config(
     wal_sync_interval: str,
     snapshot_wal_size_bytes: int,
     data_dir: str | os.PathLike[str] | None,
+    require_existing: bool,
 ) -> Config:
     flags = {"server.vector_dim": str(vector_dim), "server.addr": "127.0.0.1:0"}
+    if require_existing:
+        flags["session_store.require_existing"] = "true"
     if data_dir is not None:
         flags["server.data_dir"] = os.fspath(data_dir)
     if path is not None:
@@ -244,6 +247,7 @@ def open(
     wal_sync_interval: str = "1s",
     snapshot_wal_size_bytes: int = SNAPSHOT_WAL_SIZE_BYTES,
     data_dir: str | os.PathLike[str] | None = None,
+    require_existing: bool = False,
 ) -> Store:
     """Open a store in this process: in memory, or durable in the directory `path`.
 
@@ -256,13 +260,25 @@ def open(
         wal_sync_interval: with "periodic", how much may be lost: `1s`, `500ms`.
         snapshot_wal_size_bytes: a snapshot is taken so that the log stays below this; 0 for never.
         data_dir: where a store in memory writes and finds the copies of `save`; one on disk has its own.
+        require_existing: do not begin a store where there is none, as at a mistyped path.
 
     Raises:
         ConfigError: a setting can not be used.
+        MissingStoreError: there is no store at `path`, and one is required; or a part of it is missing.
         StoreLockedError: another process has it open.
         FatalError: the store can not be recovered; the message says what was found and what to do.
     """
-    engine = Engine(_config(path, vector_dim, wal_sync_policy, wal_sync_interval, snapshot_wal_size_bytes, data_dir))
+    engine = Engine(
+        _config(
+            path,
+            vector_dim,
+            wal_sync_policy,
+            wal_sync_interval,
+            snapshot_wal_size_bytes,
+            data_dir,
+            require_existing,
+        )
+    )
     try:
         engine.opened.result()
     except BaseException:  # Ctrl-C too: the thread would go on to open the store, and hold it
@@ -279,12 +295,21 @@ def open_async(
     wal_sync_interval: str = "1s",
     snapshot_wal_size_bytes: int = SNAPSHOT_WAL_SIZE_BYTES,
     data_dir: str | os.PathLike[str] | None = None,
+    require_existing: bool = False,
 ) -> Opening:
     """As `open`, for an event loop; recovery runs beside it.
 
     `async with open_async(...) as db`, or `db = await open_async(...)`.
     """
-    settings = (path, vector_dim, wal_sync_policy, wal_sync_interval, snapshot_wal_size_bytes, data_dir)
+    settings = (
+        path,
+        vector_dim,
+        wal_sync_policy,
+        wal_sync_interval,
+        snapshot_wal_size_bytes,
+        data_dir,
+        require_existing,
+    )
 
     async def opened() -> AsyncStore:
         engine = Engine(_config(*settings))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import select
 import subprocess
 import sys
 import time
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.server import Server
+from support.terminal import Terminal
 
 from gibramdb.cli.grammar import ROWS
 from gibramdb.cli.main import main
@@ -113,7 +112,8 @@ def test_people_are_shown_tables(server: Server, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["ADD_ENTTY"], 64, "did you mean ADD_ENTITY?"),
+        (["ADD_ENTTY"], 64, "unknown command: ADD_ENTTY; did you mean ADD_ENTITY? `help` lists them all"),
+        (["xyz"], 64, "unknown command: xyz; `help` lists them all"),
         (["GET_ENTITY", "seven"], 64, "id takes a whole number, got 'seven'"),
         (["GET_ENTITY", "1.5"], 64, "id takes a whole number"),
         (["GET_ENTITY"], 64, "missing id"),
@@ -162,43 +162,23 @@ def test_lines_from_a_pipe_are_done_up_to_the_first_that_fails(server: Server) -
 
 
 def test_a_dialogue_on_a_terminal(server: Server, tmp_path: Path) -> None:
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "HOME": str(tmp_path), "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
-    dialogue = subprocess.Popen(
-        [sys.executable, "-m", "gibramdb", *said(server)],
-        stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True,
-    )  # fmt: skip
-    os.close(theirs)
-    screen = ""
-
-    def see(text: str) -> None:
-        nonlocal screen
-        end = time.monotonic() + 20
-        while text not in screen:
-            assert time.monotonic() < end, screen
-            if select.select([ours], [], [], 0.1)[0]:
-                screen += os.read(ours, 65_536).decode(errors="replace")
-        screen = screen.rpartition(text)[2]
-
-    try:
-        see("no session>")
-        os.write(ours, b"use talk\r")
-        see("talk>")
-        os.write(ours, b"ADD_DOC")
-        see("ADD_DOCUMENT")  # offered
-        os.write(ours, b"\t")
-        see("UMENT")  # taken
-        os.write(ours, b" d1\r")
-        see("ids")
-        os.write(ours, b"GET_DOCUMENT 7\r")
-        see("error: document not found: 7")
-        os.write(ours, b"ADD_DOCUMENT 'd2\r")
-        see("No closing quotation")
-        os.write(ours, b"LIST_DOCUMENTS\r")
-        see("d1")
-        os.write(ours, b"exit\r")
-        assert dialogue.wait(20) == 0
-    finally:
-        dialogue.kill()
-        os.close(ours)
-    assert "ADD_DOCUMENT" in (tmp_path / ".gibramdb_history").read_text()
+    command = [sys.executable, "-m", "gibramdb", *said(server)]
+    with Terminal(command, {**os.environ, "HOME": str(tmp_path)}) as terminal:
+        terminal.see_prompt("no session>")
+        terminal.type("use talk\r")
+        terminal.see_prompt("talk>")
+        terminal.type("ADD_DOCUMENT d1\r")
+        terminal.see("ids")
+        terminal.see_prompt("talk>")
+        terminal.type("GET_DOCUMENT 7\r")
+        terminal.see("error: document not found: 7")
+        terminal.see_prompt("talk>")
+        terminal.type("ADD_DOCUMENT 'd2\r")
+        terminal.see("No closing quotation")
+        terminal.see_prompt("talk>")
+        terminal.type("LIST_DOCUMENTS\r")
+        terminal.see("external_id")
+        terminal.see("d1")
+        terminal.see_prompt("talk>")
+        terminal.type("exit\r")
+        assert terminal.wait() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import shutil
@@ -24,7 +25,7 @@ import gibramdb
 from gibramdb.clock import SystemClock
 from gibramdb.config import load_config
 from gibramdb.database.opening import open_store
-from gibramdb.errors import ClosedError, StoreLockedError
+from gibramdb.errors import ClosedError, MissingStoreError, StoreLockedError
 from gibramdb.storage.files import OsFileSystem
 
 
@@ -265,6 +266,20 @@ def test_a_first_start_can_be_forbidden(tmp_path: Path) -> None:
         Server(tmp_path / "data", "--config", str(config)).kill()
     assert refusal.value.status == 66
     assert not (tmp_path / "data").exists()
+
+
+def test_a_store_that_must_be_there_is_not_begun_in_this_process(tmp_path: Path) -> None:
+    with pytest.raises(MissingStoreError, match="correct the path"):
+        gibramdb.open(tmp_path / "data", vector_dim=4, require_existing=True)
+
+    async def opened() -> None:
+        await gibramdb.open_async(tmp_path / "data", vector_dim=4, require_existing=True)
+
+    with pytest.raises(MissingStoreError, match="correct the path"):
+        asyncio.run(opened())
+    assert not (tmp_path / "data").exists()
+    gibramdb.open(tmp_path / "data", vector_dim=4).close()
+    gibramdb.open(tmp_path / "data", vector_dim=4, require_existing=True).close()
 
 
 def test_a_directory_of_gibram_is_not_taken(tmp_path: Path) -> None:

@@ -15,14 +15,15 @@ from rich.console import Console
 from rich.table import Table
 
 from gibramdb.cli import grammar
-from gibramdb.cli.target import Server
-from gibramdb.config import API_KEY_VARIABLE
+from gibramdb.cli.target import DEFAULT_SERVER, Server, Timeout, Tls, open_server, without_key
 from gibramdb.errors import GibramError, InvalidArgumentError
 from gibramdb.session import Store
 
 HISTORY = Path("~/.gibramdb_history")
 DIALOGUE_WORDS = ("use", "help", "exit")
 SHOWN_NUMBERS_MAX = 8
+COMPLETION_TIMEOUT_S = 1.0
+"""Names of sessions are asked for while somebody types, who does not want to wait for a server that is not there."""
 
 CommandWords = Annotated[
     list[str] | None,
@@ -30,24 +31,18 @@ CommandWords = Annotated[
 ]
 SessionOption = Annotated[str, typer.Option("--session", "-s", help="The session that commands are about.")]
 Json = Annotated[bool, typer.Option("--json", help="Answers as JSON, one document a command.")]
-Tls = Annotated[
-    str, typer.Option("--tls", metavar="FILE", help="A certificate to trust; `system` for the system's roots.")
-]
 
 
 def cli(
     words: CommandWords = None,
-    server: Server = "gibram://127.0.0.1:6161",
+    server: Server = DEFAULT_SERVER,
+    tls: Tls = None,
+    timeout: Timeout = None,
     session: SessionOption = "",
     as_json: Json = False,
-    tls: Tls = "",
 ) -> None:
-    """Speak to a server: any command, any session. The API key, if there is one, stands in GIBRAMDB_API_KEY."""
-    import gibramdb
-
-    key = os.environ.get(API_KEY_VARIABLE)
-    trusted: bool | str | None = True if tls == "system" else tls or None
-    with gibramdb.connect(server, api_key=key, tls=trusted) as db:
+    """Speak to a server: any command, any session."""
+    with open_server(server, tls, timeout) as db:
         talk = Talk(db, session, as_json=as_json)
         if words == ["-"] or (not words and not sys.stdin.isatty()):
             for line in sys.stdin:
@@ -87,7 +82,7 @@ class Talk:
     def sessions(self) -> list[str]:
         """Names to complete; none where they may not be listed."""
         try:
-            return [each.session_id for each in self._db.sessions()]
+            return [each.session_id for each in self._db.with_timeout(COMPLETION_TIMEOUT_S).sessions()]
         except GibramError:
             return []
 
@@ -143,7 +138,7 @@ def _tables(value: Any) -> Iterator[tuple[str, Table]]:
     if own:
         table = Table(show_header=False, box=None)
         for name, item in own.items():
-            for each, shown in item.items() if isinstance(item, dict) else [(name, item)]:
+            for each, shown in sorted(item.items()) if isinstance(item, dict) else [(name, item)]:
                 table.add_row(str(each), _shown(shown))
         yield "", table
     for name, items in lists.items():
@@ -184,7 +179,25 @@ def _converse(talk: Talk, server: str) -> None:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import CompleteEvent, Completer, Completion
     from prompt_toolkit.document import Document
-    from prompt_toolkit.history import FileHistory
+    from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+
+    class Commands(FileHistory):
+        """Only commands reach the file: whatever else was typed could be a key."""
+
+        def store_string(self, string: str) -> None:
+            if _is_command(string):
+                super().store_string(string)
+
+    def history() -> History:
+        file = HISTORY.expanduser()
+        try:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.fchmod(descriptor, 0o600)  # one that was there already may be open to others
+            os.close(descriptor)
+        except OSError as error:  # a home that is not ours to write in takes nothing else from the dialogue
+            print(f"what is typed is not kept: {file}: {error.strerror}", file=sys.stderr)
+            return InMemoryHistory()
+        return Commands(str(file))
 
     class Words(Completer):
         """Names of commands first, then of what they take; of sessions behind `use`."""
@@ -200,19 +213,29 @@ def _converse(talk: Talk, server: str) -> None:
                 if candidate.lower().startswith(current.lower()):
                     yield Completion(candidate, -len(current))
 
-    history = HISTORY.expanduser()
-    history.touch(0o600)
-    prompt: PromptSession[str] = PromptSession(history=FileHistory(str(history)), completer=Words())
-    print(f"{server.rpartition('@')[2]}: help lists the commands, use SESSION sets the session, exit or Ctrl-D ends")
+    prompt: PromptSession[str] = PromptSession(history=history(), completer=Words())
+    print(f"{without_key(server)}: help lists the commands, use SESSION sets the session, exit or Ctrl-D ends")
     while not talk.is_over:
         try:
-            talk.answer(_split(prompt.prompt(f"{talk.session_id or 'no session'}> ")))
+            line = prompt.prompt(f"{talk.session_id or 'no session'}> ")
         except EOFError:
             return
         except KeyboardInterrupt:
             continue  # the line is given up, not the dialogue
+        try:
+            talk.answer(_split(line))
+        except KeyboardInterrupt:
+            print("given up; the server may carry it out all the same", file=sys.stderr)
         except GibramError as error:
             print(f"error: {error}", file=sys.stderr)
+
+
+def _is_command(line: str) -> bool:
+    word = line.split(maxsplit=1)[0] if line.strip() else ""
+    try:
+        return word.lower() in DIALOGUE_WORDS or bool(grammar.row_named(word))
+    except GibramError:
+        return False
 
 
 def _candidates(talk: Talk, said: list[str]) -> list[str]:

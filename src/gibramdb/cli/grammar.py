@@ -62,8 +62,8 @@ def row_named(word: str) -> Row:
     row = ROWS.get(name)
     if row is None:
         near = difflib.get_close_matches(name, ROWS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UnknownCommandError(f"unknown command: {word}{hint} `help` lists them all")
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UnknownCommandError(f"unknown command: {word}; {hint}`help` lists them all")
     return row
 
 

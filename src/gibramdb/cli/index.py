@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gibramdb.cli.main import INTERRUPTED
-from gibramdb.cli.target import DEFAULT_SERVER, DataDirectory, Server, SessionName, open_session
+from gibramdb.cli.target import DEFAULT_SERVER, DataDirectory, Server, SessionName, Timeout, Tls, open_session
 from gibramdb.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -37,11 +37,14 @@ def index(
     *,
     session: SessionName,
     server: Server = DEFAULT_SERVER,
+    tls: Tls = None,
+    timeout: Timeout = None,
     data: DataDirectory = None,
 ) -> None:
     """Read text and Markdown files, find what they speak of, and store all of it, searchable, in a session.
 
-    Needs no key and no network. Stop it at any time and run it again: what is stored already is skipped.
+    The models that it needs run on this machine. Stop it at any time and run it again: what is stored already is
+    skipped.
     """
     from gibramdb.pipeline import SemanticSplitter, SentenceEncoder
     from gibramdb.pipeline import index as index_sources
@@ -50,7 +53,10 @@ def index(
     # Both before anything else: what is missing should be said before any work is done.
     splitter, embedder = SemanticSplitter(), SentenceEncoder()
     files, skipped = find(paths)
-    with open_session(session, server, data, vector_dim=embedder.dim) as target, _bars() as bars:
+    with (
+        open_session(session, server, tls, timeout, data, vector_dim=embedder.dim, may_begin=True) as target,
+        _bars() as bars,
+    ):
         try:
             sources = _load(files, skipped, bars)
             if not sources:

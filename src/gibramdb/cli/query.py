@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from gibramdb.cli.target import DEFAULT_SERVER, DataDirectory, Server, SessionName, open_session
+from gibramdb.cli.target import DEFAULT_SERVER, DataDirectory, Server, SessionName, Timeout, Tls, open_session
 from gibramdb.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def query(
     *,
     session: SessionName,
     server: Server = DEFAULT_SERVER,
+    tls: Tls = None,
+    timeout: Timeout = None,
     data: DataDirectory = None,
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="How many of each kind to find by similarity.")] = 10,
     hops: Annotated[int, typer.Option("--hops", min=0, help="How far to walk along relationships from there.")] = 2,
@@ -47,7 +49,7 @@ def query(
     if not text.strip():
         raise InvalidArgumentError("the question is blank")
     embedder = SentenceEncoder()
-    with open_session(session, server, data, vector_dim=embedder.dim) as target:
+    with open_session(session, server, tls, timeout, data, vector_dim=embedder.dim, may_begin=False) as target:
         begun = time.perf_counter()
         vector = embedder.embed([text])[0]
         embedded = time.perf_counter()

@@ -393,8 +393,8 @@ class Caller(Generic[S]):
             stream: S = yield self._io.open(address, deadline)
         except ssl.SSLCertVerificationError as error:
             raise ConnectionFailedError(
-                f"{address} is not trusted: {error.verify_message}; tls= takes a file with the certificate to trust, "
-                "tls_server_name= the name in it"
+                f"{address} is not trusted: {error.verify_message}; tls= or --tls takes a file with the certificate to "
+                "trust, tls_server_name= the name in it"
             ) from error
         except ssl.SSLError as error:
             raise ConnectionFailedError(

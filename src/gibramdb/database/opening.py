@@ -262,11 +262,6 @@ def _first_start(config: Config, fs: FileSystem, directories: Directories, locks
 
     May find what an earlier first start left when it was cut short; nothing can have been stored then.
     """
-    if config.session_store.require_existing:
-        raise MissingStoreError(
-            f"{directories.data}: session_store.require_existing is true and there is no store here; is the volume "
-            "mounted? For a first start set it to false"
-        )
     if gibram.looks_like_gibram(directories.data):
         raise MissingStoreError(
             f"{directories.data}: expected a store of gibramdb or an empty directory, found files of GibRAM 0.3.0; "
@@ -284,6 +279,12 @@ def _first_start(config: Config, fs: FileSystem, directories: Directories, locks
                 _require_unused(fs, directories)
         finally:
             locks.release()
+    # The last look, since the others tell more of what is wrong.
+    if config.session_store.require_existing and identity.established_id(fs, directories) is None:
+        raise MissingStoreError(
+            f"{directories.data}: there is no store here, and one that exists is required; next: correct the path, or "
+            "mount the volume; to begin one, start without session_store.require_existing, or use `gibramdb index`"
+        )
     identity.make_directories(fs, directories)
     locks.take(directories)
     established = identity.established_id(fs, directories)

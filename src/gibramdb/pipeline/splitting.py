@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import deque
 from typing import TYPE_CHECKING
 
 from gibramdb.errors import MissingExtraError
@@ -15,8 +17,18 @@ PASSAGE_CHARS_MAX = 1200
 """A passage is closed at the first good place between the two. The local model reads a paragraph best; a page blurs."""
 
 
+_HEADING = re.compile(r" {0,3}#{1,6}(?P<title>[ \t].*)?")
+_UNDERLINE = re.compile(r" {0,3}(?:=+|-+)[ \t]*")
+_FENCE = re.compile(r" {0,3}(?:`{3,}[^`]*|~{3,}.*)")
+_RULE = re.compile(r" {0,3}([-*_])[ \t]*(?:\1[ \t]*){2,}")
+
+
 class SemanticSplitter:
-    """Cuts at headings, paragraphs and sentences, in this order of preference."""
+    """Cuts at headings, paragraphs and sentences, in this order of preference.
+
+    Of Markdown, a heading that would be a passage alone goes with what follows it, or, where nothing follows, with what
+    is before it, if there is room; rules and fences around nothing are left out.
+    """
 
     def __init__(self, passage_chars_min: int = PASSAGE_CHARS_MIN, passage_chars_max: int = PASSAGE_CHARS_MAX) -> None:
         """Loads the library.
@@ -30,10 +42,69 @@ class SemanticSplitter:
             raise MissingExtraError(
                 "splitting text needs the package semantic-text-splitter: pip install 'gibramdb[index]'"
             ) from error
-        capacity = (passage_chars_min, passage_chars_max)
-        self._text: TextSplitter = TextSplitter(capacity)
-        self._markdown: MarkdownSplitter = MarkdownSplitter(capacity)
+        self._chars_min, self._chars_max = passage_chars_min, passage_chars_max
+        self._text: TextSplitter = TextSplitter((passage_chars_min, passage_chars_max))
+        self._markdown: type[MarkdownSplitter] = MarkdownSplitter
 
     def split(self, text: str, kind: Kind) -> list[str]:
         """Passages of at most `passage_chars_max` characters, trimmed."""
-        return (self._markdown if kind == "markdown" else self._text).chunks(text)
+        return self._split_markdown(text) if kind == "markdown" else self._text.chunks(text)
+
+    def _split_markdown(self, text: str) -> list[str]:
+        passages: list[str] = []
+        above = ""  # headings that have not met their text yet
+        chunks = deque(self._cut(text, self._chars_max))
+        while chunks:
+            chunk = chunks.popleft()
+            headings = _headings_alone(chunk)
+            if headings is not None:
+                together = _below(above, headings)
+                if len(together) <= self._chars_max // 2 - len(_GAP):
+                    above = together
+                    continue
+                # So many headings, an outline perhaps, are a text of their own.
+            room = self._chars_max - (len(above) + len(_GAP) if above else 0)
+            if len(chunk) > room:
+                chunks.extendleft(reversed(self._cut(chunk, room)))
+                continue
+            passages.append(_below(above, chunk))
+            above = ""
+        if above and passages and len(_below(passages[-1], above)) <= self._chars_max:
+            passages[-1] = _below(passages[-1], above)  # nothing follows; still somebody may look for its words
+        elif above:
+            passages.append(above)
+        return passages
+
+    def _cut(self, text: str, chars_max: int) -> list[str]:
+        return self._markdown((min(self._chars_min, chars_max), chars_max)).chunks(text)
+
+
+_GAP = "\n\n"
+
+
+def _below(above: str, text: str) -> str:
+    return f"{above}{_GAP}{text}" if above and text else above or text
+
+
+def _headings_alone(chunk: str) -> str | None:
+    """The headings of a chunk that has nothing else but rules and empty fences; None if it has some text."""
+    headings: list[str] = []
+    is_fenced = False
+    lines = deque(chunk.split("\n"))
+    while lines:
+        line = lines.popleft()
+        if not line.strip():
+            continue
+        if _FENCE.fullmatch(line):
+            is_fenced = not is_fenced
+        elif is_fenced:
+            return None
+        elif heading := _HEADING.fullmatch(line):
+            headings += [line] if (heading["title"] or "").strip() else []
+        elif _RULE.fullmatch(line):
+            continue
+        elif lines and _UNDERLINE.fullmatch(lines[0]):
+            headings.append(f"{line}\n{lines.popleft()}")
+        else:
+            return None
+    return _GAP.join(headings)

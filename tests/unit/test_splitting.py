@@ -1,0 +1,84 @@
+"""A passage of Markdown says something: a heading goes with its text, and marks around nothing are nothing."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gibramdb.pipeline import SemanticSplitter
+from gibramdb.pipeline.splitting import PASSAGE_CHARS_MAX
+
+LONG = "The council of the town met the mayor of the port about salt fish. " * 30
+"""Longer than a passage may be, so that the library cuts a heading off from it."""
+
+
+def passages(text: str) -> list[str]:
+    return SemanticSplitter().split(text, "markdown")
+
+
+@pytest.mark.parametrize(
+    "headings",
+    ["# One", "### One ###", "# One\n\n## Two\n\n### Three", "One\n===", "One\n---", "   ## One", "# One\n\nTwo\n---"],
+)
+def test_a_heading_goes_with_what_follows_it(headings: str) -> None:
+    first, *others = passages(f"{headings}\n\n{LONG}")
+    assert first.lstrip().startswith(f"{headings.strip()}\n\nThe council")
+    assert not [each for each in others if "One" in each]
+
+
+def test_a_heading_goes_with_its_own_section() -> None:
+    found = passages(f"# One\n\n{LONG}\n\n## Two\n\n{LONG}")
+    assert [each.partition("\n")[0] for each in found if each.startswith("#")] == ["# One", "## Two"]
+    assert not [each for each in found if each.endswith("Two")]
+
+
+@pytest.mark.parametrize(
+    "marks", ["```\n```", "```python\n\n```", "~~~\n~~~", "---", "* * *", "___", "#", "```\n\n```\n\n---"]
+)
+def test_marks_around_nothing_are_nothing(marks: str) -> None:
+    assert not [each for each in passages(f"{LONG}\n\n{marks}\n\n{LONG}\n\n{marks}") if "fish" not in each]
+    assert passages(marks) == []
+
+
+@pytest.mark.parametrize("code", ["# a comment", "x = 1", "---", "One\n---"])
+def test_a_fence_that_holds_something_is_kept_whole(code: str) -> None:
+    fenced = f"```python\n{code}\n```"
+    assert fenced in "\n\n".join(passages(f"{LONG}\n\n{fenced}\n\n{LONG}"))
+
+
+def test_a_long_fence_leaves_no_passage_of_its_mark_alone() -> None:
+    found = passages("```python\n" + "print('salt fish')\n" * 200 + "```")
+    assert len(found) > 1
+    assert sum(each.count("print") for each in found) == 200
+    assert not [each for each in found if "print" not in each]
+
+
+def test_headings_that_nothing_follows_are_kept() -> None:
+    assert passages("# One\n\n## Two") == ["# One\n\n## Two"]
+    assert passages(f"{LONG}\n\n## Two")[-1].endswith("fish.\n\n## Two")
+    outline = [f"## Chapter {number}" for number in range(300)]
+    assert re.findall(r"## Chapter \d+", "\n".join(passages("\n\n".join(outline)))) == outline
+
+
+def test_plain_text_is_left_as_it_is() -> None:
+    assert SemanticSplitter().split("# no heading\n\n---\n", "text") == ["# no heading\n\n---"]
+
+
+blocks = st.one_of(
+    st.builds(
+        lambda level, word: f"{'#' * level} {word}", st.integers(1, 6), st.text("abc ", min_size=1, max_size=300)
+    ),
+    st.builds(lambda count: " ".join(f"word{number}" for number in range(count)), st.integers(1, 300)),
+    st.builds(lambda count: "```\n" + "x = 1\n" * count + "```", st.integers(0, 400)),
+    st.sampled_from(["---", "Title\n===", "```", "#", "- a\n- b"]),
+)
+
+
+@given(st.lists(blocks, max_size=8).map("\n\n".join), st.integers(2, PASSAGE_CHARS_MAX))
+def test_no_word_is_lost_and_no_passage_is_too_long(text: str, chars_max: int) -> None:
+    found = SemanticSplitter(min(400, chars_max), chars_max).split(text, "markdown")
+    assert all(each and len(each) <= chars_max for each in found)
+    assert re.findall(r"\w", "".join(found)) == re.findall(r"\w", text)
