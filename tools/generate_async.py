@@ -41,7 +41,15 @@ def generated() -> str:
     # What the two share is imported rather than written twice.
     shared_from = body.index("\ndef following_token(")
     sizes = ("_document_bytes", "_textunit_bytes", "_entity_bytes", "_relationship_bytes")
-    cut = ("_chunks", "_pair_chunks", "_with_embeddings", "total_of", "check_timeout_s", "following_token")
+    cut = (
+        "_chunks",
+        "_pair_chunks",
+        "_with_embeddings",
+        "total_of",
+        "check_timeout_s",
+        "following_token",
+        "ended_early",
+    )
     names = ("Embeddings", "New", "Progress", *cut, *sizes)
     constants = re.search(r"\nCHUNK_OBJECTS_MAX = .*?(?=\n\nclass Executor)", body, re.DOTALL)
     assert constants is not None
