@@ -77,11 +77,8 @@ class LoopStream:
 
     def close(self) -> None:
         """See calls.Stream."""
-        transport = self._writer.transport
-        if transport.get_write_buffer_size():
-            transport.abort()  # else the loop goes on sending for a call that is over, to whoever does not take it
-        else:
-            self._writer.close()
+        # Not close: behind a call that is over, the loop would go on sending what the server has not taken yet.
+        self._writer.transport.abort()
 
 
 async def _connected(address: Address, deadline: Deadline) -> socket.socket:

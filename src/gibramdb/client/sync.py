@@ -62,12 +62,9 @@ class SocketStream:
 
     def send(self, data: bytes, deadline: Deadline) -> None:
         """See calls.Stream."""
-        unsent = memoryview(data)
+        self._socket.settimeout(deadline.remaining_s())
         try:
-            # Not sendall: with TLS it grants the whole time to each record that the server takes.
-            while unsent:
-                self._socket.settimeout(deadline.remaining_s())
-                unsent = unsent[self._socket.send(unsent) :]
+            self._socket.sendall(data)
         except TimeoutError:
             raise deadline.passed() from None
 
