@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,6 +125,14 @@ def test_a_batch_that_goes_on_is_given_more_than_the_time_of_one_call(way: str, 
     time.sleep(0.1)
     with gibramdb.connect(url, api_key=key) as db:
         assert db.session(session_id).info().document_count == 90
+
+
+def test_a_bucket_that_holds_little_is_emptied_before_it_is_full(tmp_path: Path) -> None:
+    path = config_file(tmp_path, KEYS, security={"rate_limit": 400, "rate_burst": 8})
+    with Server(tmp_path / "data", "--config", path, mode="ephemeral") as server:
+        began = time.monotonic()
+        execute_many("blocking", f"gibram://127.0.0.1:{server.port}", [c.Ping()] * 800, api_key="key-a")
+        assert time.monotonic() - began < 3, "at 400 a second they are two"
 
 
 @ways

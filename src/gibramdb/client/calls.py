@@ -295,7 +295,7 @@ class Caller(Generic[S]):
         """Add their results to `results`; what may be tried again is. Raises the first error that stays."""
         deadline = Deadline(self._timeout_s)
         done, width = 0, len(batch)
-        failures = 0  # since something was answered
+        failures = breaks = 0  # since something was answered; of the connection
         unknown: OutcomeUnknownError | None = None  # of a write: then only an answer ends the call before its time
         unknown_end = 0  # where those end whose outcome it is
         while done < len(batch):
@@ -304,8 +304,8 @@ class Caller(Generic[S]):
             try:
                 answers = yield from self._one_try(asked, ask, deadline)
             except OutcomeUnknownError as error:
-                failures += 1
-                if not is_repeatable(asked) or (is_read(asked) and failures == TRIES_MAX):
+                failures, breaks = failures + 1, breaks + 1
+                if not is_repeatable(asked) or (is_read(asked) and breaks >= TRIES_MAX):
                     raise
                 if not is_read(asked):
                     if unknown is None and not (yield from self._remembers_tokens(deadline)):
@@ -313,9 +313,9 @@ class Caller(Generic[S]):
                     unknown, unknown_end = unknown or error, max(unknown_end, done + len(asked))
                 refusal: GibramError = unknown or error
             except ConnectionFailedError as error:
-                failures += 1
+                failures, breaks = failures + 1, breaks + 1
                 # Who is not trusted now will not be in a moment.
-                if unknown is None and (failures >= TRIES_MAX or isinstance(error.__cause__, ssl.SSLError)):
+                if unknown is None and (breaks >= TRIES_MAX or isinstance(error.__cause__, ssl.SSLError)):
                     raise
                 refusal = unknown or error
             except GibramError as error:
@@ -331,7 +331,8 @@ class Caller(Generic[S]):
                 if answers:
                     results += answers
                     done += len(answers)
-                    failures, deadline = 0, Deadline(self._timeout_s)
+                    failures = breaks = 0
+                    deadline = Deadline(self._timeout_s)
                     if done >= unknown_end:
                         unknown = None
                 if refused is None:
