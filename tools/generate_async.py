@@ -52,7 +52,7 @@ def generated() -> str:
     sizes = ("_document_bytes", "_textunit_bytes", "_entity_bytes", "_relationship_bytes")
     limits = ("CHUNK_BYTES_MAX", "CHUNK_OBJECTS_MAX", "SESSIONS_PER_PAGE")
     types = ("Embedded", "Embeddings", "New", "Progress")
-    names = (*limits, *types, "check_timeout_s", "each", "following_token", "total_of", *sizes)
+    names = (*limits, *types, "check_timeout_s", "each", "ended_early", "following_token", "total_of", *sizes)
     constants = re.search(r"\nCHUNK_OBJECTS_MAX = .*?(?=\n\nclass Executor)", body, re.DOTALL)
     assert constants is not None
     body = body[:shared_from].replace(constants[0], "")

@@ -59,6 +59,7 @@ from gibramdb.session import (
     _textunit_bytes,
     check_timeout_s,
     each,
+    ended_early,
     following_token,
     total_of,
 )
@@ -72,7 +73,7 @@ class AsyncExecutor(Protocol):
         ...
 
     async def execute_batch(self, batch: Sequence[Command]) -> list[Any]:
-        """Run in order; raises the first error, and what ran before it stays."""
+        """Run in order; raises the first error, with the results of what ran before it, which stays."""
         ...
 
     def with_timeout(self, timeout_s: float) -> Self:
@@ -150,7 +151,10 @@ class AsyncStore:
         return await self._executor.execute(command)
 
     async def execute_many(self, batch: Iterable[Command]) -> list[Any]:
-        """Results of commands, run in order in few round trips. Raises the first error; what ran before it stays."""
+        """Results of commands, run in order in few round trips.
+
+        Raises the first error; what ran before it stays, and is answered by the error's `results`.
+        """
         return await self._executor.execute_batch(tuple(batch))
 
     async def sessions(self) -> list[SessionInfo]:
@@ -374,11 +378,17 @@ class AsyncSession:
     ) -> None:
         """Many links, each (text unit, entity), in few round trips. Stops at the first that fails."""
         total, done = total_of(pairs), 0
-        async for chunk in _pair_chunks(pairs):
-            await self._executor.execute_batch([commands.LinkTextUnitEntity(self.id, *pair) for pair in chunk])
-            done += len(chunk)
-            if on_progress is not None:
-                on_progress(done, total)
+        try:
+            async for chunk in _pair_chunks(pairs):
+                await self._executor.execute_batch([commands.LinkTextUnitEntity(self.id, *pair) for pair in chunk])
+                done += len(chunk)
+                if on_progress is not None:
+                    on_progress(done, total)
+        except GibramError as error:
+            if not done:
+                raise
+            told = f"counted from pair {done}: those before it are linked"
+            raise ended_early(error, error.results, told) from error
 
     async def delete_textunit(self, id: int) -> None:
         """Raises StillReferencedError while entities are linked to it."""
@@ -631,7 +641,7 @@ class AsyncSession:
         except GibramError as error:
             if not ids:
                 raise
-            raise type(error)(f"{error}; counted from object {len(ids)}: those before it are stored") from error
+            raise ended_early(error, ids, f"counted from object {len(ids)}: those before it are stored") from error
         return ids
 
 

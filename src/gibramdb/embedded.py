@@ -24,7 +24,7 @@ from gibramdb.database.database import Answer
 from gibramdb.database.opening import OpenStore, open_store
 from gibramdb.errors import ClosedError, GibramError, OutcomeUnknownError, UnavailableError
 from gibramdb.model.commands import Command
-from gibramdb.session import Store
+from gibramdb.session import Store, ended_early
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,11 @@ def _value(answer: Answer) -> Any:
     return answer
 
 
-def _values(answers: list[Answer]) -> list[Any]:
+def _values(answers: list[Answer], count: int) -> list[Any]:
+    error = answers[-1] if answers else None
+    if isinstance(error, GibramError) and len(answers) > 1:
+        told = f"{len(answers) - 1} of {count} commands were answered before it"
+        raise ended_early(error, answers[:-1], told) from error
     return [_value(answer) for answer in answers]
 
 
@@ -162,7 +166,7 @@ class EmbeddedExecutor:
 
     def execute_batch(self, batch: Sequence[Command]) -> list[Any]:
         """See session.Executor."""
-        return _values(self._wait(self._engine.submit_batch(batch)))
+        return _values(self._wait(self._engine.submit_batch(batch)), len(batch))
 
     def _wait(self, answer: Future[T]) -> T:
         try:
@@ -192,7 +196,7 @@ class AsyncEmbeddedExecutor:
 
     async def execute_batch(self, batch: Sequence[Command]) -> list[Any]:
         """See session.Executor."""
-        return _values(await self._wait(self._engine.submit_batch(batch)))
+        return _values(await self._wait(self._engine.submit_batch(batch)), len(batch))
 
     async def _wait(self, answer: Future[T]) -> T:
         waited_for = asyncio.wrap_future(answer)

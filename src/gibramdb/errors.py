@@ -12,7 +12,7 @@ Exit codes follow sysexits.h where it has a word for the case.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class GibramError(Exception):
@@ -20,6 +20,9 @@ class GibramError(Exception):
 
     code: ClassVar[int] = 1
     exit_code: ClassVar[int] = 1
+
+    results: tuple[Any, ...] = ()
+    """Where it ended a call that is made of many: what was answered before it, in order."""
 
 
 # --- the caller's -----------------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ class Executor(Protocol):
         ...
 
     def execute_batch(self, batch: Sequence[Command]) -> list[Any]:
-        """Run in order; raises the first error, and what ran before it stays."""
+        """Run in order; raises the first error, with the results of what ran before it, which stays."""
         ...
 
     def with_timeout(self, timeout_s: float) -> Self:
@@ -158,7 +158,10 @@ class Store:
         return self._executor.execute(command)
 
     def execute_many(self, batch: Iterable[Command]) -> list[Any]:
-        """Results of commands, run in order in few round trips. Raises the first error; what ran before it stays."""
+        """Results of commands, run in order in few round trips.
+
+        Raises the first error; what ran before it stays, and is answered by the error's `results`.
+        """
         return self._executor.execute_batch(tuple(batch))
 
     def sessions(self) -> list[SessionInfo]:
@@ -378,11 +381,17 @@ class Session:
     def link_many(self, pairs: Iterable[tuple[int, int]], *, on_progress: Progress | None = None) -> None:
         """Many links, each (text unit, entity), in few round trips. Stops at the first that fails."""
         total, done = total_of(pairs), 0
-        for chunk in _pair_chunks(pairs):
-            self._executor.execute_batch([commands.LinkTextUnitEntity(self.id, *pair) for pair in chunk])
-            done += len(chunk)
-            if on_progress is not None:
-                on_progress(done, total)
+        try:
+            for chunk in _pair_chunks(pairs):
+                self._executor.execute_batch([commands.LinkTextUnitEntity(self.id, *pair) for pair in chunk])
+                done += len(chunk)
+                if on_progress is not None:
+                    on_progress(done, total)
+        except GibramError as error:
+            if not done:
+                raise
+            told = f"counted from pair {done}: those before it are linked"
+            raise ended_early(error, error.results, told) from error
 
     def delete_textunit(self, id: int) -> None:
         """Raises StillReferencedError while entities are linked to it."""
@@ -632,7 +641,7 @@ class Session:
         except GibramError as error:
             if not ids:
                 raise
-            raise type(error)(f"{error}; counted from object {len(ids)}: those before it are stored") from error
+            raise ended_early(error, ids, f"counted from object {len(ids)}: those before it are stored") from error
         return ids
 
 
@@ -693,6 +702,13 @@ def following_token(token: bytes, number: int) -> bytes:
     if number == 0:
         return token
     return hashlib.blake2b(token + number.to_bytes(8, "big"), digest_size=16).digest()
+
+
+def ended_early(error: GibramError, results: Iterable[Any], told: str) -> GibramError:
+    """The error of a call that is made of many, with what was answered before it and words that say so."""
+    ended = type(error)(f"{error}; {told}")  # not the same one: the store may raise it elsewhere too
+    ended.results = tuple(results)
+    return ended
 
 
 def total_of(items: object) -> int | None:

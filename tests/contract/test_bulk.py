@@ -14,7 +14,13 @@ from support.server import Server
 
 import gibramdb
 from gibramdb import AsyncStore, NewDocument, NewEntity, NewRelationship, NewTextUnit, Session, Store
-from gibramdb.errors import AlreadyExistsError, InvalidArgumentError, OutcomeUnknownError, UnavailableError
+from gibramdb.errors import (
+    AlreadyExistsError,
+    InvalidArgumentError,
+    NotFoundError,
+    OutcomeUnknownError,
+    UnavailableError,
+)
 from gibramdb.session import CHUNK_OBJECTS_MAX
 
 T = TypeVar("T")
@@ -175,6 +181,24 @@ def test_commands_are_values_too(store: Store) -> None:
     assert added.ids == (1, 2)
     batch = (c.GetDocument("s", number) for number in added.ids)
     assert [document.external_id for document in store.execute_many(batch)] == ["a", "b"]
+
+
+def test_what_ran_before_an_error_is_answered_by_it(store: Store) -> None:
+    c = gibramdb.commands
+    session = store.session("s")
+    session.add_documents([NewDocument("a"), NewDocument("b")])
+    with pytest.raises(
+        NotFoundError, match=r"^document not found: 3; 2 of 4 commands were answered before it$"
+    ) as caught:
+        store.execute_many([c.GetDocument("s", number) for number in (2, 1, 3, 1)])
+    assert [document.external_id for document in caught.value.results] == ["b", "a"]
+    with pytest.raises(NotFoundError, match=r"^document not found: 3$") as first:
+        store.execute_many([c.GetDocument("s", 3), c.GetDocument("s", 1)])
+    assert first.value.results == ()
+    new = [NewDocument(f"d{number}") for number in range(CHUNK_OBJECTS_MAX)]
+    with pytest.raises(AlreadyExistsError) as stored:
+        session.add_documents([*new, NewDocument("d0")])
+    assert stored.value.results == tuple(range(3, CHUNK_OBJECTS_MAX + 3)), "their ids"
 
 
 def hold_up(executor: object) -> threading.Event:

@@ -53,5 +53,7 @@ def test_its_figures_are_the_codes() -> None:
     assert "up to four times" in PAGE
     assert (calls.PAUSE_S_FIRST, calls.PAUSE_S_MAX) == (0.05, 1.0)
     assert "50 ms at first, doubling up to a second" in PAGE
+    assert calls.PAUSE_S_PACED == 0.01
+    assert "after 10 ms at first" in PAGE
     assert (CHUNK_OBJECTS_MAX, CHUNK_BYTES_MAX) == (5_000, 2 * 1024 * 1024)
     assert "chunks of 5,000 objects or 2 MiB" in PAGE

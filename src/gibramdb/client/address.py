@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from gibramdb.errors import ConfigError
@@ -32,6 +35,13 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def places(self) -> Sequence[tuple[Any, ...]]:
+        """What socket.getaddrinfo says without asking anybody: nothing for a name. Raises UnicodeError."""
+        try:
+            return socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            return ()
 
 
 def parse_address(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -48,9 +49,8 @@ class LoopStream:
         """Connect. Raises OSError, UnicodeError."""
         name = None if address.tls is None else address.tls_server_name
         async with _until(deadline):
-            return cls(
-                *await asyncio.open_connection(address.host, address.port, ssl=address.tls, server_hostname=name)
-            )
+            connected = await _connected(address, deadline)
+            return cls(*await asyncio.open_connection(sock=connected, ssl=address.tls, server_hostname=name))
 
     def is_stale(self) -> bool:
         """See calls.Stream."""
@@ -77,7 +77,35 @@ class LoopStream:
 
     def close(self) -> None:
         """See calls.Stream."""
-        self._writer.close()
+        # Not close: behind a call that is over, the loop would go on sending what the server has not taken yet.
+        self._writer.transport.abort()
+
+
+async def _connected(address: Address, deadline: Deadline) -> socket.socket:
+    """A socket to the first of the name's addresses that answers."""
+    loop = asyncio.get_running_loop()
+    places = address.places() or await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    failed: OSError = OSError("the name has no address")
+    for index, (family, kind, protocol, _, place) in enumerate(places):
+        try:
+            connecting = socket.socket(family, kind, protocol)
+        except OSError as error:  # the system knows the family's names and not the family
+            failed = error
+            continue
+        try:
+            connecting.setblocking(False)
+            async with asyncio.timeout(deadline.remaining_s(len(places) - index)):
+                await loop.sock_connect(connecting, place)
+        except OSError as error:
+            connecting.close()
+            failed = error
+        except BaseException:  # a cancellation too
+            connecting.close()
+            raise
+        else:
+            return connecting
+    deadline.remaining_s()  # if that is why
+    raise failed
 
 
 @asynccontextmanager

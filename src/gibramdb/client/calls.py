@@ -13,7 +13,10 @@ Invariants:
 - A write is sent again only where the server can not have carried it out (it was refused, or never left whole), or will
   not carry it out twice: it is marked with a token, and the server remembers tokens.
 - An outcome that became unknown stays so until the same write has been answered: no later refusal takes its place.
-- A call ends within its time, whatever it waits for: a place in the pool, a connection, AUTH, an answer, the next try.
+- A call ends within its time, whatever it waits for: a place in the pool, the addresses of a name, a connection, TLS,
+  AUTH, an answer, the next try. For a batch that time begins anew whenever some of it has been answered.
+- A batch that the rate holds up goes on at the rate, in order; what was answered is never sent again, nor lost with an
+  error.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ from gibramdb.errors import (
 )
 from gibramdb.model.commands import Command, GetHealth, ReadCommand, WriteCommand
 from gibramdb.model.results import Health
-from gibramdb.session import check_timeout_s
+from gibramdb.session import check_timeout_s, ended_early
 from gibramdb.wire.codec import (
     Reply,
     decode_pipeline_reply,
@@ -70,6 +73,9 @@ TRIES_MAX = 4
 PAUSE_S_FIRST = 0.05
 PAUSE_S_MAX = 1.0
 """Before the second try at most the first; it doubles with each. Half of it is random, so that many clients spread."""
+PAUSE_S_PACED = 0.01
+"""The first one of a batch that the rate lets through piece by piece: shorter than what a bucket takes to fill, or the
+rate that it grants meanwhile is lost."""
 
 _steady_us = SystemClock().steady_us
 
@@ -85,12 +91,12 @@ class Deadline:
         self._timeout_s = timeout_s
         self._end_us = _steady_us() + int(timeout_s * 1e6)
 
-    def remaining_s(self) -> float:
-        """Above 0. Raises TimeoutError."""
+    def remaining_s(self, parts: int = 1) -> float:
+        """Above 0; of what remains, one of so many equal parts. Raises TimeoutError."""
         remaining_us = self._end_us - _steady_us()
         if remaining_us <= 0:
             raise self.passed()
-        return remaining_us / 1e6
+        return remaining_us / 1e6 / parts
 
     def passed(self) -> TimeoutError:
         """The error that says so."""
@@ -132,7 +138,10 @@ class Io(Protocol):
         ...
 
     def open(self, address: Address, deadline: Deadline) -> Any:
-        """A stream to the server, past the TLS handshake. Raises OSError, UnicodeError."""
+        """A stream to the server, past the TLS handshake. Raises OSError, UnicodeError.
+
+        Of the addresses of a name that are still to be tried, each has an equal part of the time that remains.
+        """
         ...
 
     def pause(self, seconds: float) -> Any:
@@ -199,6 +208,10 @@ class Connection(Generic[S]):
         return ConnectionFailedError(f"{why}; the request had not left, so nothing was carried out")
 
 
+Ask = Callable[[Connection[Any], Sequence[Command], Deadline], Steps[list[Any]]]
+"""Asks for commands on a connection, and waits for the answers."""
+
+
 class Pool(Generic[S]):
     """The connections that no call uses at the moment. Safe between threads."""
 
@@ -258,50 +271,51 @@ class Caller(Generic[S]):
 
     def call(self, command: Command) -> Steps[Any]:
         """The command's result. Raises the error it was refused with."""
-        return self._raised((yield from self._answers((self._marked(command),), _ask_one)))[0]
+        results: list[Any] = []
+        yield from self._run((self._marked(command),), _ask_one, results)
+        return results[0]
 
     def call_batch(self, batch: Sequence[Command]) -> Steps[list[Any]]:
         """Results in order, by pipelines, of which the next goes out when the last is answered.
 
-        Each has the time of a call. Raises the first error; what ran before it stays.
+        Each has the time of a call. Raises the first error, with the results of what ran before it.
         """
-
-        def ask(connection: Connection[S], rest: Sequence[Command], deadline: Deadline) -> Steps[list[Any]]:
-            reply = yield from connection.ask(lambda request_id: encode_pipeline(rest, request_id), deadline)
-            return decode_pipeline_reply(reply.number, reply.payload, rest)
-
         results: list[Any] = []
-        for part in pipelines([self._marked(command) for command in batch]):
-            results += self._raised((yield from self._answers(part, ask)))
+        try:
+            for part in pipelines([self._marked(command) for command in batch]):
+                yield from self._run(part, _ask_many, results)
+        except GibramError as error:
+            if not results:
+                raise
+            told = f"{len(results)} of {len(batch)} commands were answered before it"
+            raise ended_early(error, results, told) from error
         return results
 
-    def _answers(
-        self,
-        batch: Sequence[Command],
-        ask: Callable[[Connection[S], Sequence[Command], Deadline], Steps[list[Any]]],
-    ) -> Steps[list[Any]]:
-        """Answers up to the first error, which is a value; what may be tried again has been."""
+    def _run(self, batch: Sequence[Command], ask: Ask, results: list[Any]) -> Steps[None]:
+        """Add their results to `results`; what may be tried again is. Raises the first error that stays."""
         deadline = Deadline(self._timeout_s)
-        answers: list[Any] = []
-        failures = 0
+        done, width = 0, len(batch)
+        failures = breaks = 0  # since something was answered; of the connection
         unknown: OutcomeUnknownError | None = None  # of a write: then only an answer ends the call before its time
-        while True:
-            rest = batch[len(answers) :]
+        unknown_end = 0  # where those end whose outcome it is
+        while done < len(batch):
+            asked = batch[done : done + width]
+            pause_s_first = PAUSE_S_FIRST
             try:
-                answers += yield from self._one_try(rest, ask, deadline)
+                answers = yield from self._one_try(asked, ask, deadline)
             except OutcomeUnknownError as error:
-                failures += 1
-                if not is_repeatable(rest) or (is_read(rest) and failures == TRIES_MAX):
+                failures, breaks = failures + 1, breaks + 1
+                if not is_repeatable(asked) or (is_read(asked) and breaks >= TRIES_MAX):
                     raise
-                if unknown is None and not is_read(rest):
-                    if not (yield from self._remembers_tokens(deadline)):
+                if not is_read(asked):
+                    if unknown is None and not (yield from self._remembers_tokens(deadline)):
                         raise
-                    unknown = error
+                    unknown, unknown_end = unknown or error, max(unknown_end, done + len(asked))
                 refusal: GibramError = unknown or error
             except ConnectionFailedError as error:
-                failures += 1
+                failures, breaks = failures + 1, breaks + 1
                 # Who is not trusted now will not be in a moment.
-                if unknown is None and (failures >= TRIES_MAX or isinstance(error.__cause__, ssl.SSLError)):
+                if unknown is None and (breaks >= TRIES_MAX or isinstance(error.__cause__, ssl.SSLError)):
                     raise
                 refusal = unknown or error
             except GibramError as error:
@@ -313,17 +327,30 @@ class Caller(Generic[S]):
                 failures += 1
                 refusal = unknown
             else:
-                may_wait = RateLimitedError if unknown is None else UnavailableError
-                last = answers[-1] if answers else None
-                if unknown is not None and isinstance(last, AuthenticationError | PermissionDeniedError):
-                    raise unknown from last  # the server has not looked at the write this time
-                if not isinstance(last, may_wait):
-                    return answers
+                refused = answers.pop() if isinstance(answers[-1], GibramError) else None
+                if answers:
+                    results += answers
+                    done += len(answers)
+                    failures = breaks = 0
+                    deadline = Deadline(self._timeout_s)
+                    if done >= unknown_end:
+                        unknown = None
+                if refused is None:
+                    width *= 2
+                    continue
+                if unknown is not None and isinstance(refused, AuthenticationError | PermissionDeniedError):
+                    raise unknown from refused  # the server has not looked at the write this time
+                if not isinstance(refused, RateLimitedError if unknown is None else UnavailableError):
+                    raise self._explained(refused)
                 # Refused before it was carried out, and those before it in a pipeline were: go on from there.
                 failures += 1
-                refused = answers.pop()
+                if isinstance(refused, RateLimitedError):
+                    # About as much as may pass: what is refused has been encoded, sent and decoded for nothing.
+                    width = 2 * len(answers) or max(1, len(asked) // 2)
+                    if results:
+                        pause_s_first = PAUSE_S_PACED
                 refusal = unknown or refused
-            pause_s = min(PAUSE_S_FIRST * 2 ** min(failures - 1, 10), PAUSE_S_MAX) * random.uniform(0.5, 1)  # noqa: S311
+            pause_s = min(pause_s_first * 2 ** min(failures - 1, 10), PAUSE_S_MAX) * random.uniform(0.5, 1)  # noqa: S311
             try:
                 remaining_s = deadline.remaining_s()
             except TimeoutError:
@@ -352,10 +379,11 @@ class Caller(Generic[S]):
 
     def _one_try(
         self,
-        rest: Sequence[Command],
-        ask: Callable[[Connection[S], Sequence[Command], Deadline], Steps[list[Any]]],
+        asked: Sequence[Command],
+        ask: Ask,
         deadline: Deadline,
     ) -> Steps[list[Any]]:
+        """Answers to at least the first; only the last can be an error, and is if there are fewer than commands."""
         try:
             yield self._io.enter(deadline)
         except TimeoutError as error:
@@ -365,7 +393,7 @@ class Caller(Generic[S]):
         try:
             connection = self._take() or (yield from self._open(deadline))
             try:
-                answers = yield from ask(connection, rest, deadline)
+                answers = yield from ask(connection, asked, deadline)
             except CallerError:  # by us, before anything was sent: a server's are values
                 self._pool.give_back(connection)
                 raise
@@ -422,25 +450,28 @@ class Caller(Generic[S]):
                 raise
         return connection
 
-    def _raised(self, answers: list[Any]) -> list[Any]:
-        """The answers; the last raised if it is an error."""
-        error = answers[-1] if answers else None
+    def _explained(self, error: GibramError) -> GibramError:
+        """What a server refused with, and what to do where we know it."""
         if isinstance(error, AuthenticationError) and not self._address.api_key:
-            raise AuthenticationError(f"{error}; give the API key in the address, gibram://KEY@host, or as api_key=")
-        if isinstance(error, GibramError):
-            raise error
-        return answers
+            return AuthenticationError(f"{error}; give the API key in the address, gibram://KEY@host, or as api_key=")
+        return error
 
     def close(self) -> None:
         """Close the pool."""
         self._pool.close()
 
 
-def _ask_one(connection: Connection[Any], rest: Sequence[Command], deadline: Deadline) -> Steps[list[Any]]:
+def _ask_one(connection: Connection[Any], asked: Sequence[Command], deadline: Deadline) -> Steps[list[Any]]:
     """The answer to the one command there is."""
-    (command,) = rest
+    (command,) = asked
     reply = yield from connection.ask(lambda request_id: encode_command(command, request_id), deadline)
     return [decode_reply(reply.number, reply.payload, command)]
+
+
+def _ask_many(connection: Connection[Any], asked: Sequence[Command], deadline: Deadline) -> Steps[list[Any]]:
+    """The answers to a pipeline."""
+    reply = yield from connection.ask(lambda request_id: encode_pipeline(asked, request_id), deadline)
+    return decode_pipeline_reply(reply.number, reply.payload, asked)
 
 
 def is_read(batch: Sequence[Command]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import ssl
 import threading
@@ -35,12 +36,15 @@ class SocketStream:
     knows_what_left = True
 
     def __init__(self, address: Address, deadline: Deadline) -> None:
-        self._socket = socket.create_connection((address.host, address.port), deadline.remaining_s())
+        self._socket = _connected(address, deadline)
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if address.tls is not None:
                 self._socket.settimeout(deadline.remaining_s())
                 self._socket = address.tls.wrap_socket(self._socket, server_hostname=address.tls_server_name)
+        except TimeoutError:
+            self._socket.close()
+            raise deadline.passed() from None
         except BaseException:
             self._socket.close()
             raise
@@ -75,6 +79,53 @@ class SocketStream:
     def close(self) -> None:
         """See calls.Stream."""
         self._socket.close()
+
+
+def _connected(address: Address, deadline: Deadline) -> socket.socket:
+    """A socket to the first of the name's addresses that answers."""
+    places = _resolved(address, deadline)
+    failed: OSError = OSError("the name has no address")
+    for index, (family, kind, protocol, _, place) in enumerate(places):
+        try:
+            connecting = socket.socket(family, kind, protocol)
+        except OSError as error:  # the system knows the family's names and not the family
+            failed = error
+            continue
+        try:
+            connecting.settimeout(deadline.remaining_s(len(places) - index))
+            connecting.connect(place)
+        except OSError as error:
+            connecting.close()
+            failed = error
+        except BaseException:
+            connecting.close()
+            raise
+        else:
+            return connecting
+    deadline.remaining_s()  # if that is why
+    raise failed
+
+
+def _resolved(address: Address, deadline: Deadline) -> Sequence[tuple[Any, ...]]:
+    """As socket.getaddrinfo, which has no end of its own: so it is left to a thread that may outlast the call."""
+    if places := address.places():
+        return places
+    found: queue.SimpleQueue[Sequence[tuple[Any, ...]] | Exception] = queue.SimpleQueue()
+
+    def resolve() -> None:
+        try:
+            found.put(socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM))
+        except Exception as error:  # raised where it was asked for
+            found.put(error)
+
+    threading.Thread(target=resolve, name="gibramdb-resolve", daemon=True).start()
+    try:
+        answer = found.get(timeout=deadline.remaining_s())
+    except queue.Empty:
+        raise deadline.passed() from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 class _SocketIo:
@@ -144,7 +195,8 @@ def connect(
         tls: True for TLS by the system's roots; the path of a file with the certificates to trust instead, an
             authority's or the server's own; or a context of your own.
         tls_server_name: the name to expect in the certificate, where it is another than the host's.
-        timeout_s: how long each call may take, connecting included; where one sends several pipelines, each of them.
+        timeout_s: how long each call may take, connecting included; one of many commands as long as it waits for the
+            next answer.
         connections_max: how many connections to keep at most; further calls wait for one.
         retry_writes: mark each write with a token of its own, and ask again when its answer is lost, as long as the
             call's time lasts; the server carries it out once. Costs some 40 bytes a write in the log and in memory.

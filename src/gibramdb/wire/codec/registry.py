@@ -257,10 +257,10 @@ def encode_pipeline(batch: Sequence[Command], request_id: int) -> bytes:
 
 
 def decode_pipeline_reply(number: int, payload: bytes, batch: Sequence[Command]) -> list[Result | GibramError]:
-    """What the server answered to a pipeline: results, as far as it went; only the last can be an error.
+    """What the server answered to a pipeline: results up to the first error, which is the last; or all of them.
 
     Raises:
-        ProtocolError: if the reply is no answer to a pipeline, or undecodable.
+        ProtocolError: if the reply is no answer to this pipeline, or undecodable.
     """
     try:
         if number == Number.ERROR:
@@ -272,7 +272,16 @@ def decode_pipeline_reply(number: int, payload: bytes, batch: Sequence[Command])
         raise ProtocolError(f"undecodable reply to PIPELINE: {error}") from None
     if len(replies) > len(batch):
         raise ProtocolError(f"a pipeline of {len(batch)} commands was answered with {len(replies)} replies")
-    return [decode_reply(reply.number, reply.payload, command) for reply, command in zip(replies, batch, strict=False)]
+    answers = [
+        decode_reply(reply.number, reply.payload, command) for reply, command in zip(replies, batch, strict=False)
+    ]
+    ran = next((index for index, answer in enumerate(answers) if isinstance(answer, GibramError)), len(batch))
+    # What was left out, or ran behind an error, can not be told from what was not carried out.
+    if len(answers) != min(ran + 1, len(batch)):
+        raise ProtocolError(
+            f"a pipeline of {len(batch)} commands was answered with {len(answers)} replies, and not up to an error"
+        )
+    return answers
 
 
 def decode_reply(number: int, payload: bytes, command: Command) -> Result | GibramError:
