@@ -124,6 +124,7 @@ def test_people_are_shown_tables(server: Server, capsys: pytest.CaptureFixture[s
         (["ADD_ENTITY", "e", "t", "embedding=[1,2]"], 64, "expected 8, got 2"),
         (["ADD_ENTITY", "e", "t", "embedding=none"], 64, "embedding takes a JSON list of numbers"),
         (["MSET_ENTITIES", '[{"name": "x"}]'], 64, "JSON list of {external_id, title"),
+        (["MSET_ENTITIES", '[{"external_id": "e", "title": 5}]'], 64, "title: Expected `str`, got `int`"),
         (["BGRESTORE", "no-such-copy"], 64, "no-such-copy"),
         (["use"], 64, "use takes the name of a session"),
     ],

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from gibramdb.cli import flags
+from gibramdb.cli.screen import screen
 from gibramdb.config import SETTINGS
 
 ConfigFile = Annotated[Path | None, typer.Argument(help="The YAML file.", metavar="FILE", show_default=False)]
-PLAIN_WIDTH = 10_000
 
 
 def check_config(
@@ -52,7 +50,6 @@ def check_config(
     for setting in SETTINGS:
         # As Text: a path with brackets in it is not markup.
         table.add_row(setting.name, Text(setting.text_in(config)), Text(config.origins[setting.name]))
-    # A pipe has no width to fold to: there each setting stays on its line.
-    Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(table)
+    screen().print(table)
     for warning in config.warnings:
         print(f"warning: {warning}")

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from gibramdb.cli import grammar
+from gibramdb.cli.screen import screen
 from gibramdb.cli.target import DEFAULT_SERVER, Server, Timeout, Tls, open_server, without_key
 from gibramdb.errors import GibramError, InvalidArgumentError
 from gibramdb.session import Store
@@ -60,7 +60,7 @@ class Talk:
         self._db = db
         self.session_id = session_id
         self._as_json = as_json
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = screen()
         self.is_over = False
 
     def answer(self, words: list[str]) -> None:

@@ -137,13 +137,26 @@ def _read(command: str, field: Field, text: str) -> Any:
     try:
         value = json.loads(text)
         item = _item_of(field.type)
-        if field.type is Embedding:
-            return tuple(msgspec.convert(value, tuple[float, ...]))
         if item is not None and issubclass(item, msgspec.Struct):
-            return tuple(item(**each) for each in msgspec.convert(value, tuple[dict[str, Any], ...]))
-        return msgspec.convert(value, field.type)
-    except (ValueError, TypeError, msgspec.ValidationError) as error:
+            return tuple(_made(item, each) for each in msgspec.convert(value, tuple[dict[str, Any], ...]))
+        return _converted(field, value)
+    except (ValueError, TypeError) as error:
         raise InvalidArgumentError(f"{command}: {field.name} takes a {field.said}, got {text!r}: {error}") from None
+
+
+def _made(item: type[Any], values: dict[str, Any]) -> Any:
+    fields = {field.name: field for field in _fields_of(item)}
+    unknown = values.keys() - fields.keys()
+    if unknown:
+        raise ValueError(f"{min(unknown)} is none of {', '.join(fields)}")
+    return item(**{name: _converted(fields[name], value) for name, value in values.items()})
+
+
+def _converted(field: Field, value: Any) -> Any:
+    try:
+        return msgspec.convert(value, tuple[float, ...] if field.type is Embedding else field.type)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{field.name}: {error}") from None
 
 
 def _fields_of(struct: type[Any]) -> list[Field]:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from gibramdb.cli import flags
+from gibramdb.cli.screen import screen
 
 
 def import_gibram(
@@ -27,7 +27,7 @@ def import_gibram(
     from gibramdb.database.importing import read_gibram, store_gibram
 
     settings = flags.config_from(None, insecure=False, data=str(into), dim=dim, mode="durable")
-    console = Console(highlight=False, soft_wrap=True)
+    console = screen()
     with console.status(f"reading {source}"):
         imported, settings = read_gibram(source, settings, wal_dir, snapshot_dir)
     with console.status(f"writing {into}"):

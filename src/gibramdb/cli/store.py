@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
 from gibramdb.cli import flags
+from gibramdb.cli.screen import screen
 from gibramdb.config import Config
 from gibramdb.errors import ConfigError
 
@@ -48,7 +48,7 @@ def verify(
         ("state digest", digest),
     ):
         table.add_row(name, value)
-    Console(highlight=False, soft_wrap=True).print(table)
+    screen().print(table)
 
 
 @app.command()
@@ -58,7 +58,7 @@ def inspect(directory: Directory = None, config: flags.ConfigFile = None, data: 
     from gibramdb.database.repair import inspect as inspect_store
 
     snapshots, logs = inspect_store(settings)
-    console = Console(highlight=False, soft_wrap=True)
+    console = screen()
     # A name that is cut short helps nobody.
     table = Table(Column("snapshot", overflow="fold"), "created (UTC)", "cut LSN", "sessions", "objects", box=None)
     for each in snapshots:
@@ -92,7 +92,7 @@ def repair(
     from gibramdb.database.repair import propose
     from gibramdb.database.repair import repair as repair_store
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = screen()
     proposal = propose(settings)
     if proposal is None:
         console.print("Nothing is wrong with this store: it starts.")
@@ -131,9 +131,9 @@ def adopt(
     from gibramdb.database.opening import adopt as adopt_store
 
     said = adopt_store(settings, accept=yes)
-    console = Console()
+    console = screen()
     for sentence in said:
-        console.print(sentence, soft_wrap=True, highlight=False)
+        console.print(sentence)
     if yes:
         console.print("Done. Start the server again.")
     else:
