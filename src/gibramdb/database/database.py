@@ -593,6 +593,8 @@ class Database:
 
     def expire_sessions(self) -> None:
         """End every session whose time is over; the owner calls this from time to time."""
+        if self._is_closed:
+            return
         now_ms = self._now_ms()
         over = [name for name, session in self.state.sessions.items() if self.state.is_expired(session, now_ms)]
         ends_us = self._clock.steady_us() + BATCH_TURN_US
