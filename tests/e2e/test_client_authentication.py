@@ -91,7 +91,7 @@ def test_a_key_that_is_not_accepted_is_told_so_and_tried_once(tmp_path: Path, wa
         return str(caught.value)
 
     async def run(server: Server) -> None:
-        # Whoever has shown five wrong keys has to pause: each of these four was shown once.
+        # Whoever has shown five wrong keys has to pause, and is told so: each of these four was shown once.
         assert [await outcome(server, "wrong") for _ in range(4)] == ["invalid api key"] * 4
         assert await outcome(server, "key-late") == "api key expired"
         assert "api_key=" in await outcome(server, None), "who gives none is told how"
@@ -100,8 +100,6 @@ def test_a_key_that_is_not_accepted_is_told_so_and_tried_once(tmp_path: Path, wa
 
     with started(tmp_path, KEYS) as server:
         asyncio.run(run(server))
-        shown = [line for line in server.lines if "a key that is none of ours" in line]
-        assert len(shown) == 4, server.lines
 
 
 @ways

@@ -15,6 +15,7 @@ from support.gate import Frames, config_file, entry, error_of, hash_of
 from support.server import Server, command
 
 from gibramdb import NewDocument
+from gibramdb.core.limits import session_bytes
 from gibramdb.model import commands as c
 from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec import CommandNumber as N
@@ -314,7 +315,8 @@ def health_of(port: int, key: str) -> tuple[str, str, str]:
 
 
 def test_a_bound_key_learns_nothing_of_how_much_others_hold(tmp_path: Path) -> None:
-    path = config_file(tmp_path, KEYS, security={"max_memory_bytes": 100_000, "max_total_memory_bytes": 140_000})
+    total = 140_000 + 2 * session_bytes("a-1")
+    path = config_file(tmp_path, KEYS, security={"max_memory_bytes": 100_000, "max_total_memory_bytes": total})
     with Server(tmp_path / "data", "--config", path) as server, Frames(server.port, "key-plain") as frames:
         well, filling = ("ok", "serving", "ok"), ("degraded", "degraded", "critical")
         frames.run(c.AddDocuments("b-1", (NewDocument("d", "x" * 95_000),), bulk=False))
