@@ -257,3 +257,11 @@ def test_an_opening_is_awaited_or_entered(tmp_path: Path) -> None:
 
     with Server(tmp_path / "data", mode="ephemeral") as server:
         asyncio.run(run(f"gibram://127.0.0.1:{server.port}"))
+
+
+def test_a_batch_of_long_lists_is_answered_whole(store: Store) -> None:
+    """A server answers a pipeline of so many objects at once and no more; the client knows."""
+    session = store.session("s")
+    session.add_entities(NewEntity(f"e{number}", f"e{number}") for number in range(10_000))
+    pages = store.execute_many([gibramdb.commands.ListEntities(session.id, limit=10_000)] * 15)
+    assert [len(page.items) for page in pages] == [10_000] * 15

@@ -33,6 +33,7 @@ import msgspec
 from gibramdb.client.address import Address
 from gibramdb.client.greeting import decode_welcome, encode_auth
 from gibramdb.clock import SystemClock
+from gibramdb.core.limits import PIPELINE_OBJECTS_MAX
 from gibramdb.errors import (
     AuthenticationError,
     CallerError,
@@ -54,6 +55,7 @@ from gibramdb.wire.codec import (
     decode_reply,
     encode_command,
     encode_pipeline,
+    objects_asked,
     read_reply,
 )
 from gibramdb.wire.framing import FrameReader
@@ -490,14 +492,17 @@ def is_repeatable(batch: Sequence[Command]) -> bool:
 
 def pipelines(batch: Sequence[Command]) -> Iterator[Sequence[Command]]:
     """The batch in parts that a server takes in one frame."""
-    start = size_bytes = 0
+    start = size_bytes = objects = 0
     for index, command in enumerate(batch):
-        command_bytes = len(encode_command(command, index))
-        if index - start == PIPELINE_COMMANDS_MAX or (
-            index > start and size_bytes + command_bytes > PIPELINE_BYTES_MAX
+        command_bytes, command_objects = len(encode_command(command, index)), objects_asked(command)
+        if index > start and (
+            index - start == PIPELINE_COMMANDS_MAX
+            or size_bytes + command_bytes > PIPELINE_BYTES_MAX
+            or objects + command_objects > PIPELINE_OBJECTS_MAX
         ):
             yield batch[start:index]
-            start, size_bytes = index, 0
+            start, size_bytes, objects = index, 0, 0
         size_bytes += command_bytes
+        objects += command_objects
     if start < len(batch):
         yield batch[start:]

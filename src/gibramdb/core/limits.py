@@ -28,6 +28,8 @@ KEPT_TOKEN_BYTES = 160
 
 LIST_LIMIT_DEFAULT = 1_000
 LIST_LIMIT_MAX = 10_000
+PIPELINE_OBJECTS_MAX = 100_000
+"""What the answers of one pipeline may tell of before no more of its commands is run; they are held until the last."""
 TOP_K_DEFAULT = 10
 TOP_K_MAX = 10_000
 HOPS_DEFAULT = 2

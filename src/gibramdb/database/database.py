@@ -73,8 +73,6 @@ TURN_US = 2_000
 CLOCK_DISAGREEMENT_MAX_MS = 60_000
 """Beyond this, wall clock and steady clock contradict each other, and nothing expires."""
 READ_NOTES_PER_IDLE_TTL = 8
-BATCH_OBJECTS_MAX = 100_000
-"""What the answers of one pipeline may tell of before no more of its commands is run; they are held until the last."""
 
 
 class Facts(NamedTuple):
@@ -168,14 +166,19 @@ class Database:
         return True
 
     def submit_batch(
-        self, items: Sequence[Command | GibramError], done: Callable[[list[Answer]], None]
+        self,
+        items: Sequence[Command | GibramError],
+        done: Callable[[list[Answer]], None],
+        objects_max: int | None = None,
     ) -> Callable[[], None]:
         """Run commands one after the other, up to the first that fails; an error in `items` is one that has failed.
+
+        Once the answers tell of `objects_max` objects, the next command is refused.
 
         Nothing is rolled back. `done` gets the answers of those that ran, once the last of them may be shown. What is
         returned may be called when nobody waits any more: then no further command is run.
         """
-        batch = _Batch(self, items, done)
+        batch = _Batch(self, items, done, objects_max)
         batch.advance()
         return batch.stop
 
@@ -702,13 +705,18 @@ class _Batch:
     """A pipeline on its way."""
 
     def __init__(
-        self, database: Database, items: Sequence[Command | GibramError], done: Callable[[list[Answer]], None]
+        self,
+        database: Database,
+        items: Sequence[Command | GibramError],
+        done: Callable[[list[Answer]], None],
+        objects_max: int | None,
     ) -> None:
         self._database = database
         self._items = items
         self._done = done
         self._answers: list[Answer] = []
         self._objects = 0
+        self._objects_max = objects_max
         self._is_stopped = False
         self._lsn = NO_LSN
 
@@ -724,11 +732,11 @@ class _Batch:
             if len(self._answers) == len(self._items) or self._is_stopped:
                 self._finish()
                 return
-            if self._objects >= BATCH_OBJECTS_MAX:
+            if self._objects_max is not None and self._objects >= self._objects_max:
                 self._answers.append(
                     LimitExceededError(
                         f"answers too many: this pipeline has been answered {self._objects} objects "
-                        f"(max: {BATCH_OBJECTS_MAX}); nothing was run from here on, send it in another"
+                        f"(max: {self._objects_max}); nothing was run from here on, send it in another"
                     )
                 )
                 self._finish()

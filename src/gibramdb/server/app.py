@@ -67,8 +67,14 @@ class _Recovering:
         done(self._answer(command))
         return True
 
-    def submit_batch(self, items: Sequence[Command | GibramError], done: Callable[[list[Answer]], None]) -> None:
-        """As Database."""
+    def submit_batch(
+        self,
+        items: Sequence[Command | GibramError],
+        done: Callable[[list[Answer]], None],
+        objects_max: int | None = None,
+    ) -> None:
+        """As Database. Nothing that it answers tells of many objects."""
+        del objects_max
         answers: list[Answer] = []
         for item in items:
             answers.append(item if isinstance(item, GibramError) else self._answer(item))

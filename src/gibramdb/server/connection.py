@@ -23,7 +23,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from gibramdb.clock import SystemClock
 from gibramdb.core import limits
@@ -39,7 +39,6 @@ from gibramdb.errors import (
     RateLimitedError,
     UnknownCommandError,
 )
-from gibramdb.model import commands
 from gibramdb.model.commands import Command
 from gibramdb.server.auth import EXPIRED, Principal
 from gibramdb.wire.codec import (
@@ -55,6 +54,7 @@ from gibramdb.wire.codec import (
     encode_error,
     encode_pipeline_response,
     encode_result,
+    objects_asked,
 )
 from gibramdb.wire.framing import FrameReader, encode_reply
 
@@ -464,7 +464,8 @@ class Connection(asyncio.Protocol):
             if isinstance(items[-1], GibramError):
                 break  # what stands behind it is not run
         self._waits_for = slot
-        stop = self._server.database.submit_batch(items, partial(self._answered, slot))
+        answered = partial(self._answered, slot)
+        stop = self._server.database.submit_batch(items, answered, limits.PIPELINE_OBJECTS_MAX)
         if slot.answer is None:
             self._stop_pipeline = stop
 
@@ -473,11 +474,9 @@ class Connection(asyncio.Protocol):
         self._fill(slot, _Replies(slot.inner, answers))
 
     def _weigh(self, slot: _Slot, command: Command | GibramError) -> None:
-        count = _OBJECTS_ASKED.get(type(command))
-        if count is not None:
-            objects = count(command)
-            slot.objects += objects
-            self._outstanding_objects += objects
+        objects = objects_asked(command)
+        slot.objects += objects
+        self._outstanding_objects += objects
 
     def _decoded(self, request: Request, *, is_first: bool) -> Command | GibramError:
         """A command of a pipeline, or why there is none; the first is paid for by the frame around them."""
@@ -574,38 +573,6 @@ def _untaken_bytes(transport: asyncio.Transport) -> int:
         queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
         left_bytes += int.from_bytes(queued, sys.byteorder)
     return left_bytes
-
-
-def _pages(command: commands.ListDocuments) -> int:
-    return limits.LIST_LIMIT_DEFAULT if command.limit <= 0 else min(command.limit, limits.LIST_LIMIT_MAX)
-
-
-def _hits(command: commands.Query) -> int:
-    entities = _at_most(command.entities_max, limits.ENTITIES_MAX_DEFAULT)
-    textunits = _at_most(command.textunits_max, limits.TEXTUNITS_MAX_DEFAULT)
-    communities = _at_most(command.communities_max, limits.COMMUNITIES_MAX_DEFAULT)
-    return entities + textunits + communities + min(entities * entities, limits.QUERY_RELATIONSHIPS_MAX)
-
-
-def _at_most(asked: int, default: int) -> int:
-    return min(max(0, asked) or default, limits.QUERY_ITEMS_MAX)
-
-
-# How many objects an answer may tell of, as far as a request says; for those that tell of a few, nobody counts.
-# By the request, because the answer is with the store until the log lets go of it. Any: each takes its own command.
-_OBJECTS_ASKED: dict[type, Callable[[Any], int]] = {
-    commands.GetDocuments: lambda command: len(command.ids),
-    commands.GetTextUnits: lambda command: len(command.ids),
-    commands.GetEntities: lambda command: len(command.ids),
-    commands.GetRelationships: lambda command: len(command.ids),
-    commands.ListDocuments: _pages,
-    commands.ListTextUnits: _pages,
-    commands.ListEntities: _pages,
-    commands.ListRelationships: _pages,
-    commands.ListCommunities: _pages,
-    commands.ListSessions: lambda command: _at_most(command.limit, limits.SESSIONS_MAX_DEFAULT),
-    commands.Query: _hits,
-}
 
 
 def _frame(slot: _Slot) -> bytes:

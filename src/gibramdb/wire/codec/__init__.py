@@ -4,6 +4,7 @@ A server goes `decode_request` -> `decode_command` -> ... -> `encode_result` or 
 client goes `encode_command` -> ... -> `read_reply` -> `decode_reply`. One table (`registry.TABLE`) serves both.
 """
 
+from gibramdb.wire.codec.asked import objects_asked
 from gibramdb.wire.codec.envelope import (
     PIPELINE_COMMANDS_MAX,
     Reply,
@@ -56,6 +57,7 @@ __all__ = [
     "encode_pipeline_response",
     "encode_reply",
     "encode_result",
+    "objects_asked",
     "read_reply",
     "row_of",
 ]
