@@ -12,7 +12,7 @@ Exit codes follow sysexits.h where it has a word for the case.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class GibramError(Exception):
@@ -23,6 +23,14 @@ class GibramError(Exception):
 
     results: tuple[Any, ...] = ()
     """Where it ended a call that is made of many: what was answered before it, in order."""
+
+    def as_answer(self) -> Self:
+        """The same, without where it was raised: that names what will hold it, and such a ring is not freed at once."""
+        each: BaseException | None = self
+        while each is not None:
+            each.__traceback__ = None
+            each = each.__cause__ or each.__context__
+        return self
 
 
 # --- the caller's -----------------------------------------------------------------------------------------------------

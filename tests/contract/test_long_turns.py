@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import gc
+import queue
 import time
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from support.owned_store import VECTOR_DIM, OwnedStore, SteppingClock
 
-from gibramdb import NewEntity, NewRelationship
+from gibramdb import NewDocument, NewEntity, NewRelationship
 from gibramdb.core.state import StoreState
+from gibramdb.database import journal
 from gibramdb.database.database import Answer
-from gibramdb.errors import ClosedError, GibramError
+from gibramdb.errors import ClosedError, DiskFullError, GibramError
 from gibramdb.model import commands as c
 from gibramdb.model.knowledge import Entity
 from gibramdb.model.results import Detected, Digest, Done, Health, Pong
+from gibramdb.storage import wal
 
 ENTITIES = 60
 
@@ -92,6 +97,106 @@ def test_a_restore_meanwhile_answers_it_and_serves_what_waits_behind_it(command:
     while not change:
         store.turn()
     assert list(store.state.sessions) == ["s"]
+    store.close()
+
+
+def test_a_digest_that_ends_while_a_restore_swaps_leaves_nothing_in_the_new_log() -> None:
+    """The note that a session was read would lie behind a snapshot that does not know the session."""
+    store = filled(SteppingClock())
+    store.run(c.SetSessionTtl("s", idle_ttl_s=40))
+    store.clock.ms += 10_000
+    restored: list[object] = []
+    assert store.database.snapshots is not None
+    store.database.snapshots.take_in(StoreState(VECTOR_DIM), 0, lambda answer, _lsn: restored.append(answer))
+
+    def next_call_but(name: str) -> Callable[[], None] | None:
+        call = store._posted.get(timeout=20)
+        is_named = isinstance(call, partial) and call.func.__name__ == name
+        later.append(call) if is_named else call()
+        return call if is_named else None
+
+    later: list[Callable[[], None]] = []
+    while not later:
+        next_call_but("_swap")
+    digest = store.start(c.GetDigest("s"))
+    for _ in range(20):
+        store.turn()
+    swap = later.pop()
+    swap()
+    while not digest:
+        next_call_but("_swapped")
+    assert isinstance(digest[0], Digest)
+    for call in later:
+        call()
+    while not restored:
+        store.turn()
+    store.run(c.AddEntities("new", (NewEntity("e", "e"),)))
+    store.reopen()
+    assert list(store.state.sessions) == ["new"]
+    store.close()
+
+
+def test_what_was_held_back_runs_in_turns_and_in_order() -> None:
+    store = filled(SteppingClock())
+    long = store.start(c.GetDigest())
+    held = [store.start(c.AddEntities("s", (NewEntity(f"h{n}", f"h{n}"),))) for n in range(40)]
+    while not long:
+        store.turn()
+    turns = 0
+    late = store.start(c.GetEntityByExternalId("s", "h39"))
+    while not late:
+        assert [type(each) for each in store.start(c.Ping())] == [Pong]
+        store.turn()
+        turns += 1
+    assert turns >= 20
+    assert isinstance(late[0], Entity), "it came last, and saw all that came before it"
+    assert all(not isinstance(each[0], GibramError) for each in held)
+    store.close()
+
+
+def expiring(count: int) -> OwnedStore:
+    store = OwnedStore(clock=SteppingClock())
+    for number in range(count):
+        store.run(c.AddEntities(f"s{number}", (NewEntity("e", "e"),)))
+        store.run(c.SetSessionTtl(f"s{number}", ttl_s=1))
+    store.clock.ms += 5_000
+    return store
+
+
+def settled(store: OwnedStore) -> None:
+    """Nothing is left to be done; fails if work makes more work."""
+    for _ in range(200):
+        try:
+            store._posted.get(timeout=0.3)()
+        except queue.Empty:
+            return
+    pytest.fail("there is always more to do")
+
+
+@pytest.mark.parametrize("reason", ["closed", "halted", "disk full", "held back"])
+def test_a_sweep_that_can_not_go_on_waits_for_the_next(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wal, "RESERVE_BYTES", 64 * 1024)
+    monkeypatch.setattr(journal, "RESERVE_LOW_BYTES", 8 * 1024)
+    store = expiring(30)
+    if reason == "held back":
+        store.database.pause()
+    elif reason == "disk full":
+        store.disk.free_bytes = 0
+        number = 0
+        while not isinstance(store.run(c.AddDocuments("full", (NewDocument(f"d{number}"),))), DiskFullError):
+            number += 1
+    store.sweep()
+    if reason == "closed":
+        store.database.close()
+    elif reason == "halted":
+        store.database._halt(ZeroDivisionError("provoked"))
+    store.sweep()
+    settled(store)
+    if reason == "held back":
+        store.database.resume(None)
+        store.sweep()
+        while store.state.sessions:
+            store.turn()
     store.close()
 
 

@@ -260,7 +260,7 @@ def test_of_detections_that_wait_the_smallest_comes_first_and_one_session_takes_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = OwnedStore(durable=False)
-    for name, count in (("large", 50), ("small", 2)):
+    for name, count in (("large", 6_000), ("small", 2)):
         store.run(c.AddEntities(name, tuple(NewEntity(f"e{n}", f"e{n}") for n in range(count))))
     may_go_on = threading.Event()
     find = DetectionView.find

@@ -15,15 +15,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.owned_store import OwnedStore
+from support.owned_store import VECTOR_DIM, OwnedStore
 from support.server import Server
 from support.tree import tree_hash
 
 import gibramdb
 from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit, Session, Store
+from gibramdb.core.state import StoreState
 from gibramdb.errors import (
     CorruptSnapshotError,
     FatalError,
+    GibramError,
     HaltedError,
     IncompatibleStoreError,
     InternalError,
@@ -495,6 +497,37 @@ def test_every_flipped_byte_of_a_snapshot_refuses_the_start(db: Store, tmp_path:
         (directory / name).write_bytes(good)
     with gibramdb.open(tmp_path / "data", vector_dim=4) as again:
         assert again.session("s").info().entity_count == 1
+
+
+def test_a_snapshot_of_a_log_in_which_nothing_stands_behind_its_snapshot_yet_starts_again(
+    db: Store, tmp_path: Path
+) -> None:
+    """Two snapshots are cut at the beginning of one generation, which stands on the first of them."""
+    db.session("s").add_document("kept")
+    db.checkpoint()
+    db.close()
+    for log in files(tmp_path, "session_wal/wal-*.log"):
+        (tmp_path / "data/session_wal" / log).rename(tmp_path / log)
+    for _ in range(3):
+        with gibramdb.open(tmp_path / "data", vector_dim=4) as again:
+            again.checkpoint()
+            assert again.session("s").info().document_count == 1
+
+
+def test_a_restore_that_loses_its_witness_with_the_power_can_be_saved_and_started_again() -> None:
+    store = OwnedStore()
+    store.run(c.AddDocuments("old", (NewDocument("d"),)))
+    state = StoreState(VECTOR_DIM)
+    answers: list[object] = []
+    assert store.database.snapshots is not None
+    store.database.snapshots.take_in(state, 0, lambda answer, _lsn: answers.append(answer))
+    while not answers:
+        store.turn()
+    store.cut_the_power(0)
+    assert not isinstance(store.run(c.Checkpoint()), GibramError)
+    store.reopen()
+    assert not store.state.sessions
+    store.close()
 
 
 def test_the_log_moved_aside_the_snapshot_is_the_recovery_point(db: Store, tmp_path: Path) -> None:

@@ -10,14 +10,38 @@ from support.faulty_disk import FaultyDisk
 from support.logs import FOLDER, HEADER
 from support.owned_store import FakeClock
 
-from gibramdb.database.journal import WalJournal
-from gibramdb.errors import GibramError, StorageError
+from gibramdb.database.journal import LOOK_AGAIN_MS, WalJournal
+from gibramdb.errors import DiskFullError, GibramError, StorageError
 from gibramdb.storage.wal import LogWriter
 
 
 def journal_on(disk: FaultyDisk) -> WalJournal:
     writer = LogWriter.create(disk, FOLDER, HEADER)
     return WalJournal(writer, 0, "every_write", 1000, FakeClock(), lambda: None, lambda: None)
+
+
+def test_a_full_disk_is_called_so_until_there_is_plenty_again_or_a_writer_gets_what_it_needs() -> None:
+    disk = FaultyDisk(FOLDER, free_bytes=3_000_000)
+    clock = FakeClock()
+    journal = WalJournal(
+        LogWriter.create(disk, FOLDER, HEADER), 0, "every_write", 1000, clock, lambda: None, lambda: None
+    )
+    answers: queue.SimpleQueue[GibramError | None] = queue.SimpleQueue()
+
+    def is_full_when_looked_at_again() -> bool:
+        clock.ms += LOOK_AGAIN_MS
+        journal.facts()
+        journal.cut(lambda _cut: answers.put(None))  # behind the look
+        assert answers.get(timeout=10) is None
+        return journal.facts().disk_full
+
+    journal.request_room(6_000_000, answers.put)
+    assert isinstance(answers.get(timeout=10), DiskFullError)
+    assert is_full_when_looked_at_again()
+    assert is_full_when_looked_at_again(), "what is left of the reserve is no news"
+    disk.free_bytes = 50_000_000
+    assert not is_full_when_looked_at_again()
+    journal.close()
 
 
 @pytest.mark.parametrize("operation", ["pwrite", "fdatasync", "allocate"])

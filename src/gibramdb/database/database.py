@@ -19,7 +19,7 @@ One module, because the order of these steps is what the promises rest on, and i
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -140,8 +140,11 @@ class Database:
         self._wall_minus_steady_ms = clock.now_ms() - clock.steady_ms()
         self._detector: Detector | None = None
         self._detecting: list[tuple[str, Callable[[Answer, Lsn], None]]] = []
-        self._held: list[tuple[Command, Callable[[Answer, Lsn], None]]] | None = None  # while there are pauses
+        # While there are pauses, and until what came meanwhile has run.
+        self._held: deque[tuple[Command, Callable[[Answer, Lsn], None]]] | None = None
         self._pauses = 0
+        self._over: list[str] = []  # sessions that the last sweep has found, and that have not ended yet
+        self._expires_later = False
         self._long: _Long | None = None
         self.snapshots: Snapshots | None = None
         state.serving_since_ms = clock.now_ms()
@@ -184,14 +187,19 @@ class Database:
 
     def _start(self, command: Command, finish: Callable[[Answer, Lsn], None]) -> _Executed | None:
         """Run it, or arrange that it runs later and then calls `finish`."""
+        is_exempt = isinstance(command, commands.Ping | commands.GetHealth)
+        if self._held is not None and not is_exempt and self._refusal() is None:
+            self._held.append((command, finish))
+            return None
+        return self._run(command, finish)
+
+    def _run(self, command: Command, finish: Callable[[Answer, Lsn], None]) -> _Executed | None:
+        """As `_start`, of a command whose turn it is."""
         refusal = self._refusal()
         if refusal is not None:
             if isinstance(command, commands.Ping | commands.GetHealth) and not self._is_closed:
                 return _Executed(self._read_exempt(command), NO_LSN)
             return _Executed(refusal, NO_LSN)
-        if self._held is not None and not isinstance(command, commands.Ping | commands.GetHealth):
-            self._held.append((command, finish))
-            return None
         try:
             try:
                 if isinstance(command, AdminCommand):
@@ -206,12 +214,12 @@ class Database:
                     return self._write(command)
                 return self._read(command)
             except CallerError as error:
-                return _Executed(_alone(error), self._lsn_seen(getattr(command, "session_id", "")))
+                return _Executed(error.as_answer(), self._lsn_seen(getattr(command, "session_id", "")))
         except _NoRoomError as need:
             self._wait_for_room(command, need.payload_bytes, finish)
             return None
         except GibramError as error:
-            return _Executed(_alone(error), NO_LSN)
+            return _Executed(error.as_answer(), NO_LSN)
         except Exception:  # the edge of one command: a defect met while nothing has changed costs only this command
             log.exception("a command failed in a way that is a defect of ours: %s", type(command).__name__)
             halted = self._refusal()
@@ -230,6 +238,7 @@ class Database:
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def _write(self, command: WriteCommand) -> _Executed:
+        assert not self._pauses, "nothing is logged while a restore may be taking the log's place"
         now_ms = self._now_ms()
         sessions = self.state.sessions
         if len(sessions) >= self._limits.sessions_max and command.session_id not in sessions:
@@ -294,7 +303,8 @@ class Database:
     ) -> _Executed | None:
         """Take the steps, and run what `then` makes of what they give, in turns that others do not feel.
 
-        If one turn is not enough, all commands but PING and HEALTH are held back until the end. Returns as `_start`.
+        If one turn is not enough, all commands but PING and HEALTH are held back until the end. Neither the steps nor
+        `then` may log anything: a restore may be putting its snapshot in the log's place then. Returns as `_start`.
         """
         end = self._turn(steps)
         if end is not None:
@@ -327,19 +337,18 @@ class Database:
             executed = long.then(*end)
         except Exception as error:  # the edge of one command, as in `_start`: nothing has been changed
             log.exception("a command failed in a way that is a defect of ours")
-            executed = _Executed(InternalError(f"internal error: {error!r}; nothing was changed"), NO_LSN)
+            failure = self._refusal() or InternalError(f"internal error: {error!r}; nothing was changed")
+            executed = _Executed(failure, NO_LSN)
         self._long = None
-        try:
-            if executed is not None:
-                long.finish(*executed)
-        finally:
-            self.resume(None)
+        if executed is not None:
+            _finish(long.finish, *executed)
+        self.resume(None)
 
     def _end_long(self, reason: GibramError) -> None:
         long, self._long = self._long, None
         if long is not None:
             self._pauses -= 1
-            long.finish(reason, NO_LSN)
+            _finish(long.finish, reason, NO_LSN)
 
     def _rebuild(self, command: commands.RebuildIndexes, finish: Callable[[Answer, Lsn], None]) -> _Executed | None:
         session = live_session(self.state, command.session_id, self._now_ms())
@@ -348,14 +357,10 @@ class Database:
     def _digest(self, command: commands.GetDigest, finish: Callable[[Answer, Lsn], None]) -> _Executed | None:
         session_id, now_ms = command.session_id, self._now_ms()
         sessions = [live_session(self.state, session_id, now_ms)] if session_id else list(self.state.sessions.values())
+        if session_id:
+            self._note_read(session_id, now_ms)
         lsn = self._lsn_seen("")  # it covers even the notes of reads, which no other answer about a session waits for
-
-        def told(digest: tuple[str, int]) -> _Executed:
-            if session_id:
-                self._note_read(session_id, now_ms)
-            return _Executed(Digest(*digest), lsn)
-
-        return self._in_turns(digest_steps(sessions), told, finish)
+        return self._in_turns(digest_steps(sessions), lambda digest: _Executed(Digest(*digest), lsn), finish)
 
     def _let_go(self, sessions: list[SessionState]) -> None:
         """Free them, some objects a turn."""
@@ -376,7 +381,8 @@ class Database:
     def pause(self) -> None:
         """Hold back all commands but PING and HEALTH until `resume` has been called as often as this."""
         self._pauses += 1
-        self._held = self._held or []
+        if self._held is None:
+            self._held = deque()
 
     def resume(self, state: StoreState | None) -> None:
         """Run what was held back; with `state`, that is what the store holds from now on."""
@@ -391,11 +397,11 @@ class Database:
             self._end_long(gone)
             detecting, self._detecting = self._detecting, []
             for _, unanswered in detecting:
-                unanswered(gone, NO_LSN)
-            held, self._held = self._held or [], []
+                _finish(unanswered, gone, NO_LSN)
+            held, self._held = self._held or deque(), deque()
             for command, finish in held:
                 if isinstance(command, commands.ReplaceCommunities):
-                    finish(gone, NO_LSN)
+                    _finish(finish, gone, NO_LSN)
                 else:
                     self._held.append((command, finish))
             self.journal.enqueue_marker(always=True)
@@ -403,13 +409,21 @@ class Database:
             replaced.sessions.clear()
             self._let_go(sessions)
         self._pauses -= 1
-        if self._pauses:
-            return
-        held, self._held = self._held or [], None
-        for command, finish in held:
-            executed = self._start(command, finish)
+        self._run_held()
+
+    def _run_held(self) -> None:
+        """Run what was held back, some a turn; what comes meanwhile is held too, and so keeps its place."""
+        ends_us = self._clock.steady_us() + BATCH_TURN_US
+        while self._held and not self._pauses:
+            command, finish = self._held.popleft()
+            executed = self._run(command, finish)
             if executed is not None:
-                finish(*executed)
+                _finish(finish, *executed)
+            if self._held and self._clock.steady_us() >= ends_us:
+                self._post(self._run_held)
+                return
+        if not self._pauses:
+            self._held = None
 
     def _warn_beyond_limits(self, state: StoreState) -> None:
         """Limits are of admission: what comes back by a restore is kept, as it is by a start, and that is said."""
@@ -519,6 +533,7 @@ class Database:
                 self._log_note(note)  # otherwise the next read tries again: nobody waits for it
 
     def _log_note(self, mutation: SessionReadNoted | SessionEnded) -> None:
+        assert not self._pauses, "nothing is logged while a restore may be taking the log's place"
         payload = record.encode(mutation)
         if self.snapshots is not None and self.snapshots.unfrozen:
             self.snapshots.freeze(mutation.session_id)
@@ -595,17 +610,29 @@ class Database:
         return now_ms
 
     def expire_sessions(self) -> None:
-        """End every session whose time is over; the owner calls this from time to time."""
-        if self._is_closed:
-            return
-        now_ms = self._now_ms()
-        over = [name for name, session in self.state.sessions.items() if self.state.is_expired(session, now_ms)]
+        """End every session whose time is over, some a turn; the owner calls this from time to time."""
+        if not self._over:
+            now_ms = self._now_ms()
+            sessions = self.state.sessions.items()
+            self._over = [name for name, session in sessions if self.state.is_expired(session, now_ms)]
+        self._expire_some()
+
+    def _expire_some(self) -> None:
         ends_us = self._clock.steady_us() + BATCH_TURN_US
-        for session_id in over:
-            self.submit(commands.ExpireSession(session_id), _log_refusal)
-            if self._clock.steady_us() >= ends_us:
-                self._post(self.expire_sessions)  # the others in a turn of their own
+        while self._over:
+            if self._held is not None or self._refusal() is not None:
+                self._over.clear()  # not now: the next sweep finds them again
+            elif not self.submit(commands.ExpireSession(self._over.pop()), _log_refusal):
+                self._over.clear()  # there is no room for it in the log
+            elif self._over and self._clock.steady_us() >= ends_us:
+                if not self._expires_later:
+                    self._expires_later = True
+                    self._post(self._expire_later)
                 return
+
+    def _expire_later(self) -> None:
+        self._expires_later = False
+        self._expire_some()
 
     # --- answers that wait for the log --------------------------------------------------------------------------------
 
@@ -665,12 +692,13 @@ class Database:
         if self._detector is not None:
             self._detector.close()
         detecting, self._detecting = self._detecting, []
+        ended = ClosedError("the store was closed while communities were computed; nothing was changed")
         for _, unanswered in detecting:
-            unanswered(ClosedError("the store was closed while communities were computed; nothing was changed"), NO_LSN)
+            _finish(unanswered, ended, NO_LSN)
         self._end_long(ClosedError("the store was closed before this had been computed; nothing was changed"))
-        held, self._held = self._held or [], None
+        held, self._held = self._held or deque(), None
         for _, refused in held:
-            refused(ClosedError("the store is closed"), NO_LSN)
+            _finish(refused, ClosedError("the store is closed"), NO_LSN)
         if self.snapshots is not None:
             self.snapshots.stop(ClosedError("the store was closed; the newest snapshot and the log hold everything"))
         try:
@@ -684,15 +712,6 @@ class Database:
         """This process is a forked child of the owner: let go without touching anything."""
         self._is_closed = True
         self.journal.abandon()
-
-
-def _alone(error: GibramError) -> GibramError:
-    """An answer now: where it was raised names what will hold it, and such a ring waits for the garbage collector."""
-    each: BaseException | None = error
-    while each is not None:
-        each.__traceback__ = None
-        each = each.__cause__ or each.__context__
-    return error
 
 
 def _weight(explanation: Explanation) -> int:
@@ -741,8 +760,6 @@ class _Batch:
                 )
                 self._finish()
                 return
-            if database._clock.steady_us() > ends_us:  # noqa: SLF001 (as below)
-                break
             item = self._items[len(self._answers)]
             if isinstance(item, GibramError):
                 self._answers.append(item)
@@ -753,6 +770,8 @@ class _Batch:
                 return
             if not self._take(*executed):
                 return
+            if database._clock.steady_us() > ends_us:  # noqa: SLF001 (as above)
+                break
         database._post(self.advance)  # noqa: SLF001 (as above)
 
     def _resume(self, answer: Answer, lsn: Lsn) -> None:
@@ -790,6 +809,13 @@ def _give(done: Done_, answer: Answer) -> None:
     try:
         done(answer)
     except Exception:  # one caller's trouble in taking its answer costs the others nothing
+        log.exception("an answer could not be given")
+
+
+def _finish(finish: Callable[[Answer, Lsn], None], answer: Answer, lsn: Lsn) -> None:
+    try:
+        finish(answer, lsn)
+    except Exception:  # as above
         log.exception("an answer could not be given")
 
 

@@ -1,4 +1,4 @@
-"""The thread that detects communities, one view at a time, on copies; of those that wait, the smallest first.
+"""The thread that detects communities, one view at a time, on copies; of those that wait, small ones before large ones.
 
 A daemon thread and not a pool: a stop never waits for a computation, whose outcome nobody could store any more.
 """
@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 Post = Callable[[Callable[[], None]], None]
 """Brings a call to the thread that owns the store, from any thread."""
+SIZE_PER_PLACE = 1_000
+"""So much larger is as good as submitted one place later: what is large is overtaken often, and not for ever."""
 Found = Callable[[ReplaceCommunities | GibramError], None]
 
 
@@ -40,9 +42,10 @@ class Detector:
         threading.Thread(target=self._run, name="gibramdb-detect", daemon=True).start()
 
     def submit(self, view: DetectionView, found: Found) -> None:
-        """Compute after those that are smaller, or as large and submitted before; then `found` is called."""
+        """Compute after those that are smaller, or were submitted well before; then `found` is called."""
         self._submitted += 1
-        self._queue.put(_Job((view.size, self._submitted), view, found))
+        place = self._submitted + view.size // SIZE_PER_PLACE
+        self._queue.put(_Job((place, self._submitted), view, found))
 
     def close(self) -> None:
         """End after the computation that runs now, if any; nobody waits for it."""

@@ -544,16 +544,18 @@ class WalJournal:
     def _grow(self, request: _RoomRequest) -> None:
         needed = framed_size(request.payload_bytes) + MARKER_BYTES
         refusal: GibramError | None = None
+        is_plentiful = False
         try:
             # The first thing this process changes in the log: what was never acknowledged is put aside.
             self._writer.discard_tail(self._torn_offset)
-            self._reserve(needed)
+            is_plentiful = self._reserve(needed)
         except OSError as error:
             refusal = DiskFullError(
                 f"the log can not grow: {error.strerror} ({self._writer.path}); "
                 "free space on its disk, writes are then accepted again by themselves"
             )
-        self._disk_full = refusal is not None
+        # A full disk may still give what nobody has asked for: only room for a writer, or plenty of it, says otherwise.
+        self._disk_full = refusal is not None or (self._disk_full and request.answer is None and not is_plentiful)
         with contextlib.suppress(OSError):  # for health only
             self._disk_room = self._writer.room()
         self._reserved_lsn = int(self._writer.reserved_lsn)
@@ -564,11 +566,14 @@ class WalJournal:
             self._growing = False
         # Otherwise nothing is asked for in the background again, until a writer needs room and asks itself.
 
-    def _reserve(self, needed_bytes: int) -> None:
+    def _reserve(self, needed_bytes: int) -> bool:
+        """Whether there was plenty, and not just enough."""
         try:
             self._writer.reserve(RESERVE_LOW_BYTES + needed_bytes)
         except OSError:
             self._writer.reserve(needed_bytes)
+            return False
+        return True
 
     def _refuse_waiting(self) -> None:
         while True:

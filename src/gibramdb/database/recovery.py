@@ -146,10 +146,13 @@ def collector_paused() -> Iterator[None]:
     In a process that has told the collector to leave its heap alone, it leaves the new objects alone too.
     """
     collects = gc.isenabled()
+    is_frozen = gc.get_freeze_count() > 0
+    if is_frozen:
+        gc.collect()  # what is garbage now must not be left alone with the rest
     gc.disable()
     try:
         yield
-        if gc.get_freeze_count():
+        if is_frozen:
             gc.freeze()
     finally:
         if collects:
@@ -235,8 +238,11 @@ def replay_plan(
                     "generations or the snapshot back, or restore a backup"
                 )
         elif header.generation == cut.generation:
-            if cut.offset == 0 and is_based and origin != wal.BasedOnSnapshot(number, checksum):
-                raise _gap(path, header, f"snapshot {number}", logs)
+            if cut.offset == 0 and isinstance(origin, wal.BasedOnSnapshot):
+                # Of a generation in which nothing was logged yet, later snapshots are cut at its beginning too.
+                is_older = origin.number < number and header.base_lsn == cut.lsn
+                if not is_older and origin != wal.BasedOnSnapshot(number, checksum):
+                    raise _gap(path, header, f"snapshot {number}", logs)
             if header.base_lsn + cut.offset != cut.lsn:
                 raise CorruptLogError(
                     f"{path}: the snapshot was cut at offset {cut.offset} and LSN {cut.lsn}; expected the base LSN "

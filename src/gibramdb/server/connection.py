@@ -216,9 +216,6 @@ class Connection(asyncio.Protocol):
         """Bytes have come."""
         self._reader.feed(data)
         self._pump()
-        held_bytes = self._reader.pending_bytes
-        if held_bytes != self._held_coming_bytes:
-            self._hold(held_bytes, self.held_bytes - self._held_coming_bytes)
 
     def pause_writing(self) -> None:
         """The client takes its answers too slowly."""
@@ -233,6 +230,11 @@ class Connection(asyncio.Protocol):
         self._write_unsent()
         self._hold_going()
         self._pump()
+
+    def _hold_coming(self) -> None:
+        coming_bytes = self._reader.pending_bytes
+        if coming_bytes != self._held_coming_bytes:
+            self._hold(coming_bytes, self.held_bytes - self._held_coming_bytes)
 
     def _hold_going(self) -> None:
         going_bytes = 0
@@ -369,6 +371,7 @@ class Connection(asyncio.Protocol):
         if is_unfinished:
             self._take_turn_soon()
         self._regulate()
+        self._hold_coming()
 
     def _step(self) -> bool:
         """Run the next command, unless an answer may leave; whether there was either."""
@@ -442,7 +445,7 @@ class Connection(asyncio.Protocol):
                 return
             command = decode_command(request)
         except GibramError as error:
-            slot.answer = error
+            slot.answer = error.as_answer()
             return
         if principal is not None:
             command = principal.scoped(command)
@@ -454,7 +457,7 @@ class Connection(asyncio.Protocol):
         try:
             inner = decode_pipeline(request.payload, request.session_id)
         except GibramError as error:
-            slot.answer = error
+            slot.answer = error.as_answer()
             return
         slot.inner = [(each.request_id or self._server.next_request_id(), each.number) for each in inner]
         items: list[Command | GibramError] = []
@@ -487,13 +490,13 @@ class Connection(asyncio.Protocol):
             try:
                 return decode_command(request)
             except CallerError as error:
-                return error
+                return error.as_answer()
         if not is_first and not principal.bucket.take(_steady_us()):
             return RateLimitedError(RATE_LIMITED)
         try:
             return principal.refusal(request.number, request.session_id) or principal.scoped(decode_command(request))
         except CallerError as error:
-            return error
+            return error.as_answer()
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
