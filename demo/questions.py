@@ -17,7 +17,8 @@ from gibramdb.errors import NotFoundError
 from gibramdb.model.results import Explanation, QueryResult, TextUnitHit
 
 HITS_SHOWN_PER_HOP = 3
-STEPS_SHOWN_PER_HOP = 4
+SOURCES_SHOWN_MAX = 6
+TARGETS_SHOWN_MAX = 6
 SOURCES_COMPARED_MAX = 200
 SOURCE_CHARS_SHOWN_MAX = 400
 
@@ -57,7 +58,7 @@ def ask(session: Session, console: Console, questions: Sequence[tuple[Question, 
         explanation = session.explain(result.query_id)
         over_hops += sum(1 for hit in result.entities if hit.hop)
         _print_hits(console, result)
-        _print_paths(console, result, explanation)
+        _print_answers(console, question, answers(question, result, explanation))
         _print_source(console, result)
     return over_hops
 
@@ -89,19 +90,30 @@ def _print_hits(console: Console, result: QueryResult) -> None:
     console.print(table)
 
 
-def _print_paths(console: Console, result: QueryResult, explanation: Explanation) -> None:
-    stated = {hit.relationship.id: hit for hit in result.relationships}
-    shown = 0
-    for hop in range(1, max((step.hop for step in explanation.steps), default=0) + 1):
-        steps = [step for step in explanation.steps if step.hop == hop and step.relationship_id in stated]
-        for step in steps[:STEPS_SHOWN_PER_HOP]:
-            hit = stated[step.relationship_id]
-            described = hit.relationship.description
-            line = f"  hop {step.hop}: {hit.source_title} {hit.relationship.type} {hit.target_title}"
-            console.print(Text(line + (f" ({described})" if described else "")), soft_wrap=True)
-            shown += 1
-    if len(explanation.steps) > shown:
-        console.print(f"  and {len(explanation.steps) - shown} more steps", style="dim")
+def answers(question: Question, result: QueryResult, explanation: Explanation) -> dict[str, list[str]]:
+    """What the question asks for, by whom it is said of: its last relation, of what lies a hop before the end."""
+    before = {seed.id for seed in explanation.seeds if seed.kind == "entity"}
+    if question.hops > 1:
+        first_type = question.relationship_types[0]
+        before = {
+            step.to_entity_id
+            for step in explanation.steps
+            if step.hop == question.hops - 1 and step.relationship_type == first_type
+        }
+    found: dict[str, list[str]] = {}
+    for hit in result.relationships:
+        if hit.relationship.type == question.relationship_types[-1] and hit.relationship.source_id in before:
+            found.setdefault(hit.source_title, []).append(hit.target_title)
+    return found
+
+
+def _print_answers(console: Console, question: Question, found: dict[str, list[str]]) -> None:
+    relation = question.relationship_types[-1]
+    for source, targets in list(found.items())[:SOURCES_SHOWN_MAX]:
+        more = f" and {len(targets) - TARGETS_SHOWN_MAX} more" if len(targets) > TARGETS_SHOWN_MAX else ""
+        console.print(Text(f"  {source} {relation} {', '.join(targets[:TARGETS_SHOWN_MAX])}{more}"), soft_wrap=True)
+    if len(found) > SOURCES_SHOWN_MAX:
+        console.print(f"  and {len(found) - SOURCES_SHOWN_MAX} more", style="dim")
 
 
 def sources(result: QueryResult) -> list[TextUnitHit]:

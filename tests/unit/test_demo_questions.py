@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import gibramdb
-from demo.questions import sources
-from gibramdb import NewEntity
+from demo.factbook import BORDERS, SELLS_TO
+from demo.questions import Question, answers, sources
+from gibramdb import NewEntity, NewRelationship
 
 
 def test_of_text_units_with_the_same_score_the_one_is_shown_that_speaks_of_the_answer() -> None:
@@ -40,3 +41,25 @@ def test_an_answer_without_text_has_no_source() -> None:
         session = db.session("s")
         entity = session.add_entity("e", "E")
         assert sources(session.query(seed_entity_ids=[entity])) == []
+
+
+def test_what_is_shown_is_said_of_what_lies_a_hop_before() -> None:
+    with gibramdb.open(vector_dim=1) as db:
+        session = db.session("s")
+        ids = session.add_entities([NewEntity(title, title) for title in "CNMB"])
+        chad, niger, mali, buyer = ids
+        session.add_relationships(
+            [
+                NewRelationship(chad, niger, BORDERS),
+                NewRelationship(mali, chad, BORDERS),
+                NewRelationship(chad, buyer, SELLS_TO),
+                NewRelationship(niger, buyer, SELLS_TO),
+                NewRelationship(mali, niger, SELLS_TO),
+            ]
+        )
+        question = Question("?", ("C",), (BORDERS, SELLS_TO), 2)
+        result = session.query(seed_entity_ids=[chad], hops=2, relationship_types=question.relationship_types)
+        explained = session.explain(result.query_id)
+    assert answers(question, result, explained) == {"N": ["B"], "M": ["N"]}, "not what Chad itself sells"
+    direct = Question("?", ("C",), (BORDERS,), 1)
+    assert answers(direct, result, explained) == {"C": ["N"]}
