@@ -17,7 +17,8 @@ def test_the_demo_loses_nothing_and_says_so(tmp_path: Path) -> None:
     lines = [line for line in done.stdout.splitlines() if "│ lost" in line]
     assert len(lines) == 1
     assert lines[0].split("│")[2].strip() == "0"
-    assert done.stdout.count("hop 1:") >= 3
+    assert " borders " in done.stdout
+    assert " is a member of " in done.stdout
     assert (tmp_path / "demo" / "ledger.txt").stat().st_size > 1_000
 
 

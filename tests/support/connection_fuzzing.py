@@ -120,7 +120,12 @@ class Watched:
 
         return self._database.submit(command, answered)
 
-    def submit_batch(self, items: Sequence[Command | GibramError], done: Callable[[list[Answer]], None]) -> None:
+    def submit_batch(
+        self,
+        items: Sequence[Command | GibramError],
+        done: Callable[[list[Answer]], None],
+        objects_max: int | None = None,
+    ) -> Callable[[], None]:
         """As Database."""
         self.waiting += 1
 
@@ -133,7 +138,7 @@ class Watched:
                     self.told.append(Told(item, answer))
             done(answers)
 
-        self._database.submit_batch(items, answered)
+        return self._database.submit_batch(items, answered, objects_max)
 
 
 class WatchedGate(Gate):

@@ -312,9 +312,9 @@ class FaultyDisk:
         self._begin("sync_dir", path)
         self._folder(path).old_names.clear()
 
-    def lock_exclusive(self, path: Path) -> int:
+    def lock_exclusive(self, path: Path, *, create: bool = True) -> int:
         self._begin("lock_exclusive", path)
-        if path.name not in self._folder(path.parent).names:
+        if create and path.name not in self._folder(path.parent).names:
             self._create(path)
         file = self._file(path)
         if file in self._locks.values():

@@ -412,7 +412,7 @@ def verify(config: Config, fs: FileSystem | None = None) -> tuple[Recovered, str
             "directory of a store"
         )
     locks = Locks(fs)
-    locks.take(directories)
+    locks.take_to_read(directories)
     try:
         recovered = recover(fs, directories, store_id, config.server.vector_dim)
         return recovered, state_digest(recovered.state.sessions.values())[0]

@@ -164,7 +164,7 @@ def propose(config: Config) -> Repair | None:
     directories = directories_of(config)
     store_id = _store_id(fs, directories)
     locks = Locks(fs)
-    locks.take(directories)
+    locks.take_to_read(directories)
     try:
         return _propose(fs, directories, store_id, config.server.vector_dim)
     finally:

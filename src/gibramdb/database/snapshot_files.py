@@ -24,7 +24,7 @@ from gibramdb.errors import IncompatibleStoreError, UnavailableError
 from gibramdb.model.ids import Lsn
 from gibramdb.storage import operator_path, record, snapshot, wal
 from gibramdb.storage.files import TEMPORARY_SUFFIX, FileSystem, OsFileSystem
-from gibramdb.storage.identity import Directories
+from gibramdb.storage.identity import Directories, make_directories
 from gibramdb.storage.snapshot import Cut, LastSave, Manifest, PackWriter, Section
 from gibramdb.storage.wal import BasedOnSnapshot
 
@@ -159,8 +159,8 @@ class SnapshotFiles:
     def write_copy(self, path: str, manifest: Manifest, frozen: Sequence[FrozenSession], work: Work) -> LastSave:
         """Sessions into an operator's file, read back before it gets its name."""
         disk = OsFileSystem()
-        if not disk.exists(self._directories.data):
-            disk.make_dir(self._directories.data)  # a store in memory has not needed it so far
+        data = self._directories.data
+        make_directories(disk, Directories(data, data, data))  # a store in memory has not needed it so far
         with operator_path.open_for_writing(self._directories, path, snapshot.COPY_MAGIC) as writing:
             writer = PackWriter(disk, writing.fd, 0, bytes.fromhex(manifest.store_id), manifest.created_at_ms)
             writer.write_manifest(with_sections(manifest, _write_sections(writer, frozen, work)))

@@ -187,6 +187,7 @@ class Snapshots:
         self.unfrozen: dict[str, SessionState] = {}
         """What `freeze` must be called for before it changes."""
         self._waiting: deque[_Job] = deque()
+        self._looking: list[Finish] = []  # who waits for a look at the disk
         self._last_backup: _Job | None = None  # a save or restore; the one that runs, if one does
         self._failures = 0
         self._snapshot_error = ""
@@ -194,6 +195,7 @@ class Snapshots:
         self._retry_at_ms = 0
         self._interval_began_ms = clock.steady_ms()
         self._is_stopping = False
+        self._stop_reason: GibramError | None = None
         self.due_lsn = NEVER_LSN
         """When the log gets so far, `tick` is due."""
         self._set_due_lsn()
@@ -218,10 +220,8 @@ class Snapshots:
                 self._ask("save", path or DEFAULT_COPY, finish)
             case BackgroundSave(path):
                 self._refuse_second("backup")
-                with contextlib.suppress(OSError):  # the save itself meets it too, and BACKUP_STATUS tells
-                    operator_path.check_for_writing(self._directories, path or DEFAULT_COPY, snapshot.COPY_MAGIC)
-                self._ask("save", path or DEFAULT_COPY, _nobody)
-                return Done()
+                check = partial(self._check_for_writing, path or DEFAULT_COPY)
+                self._aside(check, partial(self._ask_alone, "save", path or DEFAULT_COPY, "backup"), finish)
             case Checkpoint():
                 self._require_log()
                 self._ask("checkpoint", None, finish)
@@ -229,15 +229,14 @@ class Snapshots:
                 if not path:
                     raise InvalidArgumentError("restore path is required")
                 self._refuse_second("operation")
-                os.close(operator_path.open_for_reading(self._directories, path))
-                self._ask("restore", path, _nobody)
-                return Done()
+                check = partial(self._check_for_reading, path)
+                self._aside(check, partial(self._ask_alone, "restore", path, "operation"), finish)
             case GetLastSave():
                 return Saved(0, "") if self._last_save is None else Saved(self._last_save.at_s, self._last_save.path)
             case GetBackupStatus():
                 return self._status()
             case GetLogStatus():
-                return self._log_status()
+                self._aside(self._log_status, _itself, finish)
             case RotateLog():
                 self._require_log()
                 self._journal.rotate(partial(self._rotated, finish))
@@ -306,7 +305,7 @@ class Snapshots:
 
     def stop(self, reason: GibramError) -> None:
         """No more from now on; what runs is stopped at its next step. `join` waits for that."""
-        self._is_stopping = True
+        self._is_stopping, self._stop_reason = True, reason
         self.due_lsn = NEVER_LSN
         self._freezing = None
         self.unfrozen.clear()
@@ -317,12 +316,60 @@ class Snapshots:
             for finish in job.finishes:
                 finish(reason, NO_LSN)
         self._waiting.clear()
+        looking, self._looking = self._looking, []
+        for finish in looking:
+            finish(reason, NO_LSN)
         self._jobs.put(None)
 
     def join(self) -> None:
         """Wait until nothing of it touches the disk any more. After the journal has been closed."""
         if self._thread is not None:
             self._thread.join()
+
+    def _aside(
+        self, look: Callable[[], Result | GibramError], then: Callable[[Result], Result], finish: Finish
+    ) -> None:
+        """Look at the disk, which may hang, in a thread of its own; then go on here with what was found."""
+        if self._stop_reason is not None:
+            finish(self._stop_reason, NO_LSN)
+            return
+        self._looking.append(finish)
+
+        def looked(found: Result | GibramError) -> None:
+            if finish not in self._looking:
+                return  # stopped meanwhile, and the caller told
+            self._looking.remove(finish)
+            try:
+                outcome = found if isinstance(found, GibramError) else then(found)
+            except GibramError as error:
+                outcome = error.as_answer()
+            finish(outcome, NO_LSN)
+
+        def run() -> None:
+            try:
+                found = look()
+            except Exception as error:  # the edge of the thread
+                found = self._refusal_of(error)
+            self._tell(partial(looked, found))
+
+        try:
+            threading.Thread(target=run, name="gibramdb-look", daemon=True).start()
+        except RuntimeError as error:
+            looked(self._refusal_of(error))
+
+    def _check_for_writing(self, path: str) -> Result:
+        with contextlib.suppress(OSError):  # the save itself meets it too, and BACKUP_STATUS tells
+            operator_path.check_for_writing(self._directories, path, snapshot.COPY_MAGIC)
+        return Done()
+
+    def _check_for_reading(self, path: str) -> Result:
+        os.close(operator_path.open_for_reading(self._directories, path))
+        return Done()
+
+    def _ask_alone(self, kind: str, path: str, noun: str, found: Result) -> Result:
+        self._refuse_second(noun)  # another may have come meanwhile
+        self._ask(kind, path, _nobody)
+        return found
 
     def _ask(self, kind: str, path: str | None, finish: Finish) -> None:
         for job in self._waiting:
@@ -462,13 +509,10 @@ class Snapshots:
 
     def _rotated(self, finish: Finish, refusal: GibramError | None) -> None:
         """On the log thread."""
-        self._tell(lambda: finish(_failed("rotate", refusal) if refusal else self._counted(), NO_LSN))
-
-    def _counted(self) -> Result | GibramError:
-        try:
-            return Done(len(self._generations()))
-        except OSError as error:
-            return _storage_error(error, self._directories.wal)
+        if refusal is None:
+            self._tell(partial(self._aside, lambda: Done(len(self._generations())), _itself, finish))
+        else:
+            self._tell(lambda: finish(_failed("rotate", refusal), NO_LSN))
 
     def _status(self) -> BackupStatus:
         backup = self._backup()
@@ -651,6 +695,10 @@ class Snapshots:
         except (GibramError, OSError) as error:
             log.warning("what the restored snapshot makes superfluous could not all be removed: %s", error)
         self._tell(partial(self._finished, job, Done()))
+
+
+def _itself(found: Result) -> Result:
+    return found
 
 
 def _nobody(outcome: Result | GibramError, lsn: Lsn) -> None:

@@ -106,8 +106,8 @@ class FileSystem(Protocol):
         """Raises, as making a file in this folder would, if this user may not; tries nothing."""
         ...
 
-    def lock_exclusive(self, path: Path) -> int:
-        """Creates the file if needed and locks it until the descriptor is closed.
+    def lock_exclusive(self, path: Path, *, create: bool = True) -> int:
+        """Locks the file until the descriptor is closed; `create` makes it if needed, and needs the right to write.
 
         Raises:
             BlockingIOError: if another open descriptor, here or in another process, holds it.
@@ -236,9 +236,9 @@ class OsFileSystem:
             reason = errno.EROFS if is_read_only else errno.EACCES
             raise OSError(reason, os.strerror(reason), str(path))
 
-    def lock_exclusive(self, path: Path) -> int:
+    def lock_exclusive(self, path: Path, *, create: bool = True) -> int:
         """See FileSystem."""
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        fd = os.open(path, os.O_CLOEXEC | (os.O_RDWR | os.O_CREAT if create else os.O_RDONLY), FILE_MODE)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -257,6 +257,8 @@ def next_step(error: OSError) -> str:
         return "next: free space on its disk"
     if error.errno in {errno.EMFILE, errno.ENFILE}:
         return "next: allow more open files (ulimit -n), or fewer connections (security.max_connections)"
+    if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}:
+        return "next: check the path"
     return "next: check the disk"
 
 

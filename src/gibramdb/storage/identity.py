@@ -186,6 +186,20 @@ class Locks:
             self.release()
             raise
 
+    def take_to_read(self, directories: Directories) -> None:
+        """Lock all three for who changes nothing, lock files included: where one is missing, nobody holds it.
+
+        Raises:
+            StoreLockedError, StorageError: as `take`.
+        """
+        try:
+            for _, directory in directories.by_role():
+                if self._fs.exists(directory / LOCK_NAME):
+                    self._fds.append(self._locked(directory / LOCK_NAME, create=False))
+        except BaseException:
+            self.release()
+            raise
+
     def take_data(self, directories: Directories) -> None:
         """Lock the data directory alone, for what a store in memory leaves there.
 
@@ -194,9 +208,9 @@ class Locks:
         """
         self._fds.append(self._locked(directories.data / LOCK_NAME))
 
-    def _locked(self, path: Path) -> int:
+    def _locked(self, path: Path, *, create: bool = True) -> int:
         try:
-            return self._fs.lock_exclusive(path)
+            return self._fs.lock_exclusive(path, create=create)
         except BlockingIOError as error:
             raise StoreLockedError(
                 f"{path}: the store is in use by {_holder(path)}; next: stop that one, or talk to it as a client"

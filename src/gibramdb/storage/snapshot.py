@@ -348,10 +348,11 @@ def read_section(fs: FileSystem, path: Path, section: Section, fd: int | None = 
 
 
 def _section_records(fs: FileSystem, fd: int, path: Path, section: Section) -> Iterator[bytes]:
+    next_ = NEXT if section.pack else "use another copy"  # a copy has its sections in itself, and no number
+
     def corrupt(offset: int, expected: str, found: str) -> CorruptSnapshotError:
-        return CorruptSnapshotError(
-            f"{path}: offset {offset}: session {section.session_id!r}: expected {expected}, found {found}; next: {NEXT}"
-        )
+        where = f"{path}: offset {offset}: session {section.session_id!r}"
+        return CorruptSnapshotError(f"{where}: expected {expected}, found {found}; next: {next_}")
 
     offset, end = section.offset, section.offset + section.length
     checksum = count = 0
