@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import time
@@ -57,9 +58,10 @@ def main() -> int:
     finally:
         for each in servers:
             each.stop()
+        command = os.path.relpath(Path(sys.executable).with_name("gibramdb"))
         console.print(f"\n[dim]{time.monotonic() - began:.0f} s in all. To look around:[/]")
-        console.print(f"  gibramdb serve --mode durable --dim 512 --data {data / 'store'}", soft_wrap=True)
-        console.print(f'  gibramdb query "which countries border Germany?" --session {SESSION}', soft_wrap=True)
+        console.print(f"  {command} serve --mode durable --dim 512 --data {data / 'store'}", soft_wrap=True)
+        console.print(f'  {command} query "which countries border Germany?" --session {SESSION}', soft_wrap=True)
 
 
 def _tell(console: Console, data: Path, servers: list[DemoServer], country_count: int | None) -> int:
@@ -127,7 +129,7 @@ def _index(console: Console, server: DemoServer, embedder: SentenceEncoder, coun
         facts = factbook.read(country_count, factbook.SMALL_FIRST)
         console.print(
             f"The {len(facts.sources)} countries with the most stated neighbours and partners, and of each profile "
-            f"{', '.join(factbook.SMALL_FIRST)}; --all takes everything.",
+            f"{', '.join(factbook.SMALL_FIRST)}; `make demo ARGS=--all` takes everything.",
             soft_wrap=True,
         )
     stated = sum(len(source.relationships) for source in facts.sources)

@@ -343,7 +343,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("server.data_dir", "data_dir", _PATH, "./data",
             "Where the store lies, and the trust boundary: operator copies and restores stay inside it.", "--data"),
     Setting("server.vector_dim", "vector_dim", _between(1, VECTOR_DIM_MAX), "1536",
-            "How many numbers an embedding has; one value per store, for good.", "--dim"),
+            "How many numbers an embedding has; one value per store, for good once it holds one.", "--dim"),
     Setting("server.session_cleanup_interval", "session_cleanup_interval_ms", _duration(1), "60s",
             "How often expired sessions are looked for.", "--session-cleanup-interval"),
     Setting("session_store.mode", "mode", _one_of("ephemeral", "durable"), "ephemeral",
@@ -360,7 +360,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("session_store.snapshot_interval", "snapshot_interval_ms", _duration(0), "0",
             "Takes a snapshot each time this much time has passed and something has changed."),
     Setting("session_store.snapshot_wal_size_bytes", "snapshot_wal_size_bytes", _between(0), "0",
-            "Takes a snapshot so that the log behind the newest stays below this many bytes, 0 for never."),
+            "Takes a snapshot when the log behind the newest has three quarters of this many bytes, so that a start "
+            "replays about so much; who writes faster than a snapshot is written goes beyond it. 0 for never."),
     Setting("session_store.snapshot_retention_count", "snapshot_retention_count", _between(1), "3",
             "How many snapshots are kept, each with the log from its cut on."),
     Setting("session_store.snapshot_on_stop", "snapshot_on_stop", _TRUTH, "false",

@@ -17,6 +17,7 @@ from support.tree import tree_hash
 
 import gibramdb
 from gibramdb.config import load_config
+from gibramdb.database.opening import verify
 from gibramdb.database.repair import propose, repair
 from gibramdb.errors import FatalError, MissingStoreError
 
@@ -346,3 +347,17 @@ def test_a_lost_log_is_accepted_with_the_snapshot(tmp_path: Path) -> None:
     with gibramdb.open(data, vector_dim=3) as db:
         assert db.digest().sha256 == digests[6]
         assert "took the snapshot alone" in db.health().components["warnings"]
+
+
+def test_reading_a_copy_of_a_store_makes_no_file_in_it(tmp_path: Path) -> None:
+    """Some tools that copy leave out files without content, as the locks are."""
+    with gibramdb.open(tmp_path / "data", vector_dim=4) as db:
+        db.session("s").add_document("d")
+    for lock in (tmp_path / "data").rglob("LOCK"):
+        lock.unlink()
+    before = tree_hash(tmp_path)
+    config = load_config(flags={"server.data_dir": str(tmp_path / "data"), "session_store.mode": "durable"})
+    recovered, _ = verify(config)
+    assert recovered.records == 1
+    assert propose(config) is None
+    assert tree_hash(tmp_path) == before

@@ -1,9 +1,9 @@
 """Every command of the wire that changes state: done, the server killed with SIGKILL, started again, the digest compared.
 
-GibRAM 0.3.0 has 22 such commands and loses 8 of them in a crash. 21 of the 22 are here: ADD and DELETE of a document, a
+GibRAM 0.3.0 has 22 such commands and loses 8 of them in a crash. 21 of its 22 are here: ADD and DELETE of a document, a
 text unit, an entity, a relationship and a community, LINK_TEXTUNIT_ENTITY, UPDATE_ENTITY_DESC, COMPUTE_COMMUNITIES,
-HIERARCHICAL_LEIDEN, DELETE_SESSION, SET_SESSION_TTL, TOUCH_SESSION and the four MSET. Those of ours alone are here too. The 22nd, BGRESTORE, has a test of
-its own below. SAVE, BGSAVE, WAL_CHECKPOINT, WAL_TRUNCATE and WAL_ROTATE change files only. PIPELINE, which holds others, is
+HIERARCHICAL_LEIDEN, DELETE_SESSION, SET_SESSION_TTL, TOUCH_SESSION and the four MSET; and five of ours alone. The 22nd of
+GibRAM's, BGRESTORE, has a test of its own below. SAVE, BGSAVE, WAL_CHECKPOINT, WAL_TRUNCATE and WAL_ROTATE change files only. PIPELINE, which holds others, is
 walked beside the 21.
 """
 

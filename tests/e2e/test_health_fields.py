@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -22,6 +24,35 @@ def told(db: Store) -> dict[str, str]:
 
 def figures(health: dict[str, str]) -> dict[str, int]:
     return {name: int(value) for name, value in health.items() if value.lstrip("-").isdigit()}
+
+
+@needs_strace
+def test_health_waits_for_no_look_that_an_operator_takes_at_a_disk_that_hangs(tmp_path: Path) -> None:
+    with Server(tmp_path) as server, server.connect(timeout_s=60) as db, server.connect() as other:
+        db.session("s").add_document("d")
+        db.save("copy")
+        slow = ["strace", "-f", "-qq", "-o", "/dev/null", "-p", str(server.pid), "-e", "trace=getdents64,openat"]
+        slow += ["-e", "inject=getdents64,openat:delay_enter=400000", "-e", "signal=none"]
+        tracer = subprocess.Popen(slow)
+        try:
+            took_s = 0.0
+            while took_s < 0.3:  # until it is attached
+                asked_s = time.monotonic()
+                db.log_status()
+                took_s = time.monotonic() - asked_s
+            for ask in (db.log_status, db.rotate_log, lambda: db.save_in_background("other")):
+                asking = threading.Thread(target=ask)
+                asking.start()
+                longest_s = 0.0
+                while asking.is_alive():
+                    asked_s = time.monotonic()
+                    told(other)
+                    longest_s = max(longest_s, time.monotonic() - asked_s)
+                assert longest_s < 0.3, ask
+        finally:
+            tracer.terminate()
+            tracer.wait(10)
+        server.kill()
 
 
 def test_the_figures_of_the_log(tmp_path: Path) -> None:

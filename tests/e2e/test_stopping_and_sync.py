@@ -493,3 +493,14 @@ def test_bytes_that_are_no_protocol_cost_only_their_own_connection(tmp_path: Pat
             each.close()
         assert 10 <= closed <= 12, "one address holds 50 connections at most"
         assert store.session("s").info().entity_count == 1
+
+
+@pytest.mark.parametrize("policy", ["periodic", "never"])
+def test_the_death_of_the_process_takes_nothing_under_any_policy(tmp_path: Path, policy: str) -> None:
+    """What the kernel has, it writes."""
+    with Server(tmp_path / "data", "--wal-sync-policy", policy) as server, server.connect() as store:
+        kept = store.session("s").add_entities(NewEntity(f"e{number}", f"e{number}") for number in range(50))
+        kept += [store.session("s").add_entity(f"f{number}", f"f{number}") for number in range(50)]
+        server.kill()
+    with Server(tmp_path / "data") as server, server.connect() as store:
+        assert [entity.id for entity in store.session("s").entities()] == kept

@@ -76,7 +76,7 @@ TICK_S = 0.5
 RETRY_MS = 10_000
 """After a failure, the next automatic one is tried no sooner."""
 SIZE_TRIGGER_SHARE = 0.75
-"""Of `snapshot_wal_size_bytes`, where a snapshot is begun: the log stays below the whole while it is written."""
+"""Of `snapshot_wal_size_bytes`, where a snapshot is begun: while it is written, most stores stay below the whole."""
 TURN_US = 2_000
 """So long sessions are frozen in one turn; then others get theirs."""
 WAITING_MAX = 16

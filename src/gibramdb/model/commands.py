@@ -160,7 +160,7 @@ class Save(AdminCommand, frozen=True, gc=False):
 
 
 class BackgroundSave(AdminCommand, frozen=True, gc=False):
-    """As Save, answered at once; BackupStatus tells how it goes."""
+    """As SAVE, answered at once; BACKUP_STATUS tells how it goes."""
 
     path: str = ""
 
@@ -172,7 +172,7 @@ class GetLastSave(AdminCommand, frozen=True, gc=False):
 
 
 class Restore(AdminCommand, frozen=True, gc=False):
-    """Puts a copy, or an older snapshot, in the place of everything; answered at once, BackupStatus tells the rest."""
+    """Puts a copy, or an older snapshot, in the place of everything; answered at once, BACKUP_STATUS tells the rest."""
 
     path: str
 
