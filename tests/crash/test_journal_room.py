@@ -20,7 +20,7 @@ def journal_on(disk: FaultyDisk) -> WalJournal:
     return WalJournal(writer, 0, "every_write", 1000, FakeClock(), lambda: None, lambda: None)
 
 
-def test_a_full_disk_is_called_so_until_there_is_plenty_again_or_a_writer_gets_what_it_needs() -> None:
+def test_a_full_disk_is_called_so_until_there_is_room_for_what_was_refused() -> None:
     disk = FaultyDisk(FOLDER, free_bytes=3_000_000)
     clock = FakeClock()
     journal = WalJournal(

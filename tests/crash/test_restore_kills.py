@@ -6,6 +6,7 @@ import contextlib
 import os
 import queue
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -178,7 +179,17 @@ def test_a_restore_ended_anywhere_gives_the_old_state_or_the_new(tmp_path: Path)
 def test_a_restore_that_waits_for_a_snapshot_is_in_progress_and_keeps_a_second_one_out(tmp_path: Path) -> None:
     _, driven, copied, _ = prepared(tmp_path / "data")
     driven.store.database.submit(c.Checkpoint(), lambda answer: None)  # runs, and is not heard of before the next turn
-    driven.store.database.submit(c.Restore("copy.gibram"), lambda answer: None)
+    asked: list[Answer] = []
+    driven.store.database.submit(c.Restore("copy.gibram"), asked.append)
+    later = []
+    while not asked:  # the path is looked at in a thread
+        call = driven._posted.get(timeout=20)
+        if isinstance(call, partial) and call.func.__name__ == "looked":
+            call()
+        else:
+            later.append(call)
+    for call in later:
+        driven._posted.put(call)
     answers: list[Answer] = []
     for command in (c.GetBackupStatus(), c.Restore("copy.gibram"), c.BackgroundSave("other.gibram")):
         driven.store.database.submit(command, answers.append)

@@ -358,7 +358,7 @@ class Database:
         session_id, now_ms = command.session_id, self._now_ms()
         sessions = [live_session(self.state, session_id, now_ms)] if session_id else list(self.state.sessions.values())
         if session_id:
-            self._note_read(session_id, now_ms)
+            sessions[0].read_at_ms = now_ms  # a note of it in the log would be part of the next digest
         lsn = self._lsn_seen("")  # it covers even the notes of reads, which no other answer about a session waits for
         return self._in_turns(digest_steps(sessions), lambda digest: _Executed(Digest(*digest), lsn), finish)
 

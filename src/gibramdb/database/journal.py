@@ -287,6 +287,7 @@ class WalJournal:
         self._growing = True
         self._in_hand: _Request | None = None  # the log thread's: taken from the queue, not answered yet
         self._disk_full = False
+        self._refused_bytes = 0  # what it was full for
         self._disk_room = (-1, -1)  # not known yet
         self._looked_at_ms = clock.steady_ms()  # the owner's: when the disk was last asked about
         self._unsynced_since_ms = 0
@@ -543,19 +544,20 @@ class WalJournal:
 
     def _grow(self, request: _RoomRequest) -> None:
         needed = framed_size(request.payload_bytes) + MARKER_BYTES
+        if request.answer is None and self._disk_full:
+            needed = max(needed, self._refused_bytes)  # less than what was refused is no news
         refusal: GibramError | None = None
-        is_plentiful = False
         try:
             # The first thing this process changes in the log: what was never acknowledged is put aside.
             self._writer.discard_tail(self._torn_offset)
-            is_plentiful = self._reserve(needed)
+            self._reserve(needed)
         except OSError as error:
+            self._refused_bytes = needed
             refusal = DiskFullError(
                 f"the log can not grow: {error.strerror} ({self._writer.path}); "
                 "free space on its disk, writes are then accepted again by themselves"
             )
-        # A full disk may still give what nobody has asked for: only room for a writer, or plenty of it, says otherwise.
-        self._disk_full = refusal is not None or (self._disk_full and request.answer is None and not is_plentiful)
+        self._disk_full = refusal is not None
         with contextlib.suppress(OSError):  # for health only
             self._disk_room = self._writer.room()
         self._reserved_lsn = int(self._writer.reserved_lsn)
@@ -566,14 +568,11 @@ class WalJournal:
             self._growing = False
         # Otherwise nothing is asked for in the background again, until a writer needs room and asks itself.
 
-    def _reserve(self, needed_bytes: int) -> bool:
-        """Whether there was plenty, and not just enough."""
+    def _reserve(self, needed_bytes: int) -> None:
         try:
             self._writer.reserve(RESERVE_LOW_BYTES + needed_bytes)
         except OSError:
             self._writer.reserve(needed_bytes)
-            return False
-        return True
 
     def _refuse_waiting(self) -> None:
         while True:

@@ -354,8 +354,8 @@ class Snapshots:
 
         try:
             threading.Thread(target=run, name="gibramdb-look", daemon=True).start()
-        except RuntimeError as error:
-            looked(self._refusal_of(error))
+        except RuntimeError:
+            run()  # no thread is to be had: late is better than never
 
     def _check_for_writing(self, path: str) -> Result:
         with contextlib.suppress(OSError):  # the save itself meets it too, and BACKUP_STATUS tells
@@ -609,7 +609,7 @@ class Snapshots:
 
     def _refusal_of(self, error: Exception) -> GibramError:
         if isinstance(error, GibramError):
-            return error
+            return error.as_answer()
         if isinstance(error, OSError):
             return _storage_error(error, self._directories.snapshots)
         log.error("a snapshot or restore failed in a way that is a defect of ours", exc_info=error)
