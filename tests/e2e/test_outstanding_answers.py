@@ -51,7 +51,11 @@ ENTITIES = c.ListEntities("r", limit=10_000)
     [
         pytest.param("w", [encode_command(TEXTS, n) for n in range(2, ANSWERS + 2)], N.TEXTUNITS_RESPONSE, id="texts"),
         pytest.param(
-            "w", [encode_pipeline([TEXTS], n) for n in range(2, ANSWERS + 2)], N.PIPELINE_RESPONSE, id="pipelines"
+            "w",
+            [encode_pipeline([TEXTS], n) for n in range(2, ANSWERS + 2)],
+            N.PIPELINE_RESPONSE,
+            id="pipelines",
+            marks=pytest.mark.sweep,
         ),
         pytest.param("w", [encode_command(ENTITIES, n) for n in range(2, ANSWERS + 102)], None, id="many objects"),
         pytest.param(
@@ -59,6 +63,7 @@ ENTITIES = c.ListEntities("r", limit=10_000)
             [encode_command(ENTITIES, n) for n in range(2, ANSWERS + 102)],
             None,
             id="many objects with the store",
+            marks=pytest.mark.sweep,
         ),
     ],
 )
