@@ -181,6 +181,7 @@ def test_a_session_weighs_something_and_so_do_its_name_and_its_tokens() -> None:
         touched += 1
     assert isinstance(answer, LimitExceededError)
     assert touched == (16_000 - 129) // KEPT_TOKEN_BYTES
+    assert isinstance(store.run(c.SetSessionTtl("s", ttl_s=60, token=b"end")), Done), "it can be told when to end"
     assert isinstance(store.run(c.DeleteDocument("s", 1, token=b"out")), Done), "who is full can still make room"
 
 

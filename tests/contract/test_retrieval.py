@@ -282,6 +282,28 @@ def test_of_detections_that_wait_the_smallest_comes_first_and_one_session_takes_
     store.close()
 
 
+def test_a_large_detection_is_overtaken_by_some_and_not_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = OwnedStore(durable=False)
+    for name, count in (("first", 2), ("large", 6_000), *((f"s{number}", 2) for number in range(20))):
+        store.run(c.AddEntities(name, tuple(NewEntity(f"e{n}", f"e{n}") for n in range(count))))
+    may_go_on = threading.Event()
+    find = DetectionView.find
+
+    def held_up(view: DetectionView) -> c.ReplaceCommunities:
+        assert may_go_on.wait(20)
+        return find(view)
+
+    monkeypatch.setattr(DetectionView, "find", held_up)
+    order: list[str] = []
+    for name in ("first", "large", *(f"s{number}" for number in range(20))):
+        store.database.submit(c.DetectCommunities(name), lambda _answer, name=name: order.append(name))  # type: ignore[misc]
+    may_go_on.set()
+    while len(order) < 22:
+        store.turn()
+    assert order.index("large") == 6, "a place later for each thousand of its entities"
+    store.close()
+
+
 def test_a_detection_decides_on_the_state_of_its_end() -> None:
     """What is deleted while it computes is dropped; a session that is replaced meanwhile gets nothing."""
     store = OwnedStore(durable=False)

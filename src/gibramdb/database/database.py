@@ -341,14 +341,14 @@ class Database:
             executed = _Executed(failure, NO_LSN)
         self._long = None
         if executed is not None:
-            _finish(long.finish, *executed)
+            _give(long.finish, *executed)
         self.resume(None)
 
     def _end_long(self, reason: GibramError) -> None:
         long, self._long = self._long, None
         if long is not None:
             self._pauses -= 1
-            _finish(long.finish, reason, NO_LSN)
+            _give(long.finish, reason, NO_LSN)
 
     def _rebuild(self, command: commands.RebuildIndexes, finish: Callable[[Answer, Lsn], None]) -> _Executed | None:
         session = live_session(self.state, command.session_id, self._now_ms())
@@ -397,11 +397,11 @@ class Database:
             self._end_long(gone)
             detecting, self._detecting = self._detecting, []
             for _, unanswered in detecting:
-                _finish(unanswered, gone, NO_LSN)
+                _give(unanswered, gone, NO_LSN)
             held, self._held = self._held or deque(), deque()
             for command, finish in held:
                 if isinstance(command, commands.ReplaceCommunities):
-                    _finish(finish, gone, NO_LSN)
+                    _give(finish, gone, NO_LSN)
                 else:
                     self._held.append((command, finish))
             self.journal.enqueue_marker(always=True)
@@ -418,7 +418,7 @@ class Database:
             command, finish = self._held.popleft()
             executed = self._run(command, finish)
             if executed is not None:
-                _finish(finish, *executed)
+                _give(finish, *executed)
             if self._held and self._clock.steady_us() >= ends_us:
                 self._post(self._run_held)
                 return
@@ -694,11 +694,11 @@ class Database:
         detecting, self._detecting = self._detecting, []
         ended = ClosedError("the store was closed while communities were computed; nothing was changed")
         for _, unanswered in detecting:
-            _finish(unanswered, ended, NO_LSN)
+            _give(unanswered, ended, NO_LSN)
         self._end_long(ClosedError("the store was closed before this had been computed; nothing was changed"))
         held, self._held = self._held or deque(), None
         for _, refused in held:
-            _finish(refused, ClosedError("the store is closed"), NO_LSN)
+            _give(refused, ClosedError("the store is closed"), NO_LSN)
         if self.snapshots is not None:
             self.snapshots.stop(ClosedError("the store was closed; the newest snapshot and the log hold everything"))
         try:
@@ -805,17 +805,10 @@ class _Batch:
         self._database._answer(last, self._lsn, release, has_changed=has_changed)  # noqa: SLF001 (as above)
 
 
-def _give(done: Done_, answer: Answer) -> None:
+def _give(taker: Callable[..., None], *answer: Answer | Lsn) -> None:
     try:
-        done(answer)
+        taker(*answer)
     except Exception:  # one caller's trouble in taking its answer costs the others nothing
-        log.exception("an answer could not be given")
-
-
-def _finish(finish: Callable[[Answer, Lsn], None], answer: Answer, lsn: Lsn) -> None:
-    try:
-        finish(answer, lsn)
-    except Exception:  # as above
         log.exception("an answer could not be given")
 
 

@@ -35,8 +35,9 @@ _FREEING = (
     mutations.CommunityDeleted,
     mutations.CascadeDeleted,
     mutations.TextUnitUnlinked,
+    mutations.SessionTtlSet,
 )
-"""A session that is full can still be emptied, by callers who mark their writes too."""
+"""A session that is full can still be emptied, or told when to end, by callers who mark their writes too."""
 
 _encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 
