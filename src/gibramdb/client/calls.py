@@ -17,6 +17,8 @@ Invariants:
   AUTH, an answer, the next try. For a batch that time begins anew whenever some of it has been answered.
 - A batch that the rate holds up goes on at the rate, in order; what was answered is never sent again, nor lost with an
   error.
+
+One module, because what may be tried again rests on all of it: connections, request ids, times and pipelines.
 """
 
 from __future__ import annotations
