@@ -174,7 +174,9 @@ def test_of_a_log_with_a_fault_in_its_middle_all_before_the_fault_is_kept(
     with pytest.raises(FatalError):
         opened(data)
     before = tree_hash(data)
-    assert run("inspect", data).returncode == 65
+    looked = run("inspect", data)
+    assert looked.returncode == 65
+    assert re.search(r"wal-0*[45]\.log .* damaged", looked.stdout)
     (said,) = re.findall(r"lost +(.*?)set aside", run("repair", data).stdout, re.DOTALL)
     assert re.search(told.replace("-05", "-.*05"), " ".join(said.split())), said
     assert tree_hash(data) == before

@@ -279,6 +279,8 @@ def test_a_later_snapshot_never_counts_on_a_pack_that_is_gone() -> None:
             health = driven.run(c.GetHealth())
             assert isinstance(health, Health)
             assert health.components["snapshot_count"] == str(found)
+            on_disk = snapshot.list_snapshots(driven.disk, SNAPSHOTS)
+            assert health.components["snapshots_retained"] == str(len(on_disk)), at
         driven.run(c.TruncateLog())
         driven.run(c.AddDocuments("busy", (NewDocument("last"),)))
         assert not isinstance(driven.run(c.Checkpoint()), GibramError)

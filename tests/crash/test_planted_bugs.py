@@ -269,7 +269,7 @@ def drops_the_log_before_the_snapshot_is_durable(patch: pytest.MonkeyPatch) -> N
     def remember(_files: SnapshotFiles, manifest: Manifest) -> None:
         due.append(manifest)
 
-    def drop_then_publish(files: SnapshotFiles, retention_count: int, target_lsn: int) -> tuple[int, int]:
+    def drop_then_publish(files: SnapshotFiles, retention_count: int, target_lsn: int) -> int:
         for _, path in wal.list_logs(files._fs, files._directories.wal)[:-1]:
             files._fs.unlink(path)
         publish(files, due.pop())

@@ -36,8 +36,20 @@ def test_the_page_has_every_field_of_health_and_the_test_that_moves_it() -> None
         assert name.strip("`") in source_of(test), f"{test} does not look at {name}"
 
 
+STATEMENTS = {1: 4, 2: 5, 3: 3, 4: 7, 5: 7, 6: 6, 7: 4, 8: 3, 9: 8, 10: 5, 11: 6, 12: 4, 13: 7}
+"""How many statements each section of the contract with operators makes."""
+
+
+def test_every_statement_of_the_contract_has_a_row() -> None:
+    numbers = [number for cell, _, _ in rows("promises") for number in cell.split(", ") if number]
+    assert set(numbers) == {f"{section}.{at}" for section, count in STATEMENTS.items() for at in range(1, count + 1)}
+    for cell, promise, test in rows("promises"):
+        assert bool(test) is not promise.startswith("**")
+        assert test or not cell
+
+
 def test_every_promise_names_a_test_that_exists() -> None:
-    promises = [(promise, test) for promise, test in rows("promises") if not promise.startswith("**")]
+    promises = [(promise, test) for _, promise, test in rows("promises") if not promise.startswith("**")]
     assert len(promises) > 70
     assert len({promise for promise, _ in promises}) == len(promises)
     for _, test in promises:

@@ -137,6 +137,27 @@ def test_what_is_warned_of_at_the_start(tmp_path: Path, interval: str, wal_bytes
         server.kill()
 
 
+def test_a_log_beyond_the_trigger_is_degraded_in_words_until_a_snapshot_has_caught_up(tmp_path: Path) -> None:
+    flags = configured(tmp_path, interval="0", wal_bytes=50_000)
+    with Server(tmp_path / "data", *flags) as server, server.connect() as db:
+        entities = [NewEntity(f"e{number}", f"e{number}", "kind", "x" * 300, VECTOR) for number in range(1_000)]
+        in_the_way = tmp_path / "data" / "session_snapshots" / "pack-00000000000000000001.bin.tmp"
+        in_the_way.mkdir()  # no snapshot comes about
+        db.session("s").add_entities(entities)  # one change is more than the trigger
+        health = db.health()
+        since = int(health.components["wal_bytes_since_snapshot"])
+        assert since > 50_000
+        assert (health.status, health.components["durable_state"]) == ("degraded", "degraded")
+        reason = health.components["durable_state_reason"]
+        assert f"replay {since} bytes of log, session_store.snapshot_wal_size_bytes is 50000" in reason
+        in_the_way.rmdir()
+        db.checkpoint()
+        health = db.health()
+        assert (health.status, health.components["durable_state_reason"]) == ("ok", "")
+        assert int(health.components["wal_bytes_since_snapshot"]) < 50_000
+        server.kill()
+
+
 def test_a_trigger_by_size_bounds_what_a_start_replays(tmp_path: Path) -> None:
     flags = configured(tmp_path, interval="0", wal_bytes=50_000)
     with Server(tmp_path / "data", *flags) as server, server.connect() as db:
@@ -206,6 +227,24 @@ def test_a_checkpoint_is_published_when_it_answers_and_leaves_an_empty_log_of_th
         assert db.digest() == digest
         assert db.health().components["recovery_records_replayed"] == "0"
         server.kill()
+
+
+@needs_strace
+def test_a_server_connects_to_nobody(tmp_path: Path) -> None:
+    """One node: what it does not send, no other has."""
+    trace = tmp_path / "connections"
+    flags = configured(tmp_path, interval="200ms")
+    watched = strace(trace="connect,execve", output=str(trace))
+    with Server(tmp_path / "data", *flags, prefix=watched) as server, server.connect() as db:
+        fill(db.session("s"))
+        db.save("copy")
+        db.restore_in_background("copy")
+        until(lambda: not db.backup_status().in_progress)
+        until(lambda: int(db.health().components["snapshot_count"]) >= 2)
+        server.stop()
+    calls = trace.read_text()
+    assert "execve(" in calls, "the server was watched"
+    assert "AF_INET" not in calls
 
 
 # --- what refuses a start ---------------------------------------------------------------------------------------------

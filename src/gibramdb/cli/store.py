@@ -69,8 +69,9 @@ def inspect(directory: Directory = None, config: flags.ConfigFile = None, data: 
     console.print(table)
     table = Table(Column("log", overflow="fold"), "from LSN", "to LSN", "records", "torn bytes", box=None)
     for log in logs:
-        figures = (log.base_lsn, log.end_lsn, log.records, log.torn_bytes)
-        table.add_row(log.path.name, *(f"{figure:,}" for figure in figures))
+        figures = (log.base_lsn, log.end_lsn, log.records)  # of one that is damaged: as far as it can be read
+        torn = "damaged" if log.error else f"{log.torn_bytes:,}"
+        table.add_row(log.path.name, *(f"{figure:,}" for figure in figures), torn)
     console.print(table)
     errors = [each.error for each in snapshots if each.error] + [each.error for each in logs if each.error]
     for error in errors:

@@ -49,6 +49,7 @@ def report(
     scope: of which sessions it may be told, where that is not all: then it is `of_nobody`, and no other session's
     memory shows in it.
     """
+    is_durable = facts.mode == "durable"
     pressure = resource_pressure(state, limits, scope)
     reasons: list[str] = []
     if failure is not None:
@@ -63,12 +64,18 @@ def report(
         reasons.append(f"the log's disk is nearly full: {journal.disk_free_bytes} bytes are free")
     if snapshots.error:
         reasons.append(f"the last snapshot failed, the log is kept meanwhile: {snapshots.error}")
+    wal_bytes_since_snapshot = max(0, journal.released_lsn - snapshots.cut_lsn) if is_durable else 0
+    is_behind = 0 < snapshots.wal_bytes_max < wal_bytes_since_snapshot
+    if is_behind:
+        reasons.append(
+            f"writers are faster than the snapshots: a start would replay {wal_bytes_since_snapshot} bytes of log, "
+            f"session_store.snapshot_wal_size_bytes is {snapshots.wal_bytes_max}"
+        )
     if state.expiry_paused:
         reasons.append("wall clock and steady clock disagree by more than 60 s: nothing expires meanwhile")
-    is_durable = facts.mode == "durable"
     if failure is not None:
         durable_state = "unhealthy"
-    elif is_durable and (pressure != "ok" or journal.disk_full or is_nearly_full or snapshots.error):
+    elif is_durable and (pressure != "ok" or journal.disk_full or is_nearly_full or snapshots.error or is_behind):
         durable_state = "degraded"
     else:
         durable_state = "serving"
@@ -86,7 +93,7 @@ def report(
         "snapshot_status": "configured" if is_durable else "not_configured",
         "snapshot_count": str(snapshots.count),
         "last_snapshot_unix_nano": str(snapshots.published_at_ms * 1_000_000),
-        "wal_bytes_since_snapshot": str(max(0, journal.released_lsn - snapshots.cut_lsn) if is_durable else 0),
+        "wal_bytes_since_snapshot": str(wal_bytes_since_snapshot),
         "recovery_duration_ms": str(facts.recovery_duration_ms),
         "resource_pressure": pressure,
         "retrieval_ready": _truth(any(ready.values())),

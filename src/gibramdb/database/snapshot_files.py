@@ -185,8 +185,8 @@ class SnapshotFiles:
             snapshot.discard_pack(self._fs, self._directories.snapshots, number)
         return True
 
-    def prune(self, retention_count: int, target_lsn: int) -> tuple[int, int]:
-        """Drop what no kept snapshot needs. Returns the LSN up to which the log is gone, and how many snapshots stay.
+    def prune(self, retention_count: int, target_lsn: int) -> int:
+        """Drop what no kept snapshot needs. Returns the LSN up to which the log is gone.
 
         In an order that leaves every kept snapshot whole, whenever it ends: manifests, then packs, then generations.
         """
@@ -216,7 +216,7 @@ class SnapshotFiles:
             fs.unlink(path)
             gone_lsn = int(next_base)
         fs.sync_dir(directories.wal)
-        return gone_lsn, len(kept)
+        return gone_lsn
 
     # --- restoring ----------------------------------------------------------------------------------------------------
 

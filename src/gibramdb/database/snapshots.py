@@ -94,7 +94,10 @@ class Triggers(msgspec.Struct, frozen=True):
 
 
 class SnapshotFacts(msgspec.Struct, frozen=True):
-    """What health tells about snapshots. `cut_lsn`: what the newest covers; times in Unix milliseconds, 0 for never."""
+    """What health tells about snapshots. `cut_lsn`: what the newest covers; times in Unix milliseconds, 0 for never.
+
+    `wal_bytes_max`: so much log may lie behind the newest, 0 for no limit.
+    """
 
     count: int = 0
     retained: int = 0
@@ -103,6 +106,7 @@ class SnapshotFacts(msgspec.Struct, frozen=True):
     failures: int = 0
     error: str = ""
     operation: str = ""
+    wal_bytes_max: int = 0
 
 
 class Owner(Protocol):
@@ -202,7 +206,7 @@ class Snapshots:
         self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         if store_id is not None:
-            self._retained = len(snapshot.list_snapshots(fs, directories.snapshots))
+            self._count_retained()
             self._files.find_packs()
             if triggers.interval_ms or triggers.wal_bytes:
                 self._begin_thread()
@@ -285,6 +289,7 @@ class Snapshots:
             self._failures,
             self._snapshot_error,
             "" if self._running is None else self._running.kind,
+            self._triggers.wal_bytes,
         )
 
     def tick(self) -> None:
@@ -605,7 +610,7 @@ class Snapshots:
             # What lies there counts, whatever the system said: the next one goes on from it. Perhaps it is not durable,
             # so it covers nothing yet, and the next one is due.
             self._tell(partial(self._published, manifest, -1))
-        self._tell(partial(self._finished, job, outcome))
+        self._end(job, outcome)
 
     def _refusal_of(self, error: Exception) -> GibramError:
         if isinstance(error, GibramError):
@@ -631,8 +636,17 @@ class Snapshots:
             log.warning("the log could not begin its next generation: %s", refusal)
 
     def _prune(self, target_lsn: int) -> int:
-        gone_lsn, self._retained = self._files.prune(self._triggers.retention_count, target_lsn)
-        return gone_lsn
+        return self._files.prune(self._triggers.retention_count, target_lsn)
+
+    def _end(self, job: _Job, outcome: Result | GibramError) -> None:
+        """The last step of a job: however far it came, what is on disk now is counted."""
+        self._count_retained()
+        self._tell(partial(self._finished, job, outcome))
+
+    def _count_retained(self) -> None:
+        if self._store_id is not None:
+            with contextlib.suppress(OSError):
+                self._retained = len(snapshot.list_snapshots(self._fs, self._directories.snapshots))
 
     def _truncate(self, job: _Job) -> None:
         outcome: Result | GibramError
@@ -640,7 +654,7 @@ class Snapshots:
             outcome = Done(self._prune(job.target_lsn))
         except Exception as error:  # as above
             outcome = self._refusal_of(error)
-        self._tell(partial(self._finished, job, outcome))
+        self._end(job, outcome)
 
     # --- restoring ----------------------------------------------------------------------------------------------------
 
@@ -661,7 +675,7 @@ class Snapshots:
             raise
         except Exception as error:  # as above
             files.discard(number)
-            self._tell(partial(self._finished, job, self._refusal_of(error)))
+            self._end(job, self._refusal_of(error))
         else:
             self._tell(partial(self._swap, job, state, RestoredSnapshot(files, manifest)))
 
@@ -681,7 +695,6 @@ class Snapshots:
         state.last_lsn = Lsn(cut.lsn)
         if self._store_id is not None:
             self._published(base.manifest, cut.lsn)
-            self._retained += 1
         self._owner.resume(state)
         if self._store_id is None:
             self._finished(job, Done())
@@ -694,7 +707,7 @@ class Snapshots:
             self._prune(NEVER_LSN)
         except (GibramError, OSError) as error:
             log.warning("what the restored snapshot makes superfluous could not all be removed: %s", error)
-        self._tell(partial(self._finished, job, Done()))
+        self._end(job, Done())
 
 
 def _itself(found: Result) -> Result:
