@@ -27,7 +27,7 @@ WORDS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"__enter__", "__aenter__"),
     (r"__exit__", "__aexit__"),
     (r"(self\._executor\.(?:execute|execute_batch|close)\()", r"await \1"),
-    (r"(?<!def )(self\.(?:_add|close)\()", r"await \1"),
+    (r"(?<!def )(self\.(?:_add|_get|close)\()", r"await \1"),
     (r"await (self\._executor\.execute\([^\n]*\))\.(items|communities)", r"(await \1).\2"),
     (r"-> Iterator\[(Document|TextUnit|Entity|Relationship|Community)\]", r"-> AsyncIterator[\1]"),
     # Bulk adds take asynchronous iterables too.
@@ -36,9 +36,10 @@ WORDS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\biter\(", "each("),
     (r"\bnext\(", "await anext("),
     (r"\bStopIteration\b", "StopAsyncIteration"),
-    (r"\bIterable\[(New\w*|Embedded|tuple\[int, int\])\]", r"Iterable[\1] | AsyncIterable[\1]"),
+    (r"\bIterable\[(New\w*|Embedded|tuple\[int, int\]|T)\]", r"Iterable[\1] | AsyncIterable[\1]"),
+    (r"\bids: Iterable\[int\]", "ids: Iterable[int] | AsyncIterable[int]"),
     (r"\bembeddings: Embeddings\b", "embeddings: Embeddings | AsyncIterable[Embedding]"),
-    (r"-> Iterator\[(tuple\[New|list\[tuple|Embedded)", r"-> AsyncIterator[\1"),
+    (r"-> Iterator\[(tuple\[New|list\[T|Embedded)", r"-> AsyncIterator[\1"),
     (r"^def (\w+)\(", r"async def \1("),
     (r"^    def (\w+)\(", lambda match: match[0] if match[1] in SYNCHRONOUS else f"    async def {match[1]}("),
 ]
@@ -51,7 +52,7 @@ def generated() -> str:
     shared_from = body.index("\ndef following_token(")
     sizes = ("_document_bytes", "_textunit_bytes", "_entity_bytes", "_relationship_bytes")
     limits = ("CHUNK_BYTES_MAX", "CHUNK_OBJECTS_MAX", "SESSIONS_PER_PAGE")
-    types = ("Embedded", "Embeddings", "New", "Progress")
+    types = ("Embedded", "Embeddings", "New", "Progress", "T")
     names = (*limits, *types, "check_timeout_s", "each", "ended_early", "following_token", "total_of", *sizes)
     constants = re.search(r"\nCHUNK_OBJECTS_MAX = .*?(?=\n\nclass Executor)", body, re.DOTALL)
     assert constants is not None

@@ -53,6 +53,7 @@ from gibramdb.session import (
     Embeddings,
     New,
     Progress,
+    T,
     _document_bytes,
     _entity_bytes,
     _relationship_bytes,
@@ -299,9 +300,9 @@ class AsyncSession:
         """One document, with the ids of its text units. Raises NotFoundError."""
         return cast("Document", await self._executor.execute(commands.GetDocument(self.id, id)))
 
-    async def get_documents(self, ids: Iterable[int]) -> list[Document]:
-        """Those that are there, in the order of `ids`."""
-        return list((await self._executor.execute(commands.GetDocuments(self.id, tuple(ids)))).items)
+    async def get_documents(self, ids: Iterable[int] | AsyncIterable[int]) -> list[Document]:
+        """Those that are there, in the order of `ids`; of more than 5,000, in such chunks."""
+        return await self._get(ids, commands.GetDocuments)
 
     async def documents(self) -> AsyncIterator[Document]:
         """All, by ascending id, page by page."""
@@ -354,9 +355,9 @@ class AsyncSession:
         """One text unit, with the ids of the entities linked to it. Raises NotFoundError."""
         return cast("TextUnit", await self._executor.execute(commands.GetTextUnit(self.id, id)))
 
-    async def get_textunits(self, ids: Iterable[int]) -> list[TextUnit]:
-        """Those that are there, in the order of `ids`."""
-        return list((await self._executor.execute(commands.GetTextUnits(self.id, tuple(ids)))).items)
+    async def get_textunits(self, ids: Iterable[int] | AsyncIterable[int]) -> list[TextUnit]:
+        """Those that are there, in the order of `ids`; of more than 5,000, in such chunks."""
+        return await self._get(ids, commands.GetTextUnits)
 
     async def textunits(self) -> AsyncIterator[TextUnit]:
         """All, by ascending id, page by page."""
@@ -379,7 +380,7 @@ class AsyncSession:
         """Many links, each (text unit, entity), in few round trips. Stops at the first that fails."""
         total, done = total_of(pairs), 0
         try:
-            async for chunk in _pair_chunks(pairs):
+            async for chunk in _even_chunks(pairs):
                 await self._executor.execute_batch([commands.LinkTextUnitEntity(self.id, *pair) for pair in chunk])
                 done += len(chunk)
                 if on_progress is not None:
@@ -438,9 +439,9 @@ class AsyncSession:
         """One entity by its title, however it is written in upper and lower case. Raises NotFoundError."""
         return cast("Entity", await self._executor.execute(commands.GetEntityByTitle(self.id, title)))
 
-    async def get_entities(self, ids: Iterable[int]) -> list[Entity]:
-        """Those that are there, in the order of `ids`."""
-        return list((await self._executor.execute(commands.GetEntities(self.id, tuple(ids)))).items)
+    async def get_entities(self, ids: Iterable[int] | AsyncIterable[int]) -> list[Entity]:
+        """Those that are there, in the order of `ids`; of more than 5,000, in such chunks."""
+        return await self._get(ids, commands.GetEntities)
 
     async def entities(self) -> AsyncIterator[Entity]:
         """All, by ascending id, page by page."""
@@ -499,9 +500,9 @@ class AsyncSession:
         """One relationship. Raises NotFoundError."""
         return cast("Relationship", await self._executor.execute(commands.GetRelationship(self.id, id)))
 
-    async def get_relationships(self, ids: Iterable[int]) -> list[Relationship]:
-        """Those that are there, in the order of `ids`."""
-        return list((await self._executor.execute(commands.GetRelationships(self.id, tuple(ids)))).items)
+    async def get_relationships(self, ids: Iterable[int] | AsyncIterable[int]) -> list[Relationship]:
+        """Those that are there, in the order of `ids`; of more than 5,000, in such chunks."""
+        return await self._get(ids, commands.GetRelationships)
 
     async def relationships(self) -> AsyncIterator[Relationship]:
         """All, by ascending id, page by page."""
@@ -624,6 +625,14 @@ class AsyncSession:
 
     # --- bulk ---------------------------------------------------------------------------------------------------------
 
+    async def _get(
+        self, ids: Iterable[int] | AsyncIterable[int], make: Callable[[str, tuple[int, ...]], Command]
+    ) -> list[Any]:
+        found: list[Any] = []
+        async for chunk in _even_chunks(ids):
+            found += (await self._executor.execute(make(self.id, tuple(chunk)))).items
+        return found
+
     async def _add(
         self,
         items: Iterable[New] | AsyncIterable[New],
@@ -661,12 +670,10 @@ async def _chunks(
         yield tuple(chunk)
 
 
-async def _pair_chunks(
-    pairs: Iterable[tuple[int, int]] | AsyncIterable[tuple[int, int]],
-) -> AsyncIterator[list[tuple[int, int]]]:
-    chunk: list[tuple[int, int]] = []
-    async for pair in each(pairs):
-        chunk.append(pair)
+async def _even_chunks(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[list[T]]:
+    chunk: list[T] = []
+    async for item in each(items):
+        chunk.append(item)
         if len(chunk) == CHUNK_OBJECTS_MAX:
             yield chunk
             chunk = []

@@ -305,8 +305,8 @@ class Session:
         return cast("Document", self._executor.execute(commands.GetDocument(self.id, id)))
 
     def get_documents(self, ids: Iterable[int]) -> list[Document]:
-        """Those that are there, in the order of `ids`."""
-        return list(self._executor.execute(commands.GetDocuments(self.id, tuple(ids))).items)
+        """Those that are there, in the order of `ids`; of more than 5,000, in such chunks."""
+        return self._get(ids, commands.GetDocuments)
 
     def documents(self) -> Iterator[Document]:
         """All, by ascending id, page by page."""
@@ -360,8 +360,8 @@ class Session:
         return cast("TextUnit", self._executor.execute(commands.GetTextUnit(self.id, id)))
 
     def get_textunits(self, ids: Iterable[int]) -> list[TextUnit]:
-        """Those that are there, in the order of `ids`."""
-        return list(self._executor.execute(commands.GetTextUnits(self.id, tuple(ids))).items)
+        """Those that are there, in the order of `ids`; of more than 5,000, in such chunks."""
+        return self._get(ids, commands.GetTextUnits)
 
     def textunits(self) -> Iterator[TextUnit]:
         """All, by ascending id, page by page."""
@@ -382,7 +382,7 @@ class Session:
         """Many links, each (text unit, entity), in few round trips. Stops at the first that fails."""
         total, done = total_of(pairs), 0
         try:
-            for chunk in _pair_chunks(pairs):
+            for chunk in _even_chunks(pairs):
                 self._executor.execute_batch([commands.LinkTextUnitEntity(self.id, *pair) for pair in chunk])
                 done += len(chunk)
                 if on_progress is not None:
@@ -442,8 +442,8 @@ class Session:
         return cast("Entity", self._executor.execute(commands.GetEntityByTitle(self.id, title)))
 
     def get_entities(self, ids: Iterable[int]) -> list[Entity]:
-        """Those that are there, in the order of `ids`."""
-        return list(self._executor.execute(commands.GetEntities(self.id, tuple(ids))).items)
+        """Those that are there, in the order of `ids`; of more than 5,000, in such chunks."""
+        return self._get(ids, commands.GetEntities)
 
     def entities(self) -> Iterator[Entity]:
         """All, by ascending id, page by page."""
@@ -500,8 +500,8 @@ class Session:
         return cast("Relationship", self._executor.execute(commands.GetRelationship(self.id, id)))
 
     def get_relationships(self, ids: Iterable[int]) -> list[Relationship]:
-        """Those that are there, in the order of `ids`."""
-        return list(self._executor.execute(commands.GetRelationships(self.id, tuple(ids))).items)
+        """Those that are there, in the order of `ids`; of more than 5,000, in such chunks."""
+        return self._get(ids, commands.GetRelationships)
 
     def relationships(self) -> Iterator[Relationship]:
         """All, by ascending id, page by page."""
@@ -624,6 +624,12 @@ class Session:
 
     # --- bulk ---------------------------------------------------------------------------------------------------------
 
+    def _get(self, ids: Iterable[int], make: Callable[[str, tuple[int, ...]], Command]) -> list[Any]:
+        found: list[Any] = []
+        for chunk in _even_chunks(ids):
+            found += self._executor.execute(make(self.id, tuple(chunk))).items
+        return found
+
     def _add(
         self,
         items: Iterable[New],
@@ -659,10 +665,10 @@ def _chunks(items: Iterable[New], weigh: Callable[[New], int]) -> Iterator[tuple
         yield tuple(chunk)
 
 
-def _pair_chunks(pairs: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    chunk: list[tuple[int, int]] = []
-    for pair in pairs:
-        chunk.append(pair)
+def _even_chunks(items: Iterable[T]) -> Iterator[list[T]]:
+    chunk: list[T] = []
+    for item in items:
+        chunk.append(item)
         if len(chunk) == CHUNK_OBJECTS_MAX:
             yield chunk
             chunk = []

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit, Session
+from gibramdb.core.limits import BULK_ITEMS_MAX
 from gibramdb.errors import (
     AlreadyExistsError,
     DimensionMismatchError,
@@ -348,6 +349,9 @@ def test_bulk_reads_keep_order_skip_what_is_missing_and_repeat(session: Session)
     furnish(session)
     assert [each.id for each in session.get_entities([3, 99, 1, 3])] == [3, 1, 3]
     assert [each.id for each in session.get_documents([2, 1])] == [2, 1]
+    # More than one command may name, in chunks; and in order.
+    many = [3, 1] * (BULK_ITEMS_MAX // 2 + 1)
+    assert [each.id for each in session.get_entities(iter(many))] == many
     assert [each.id for each in session.get_textunits([2, 2])] == [2, 2]
     assert [each.id for each in session.get_relationships([9, 2])] == [2]
 

@@ -127,6 +127,9 @@ def test_people_are_shown_tables(server: Server, capsys: pytest.CaptureFixture[s
         (["MSET_ENTITIES", '[{"external_id": "e", "title": 5}]'], 64, "title: Expected `str`, got `int`"),
         (["BGRESTORE", "no-such-copy"], 64, "no-such-copy"),
         (["use"], 64, "use takes the name of a session"),
+        (["pipeline"], 64, "pipeline takes commands, each in quotes"),
+        (["pipeline", "PING", ""], 64, "pipeline takes commands, each in quotes"),
+        (["pipeline", "PING", "GET_ENTITY"], 64, "missing id"),
     ],
 )
 def test_what_is_wrong_is_said_and_the_exit_code_tells_the_family(
@@ -145,6 +148,17 @@ def test_a_session_has_to_be_named_and_a_server_has_to_be_there(
     assert "name it with --session" in capsys.readouterr().err
     assert main(["cli", "--server", "gibram://127.0.0.1:1", "PING"]) == 69
     assert "no server answers at 127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_a_pipeline_is_answered_up_to_the_first_that_fails(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["ADD_ENTITY e1 'Ada Lovelace'", "GET_ENTITY 1", "GET_ENTITY 7", "ADD_ENTITY e2 Never"]
+    assert main(said(server, "-s", "pipeline", "--json", "pipeline", *asked)) == 64
+    told = capsys.readouterr()
+    added, found = map(json.loads, told.out.splitlines())
+    assert (added["ids"], found["title"]) == ([1], "ADA LOVELACE")
+    assert "entity not found" in told.err
+    assert main(said(server, "-s", "pipeline", "--json", "LIST_ENTITIES")) == 0
+    assert "NEVER" not in capsys.readouterr().out
 
 
 def test_lines_from_a_pipe_are_done_up_to_the_first_that_fails(server: Server) -> None:

@@ -457,11 +457,13 @@ def test_tables_of_the_engine_have_no_gaps() -> None:
 
     from gibramdb.core.apply import _APPLY
     from gibramdb.core.decide import _DECIDE
+    from gibramdb.database.database import Database
     from gibramdb.database.reads import READS
     from gibramdb.model import mutations
+    from gibramdb.wire.codec import TABLE
 
-    def leaves(base: type) -> set[type]:
-        children: list[type] = base.__subclasses__()
+    def leaves(base: type[c.Command]) -> set[type[c.Command]]:
+        children: list[type[c.Command]] = base.__subclasses__()
         return {leaf for child in children for leaf in (leaves(child) or {child})}
 
     in_place = {
@@ -469,5 +471,9 @@ def test_tables_of_the_engine_have_no_gaps() -> None:
         mutations.WrittenOnce,
     }  # fmt: skip
     assert set(_APPLY) | in_place == set(get_args(Mutation))
-    assert set(_DECIDE) == leaves(c.WriteCommand) - {c.DetectCommunities, c.DetectHierarchy, c.RebuildIndexes}
-    assert set(READS) == leaves(c.ReadCommand) - {c.Ping, c.GetHealth, c.GetInfo, c.GetDigest, c.Query, c.Explain}
+    classes = leaves(c.Command)
+    assert {each.handler for each in classes} == set(Database._HANDLERS)
+    assert {each for each in classes if each.handler == "write"} == set(_DECIDE)
+    in_the_database = {c.GetInfo, c.Query, c.Explain}
+    assert {each for each in classes if each.handler == "read"} == set(READS) | in_the_database
+    assert {row.handler for row in TABLE} == set(Database._HANDLERS)

@@ -377,6 +377,9 @@ class _Run:
         await self._give(line, coming, len(coming))
         await self._settle(line)
         self._check_answers(bytes(line.written), is_open=not line.is_closing())
+        if not line.is_closing():
+            assert connection.held_bytes == connection._reader.pending_bytes, "what has been taken counts still"
+        assert self._server._buffered_bytes == connection.held_bytes
         if choices.byte() & 1:
             connection.leave()
         line.reset()
@@ -406,6 +409,8 @@ class _Run:
                 return
             if not line.may_read:
                 await self._settle(line)
+                if line.is_closing():
+                    continue  # it ended meanwhile
                 if not line.may_read:
                     return
             piece = bytes(coming[: min(count, 1 << 12)])

@@ -20,7 +20,7 @@ from gibramdb.errors import GibramError, InvalidArgumentError
 from gibramdb.session import Store
 
 HISTORY = Path("~/.gibramdb_history")
-DIALOGUE_WORDS = ("use", "help", "exit")
+DIALOGUE_WORDS = ("use", "pipeline", "help", "exit")
 SHOWN_NUMBERS_MAX = 8
 COMPLETION_TIMEOUT_S = 1.0
 """Names of sessions are asked for while somebody types, who does not want to wait for a server that is not there."""
@@ -76,6 +76,8 @@ class Talk:
                 self.session_id = words[1]
             case ["help"]:
                 self._help(words[1:])
+            case ["pipeline"]:
+                self._pipeline([_split(word) for word in words[1:]])
             case _:
                 self._show(self._db.execute(grammar.command_from(words, self.session_id)))
 
@@ -86,6 +88,18 @@ class Talk:
         except GibramError:
             return []
 
+    def _pipeline(self, lines: list[list[str]]) -> None:
+        if not lines or not all(lines):
+            raise InvalidArgumentError("pipeline takes commands, each in quotes: pipeline 'PING' 'GET_ENTITY 1'")
+        try:
+            results = self._db.execute_many([grammar.command_from(line, self.session_id) for line in lines])
+        except GibramError as error:
+            for result in error.results:
+                self._show(result)
+            raise
+        for result in results:
+            self._show(result)
+
     def _help(self, words: list[str]) -> None:
         if not words:
             table = Table("command", "session", "permission", "what it does", box=None)
@@ -93,6 +107,7 @@ class Talk:
                 table.add_row(name, row.session_rule, row.permission, _summary(row.request.command))
             self._console.print(table)
             self._console.print("use SESSION sets the session, help COMMAND says what it takes, exit ends")
+            self._console.print("pipeline 'COMMAND ...' 'COMMAND ...' asks for several at once, up to one that fails")
             return
         row = grammar.row_named(words[0])
         self._console.print(f"{row.name}: {_summary(row.request.command)}")

@@ -4,6 +4,7 @@
 
     permission     "read", "write", "admin", or "none"
     session_rule   "unused", "required" (must be alive), "created" (made if absent), "optional"
+    handler        which of the database's ways carries it out: "read", "write", "snapshots", or one of its own
 
 One long module, because the set is closed: who adds a command sees all the others.
 """
@@ -35,6 +36,7 @@ class Command(msgspec.Struct, frozen=True, gc=False):
 
     permission: ClassVar[str] = "read"
     session_rule: ClassVar[str] = "required"
+    handler: ClassVar[str] = "read"
 
 
 class RepeatableCommand(Command, frozen=True, gc=False, kw_only=True):
@@ -51,6 +53,7 @@ class WriteCommand(RepeatableCommand, frozen=True, gc=False):
     """
 
     permission: ClassVar[str] = "write"
+    handler: ClassVar[str] = "write"
     is_remembered: ClassVar[bool] = True
     session_id: str
 
@@ -64,6 +67,7 @@ class AdminCommand(Command, frozen=True, gc=False):
 
     permission: ClassVar[str] = "admin"
     session_rule: ClassVar[str] = "unused"
+    handler: ClassVar[str] = "snapshots"
 
 
 # --- the server -------------------------------------------------------------------------------------------------------
@@ -73,12 +77,14 @@ class Ping(ReadCommand, frozen=True, gc=False):
     """Answers Pong. Depends on nothing."""
 
     session_rule: ClassVar[str] = "unused"
+    handler: ClassVar[str] = "exempt"
 
 
 class GetHealth(ReadCommand, frozen=True, gc=False):
     """Answers Health. Depends on nothing. Within a `scope`, only what does not tell of others; not on the wire."""
 
     session_rule: ClassVar[str] = "unused"
+    handler: ClassVar[str] = "exempt"
     scope: SessionScope | None = None
 
 
@@ -101,6 +107,7 @@ class GetDigest(ReadCommand, frozen=True, gc=False):
 
     permission: ClassVar[str] = "admin"
     session_rule: ClassVar[str] = "optional"
+    handler: ClassVar[str] = "digest"
     session_id: str = ""
 
 
@@ -346,6 +353,7 @@ class DetectCommunities(WriteCommand, frozen=True, gc=False):
     resolution: above 0; 0 means 1.0. iterations: full Leiden passes; 0 means 10.
     """
 
+    handler: ClassVar[str] = "detect"
     is_remembered: ClassVar[bool] = False
     resolution: float = 1.0
     iterations: int = 10
@@ -357,6 +365,7 @@ class DetectHierarchy(WriteCommand, frozen=True, gc=False):
     levels_max: 1 to 5; anything else means 5.
     """
 
+    handler: ClassVar[str] = "detect"
     is_remembered: ClassVar[bool] = False
     levels_max: int = 5
     resolution: float = 1.0
@@ -374,6 +383,7 @@ class ReplaceCommunities(WriteCommand, frozen=True, gc=False):
 class RebuildIndexes(WriteCommand, frozen=True, gc=False):
     """Builds what is derived anew from what is canonical."""
 
+    handler: ClassVar[str] = "rebuild"
     is_remembered: ClassVar[bool] = False
     permission: ClassVar[str] = "admin"
 

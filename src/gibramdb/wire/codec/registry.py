@@ -1,7 +1,7 @@
 """The one table of commands, and what both ends of a connection do with it.
 
-Each row ties a number to a command class (which carries its permission and session rule), to the form of its payload
-both ways, and to the number and form of its reply. A number that has no row is refused.
+Each row ties a number to a command class (which carries its permission, session rule and handler), to the form of its
+payload both ways, and to the number and form of its reply. A number that has no row is refused.
 
 PIPELINE and AUTH have numbers and no rows: the server runs a pipeline command by command, and answers AUTH itself.
 """

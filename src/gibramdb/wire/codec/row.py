@@ -64,6 +64,11 @@ class Row:
         return self.request.command.session_rule
 
     @property
+    def handler(self) -> str:
+        """Which of the database's ways carries it out."""
+        return self.request.command.handler
+
+    @property
     def needs_session_id(self) -> bool:
         """Whether an empty session id is refused."""
         return self.session_rule in {"required", "created"}
