@@ -511,6 +511,8 @@ class Snapshots:
         self._number = manifest.number
         self._sections = {each.session_id: each for each in manifest.sections}
         self._covered_lsn = covered_lsn
+        if covered_lsn >= 0:
+            self._snapshot_error = ""  # from here on; what is tidied up behind it may take its time
 
     def _rotated(self, finish: Finish, refusal: GibramError | None) -> None:
         """On the log thread."""
