@@ -106,8 +106,10 @@ class FileSystem(Protocol):
         """Raises, as making a file in this folder would, if this user may not; tries nothing."""
         ...
 
-    def lock_exclusive(self, path: Path, *, create: bool = True) -> int:
+    def lock(self, path: Path, *, create: bool = True) -> int:
         """Locks the file until the descriptor is closed; `create` makes it if needed, and needs the right to write.
+
+        Without `create`, only against those with it: network file systems give no other lock to who may not write.
 
         Raises:
             BlockingIOError: if another open descriptor, here or in another process, holds it.
@@ -236,11 +238,11 @@ class OsFileSystem:
             reason = errno.EROFS if is_read_only else errno.EACCES
             raise OSError(reason, os.strerror(reason), str(path))
 
-    def lock_exclusive(self, path: Path, *, create: bool = True) -> int:
+    def lock(self, path: Path, *, create: bool = True) -> int:
         """See FileSystem."""
         fd = os.open(path, os.O_CLOEXEC | (os.O_RDWR | os.O_CREAT if create else os.O_RDONLY), FILE_MODE)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, (fcntl.LOCK_EX if create else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except OSError:
             os.close(fd)
             raise
