@@ -535,7 +535,7 @@ class Connection(asyncio.Protocol):
         if frames:
             self._frames = []
             self._held_bytes = 0
-            if transport is not None:
+            if transport is not None and not transport.is_closing():
                 data = frames[0] if len(frames) == 1 else b"".join(frames)
                 if self._is_encrypted and len(data) > TLS_WRITE_BYTES:
                     assert not self._unsent, "an answer was made for a client that is slow"
@@ -549,6 +549,9 @@ class Connection(asyncio.Protocol):
     def _write_unsent(self) -> None:
         """Write until the client is slow; what is left is written when it has caught up, and nothing before it."""
         while self._unsent and not self._is_peer_slow and self._transport is not None:
+            if self._transport.is_closing():
+                self._unsent = memoryview(b"")
+                return
             piece, self._unsent = self._unsent[:TLS_WRITE_BYTES], self._unsent[TLS_WRITE_BYTES:]
             self._transport.write(piece)
         if self._unsent:
@@ -558,6 +561,13 @@ class Connection(asyncio.Protocol):
         """Take no more requests; close when the last answer has left."""
         self._is_leaving = True
         self._pump()
+
+    def has_given_all(self) -> bool:
+        """Whether the client has taken every answer, as far as the system tells."""
+        transport = self._transport
+        if sys.platform != "linux" or transport is None:
+            return False
+        return not self._slots and not self._unsent and not _untaken_bytes(transport)
 
     def abort(self) -> None:
         """Close at once, and hold nothing more."""
@@ -572,8 +582,9 @@ class Connection(asyncio.Protocol):
 def _untaken_bytes(transport: asyncio.Transport) -> int:
     """What the client has still to take. The kernel's part counts: it lets us go on only in steps of a megabyte."""
     left_bytes = transport.get_write_buffer_size()
-    if sys.platform == "linux":
-        queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    peer = transport.get_extra_info("socket") if sys.platform == "linux" else None
+    if peer is not None:  # with TLS it is gone a turn before the connection is told
+        queued = fcntl.ioctl(peer.fileno(), termios.TIOCOUTQ, bytes(4))
         left_bytes += int.from_bytes(queued, sys.byteorder)
     return left_bytes
 
