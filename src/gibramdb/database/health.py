@@ -50,7 +50,7 @@ def report(
     memory shows in it.
     """
     is_durable = facts.mode == "durable"
-    pressure = resource_pressure(state, limits, scope)
+    pressure = resource_pressure(state, limits, scope, now_ms)
     reasons: list[str] = []
     if failure is not None:
         reasons.append(str(failure))
@@ -145,15 +145,16 @@ def starting(facts: Facts, now_ms: int) -> Health:
     return Health("degraded", report_.components | told)
 
 
-def resource_pressure(state: StoreState, limits: Limits, scope: SessionScope | None) -> str:
-    """Of what may be used, by the worst session of the scope or by all sessions together.
+def resource_pressure(state: StoreState, limits: Limits, scope: SessionScope | None, now_ms: int) -> str:
+    """Of what may be used, by the worst session of the scope that is alive, or by all sessions together.
 
     ok, warning from 0.75, critical from 0.90.
     """
     worst = 0.0
     if limits.session_memory_bytes_max:
         seen = (each for each in state.sessions.values() if scope is None or scope.holds(each.session_id))
-        worst = max((each.memory_bytes for each in seen), default=0) / limits.session_memory_bytes_max
+        alive = (each.memory_bytes for each in seen if not state.is_expired(each, now_ms))
+        worst = max(alive, default=0) / limits.session_memory_bytes_max
     if limits.total_memory_bytes_max:
         worst = max(worst, state.memory_bytes / limits.total_memory_bytes_max)
     if worst >= PRESSURE_CRITICAL:
