@@ -44,6 +44,7 @@ from gibramdb.errors import (
     GibramError,
     OutcomeUnknownError,
     PermissionDeniedError,
+    PipelineFullError,
     ProtocolError,
     RateLimitedError,
     UnavailableError,
@@ -341,6 +342,9 @@ class Caller(Generic[S]):
                         unknown = None
                 if refused is None:
                     width *= 2
+                    continue
+                if answers and isinstance(refused, PipelineFullError):
+                    width = len(answers)  # what follows will hardly weigh less
                     continue
                 if unknown is not None and isinstance(refused, AuthenticationError | PermissionDeniedError):
                     raise unknown from refused  # the server has not looked at the write this time

@@ -46,6 +46,7 @@ from gibramdb.errors import (
     LimitExceededError,
     NotFoundError,
     OutcomeUnknownError,
+    PipelineFullError,
     UnavailableError,
 )
 from gibramdb.model import commands
@@ -176,7 +177,7 @@ class Database:
     ) -> Callable[[], None]:
         """Run commands one after the other, up to the first that fails; an error in `items` is one that has failed.
 
-        Once the answers tell of `objects_max` objects, the next command is refused.
+        Once the answers tell of `objects_max` objects, the next command is refused: PipelineFullError.
 
         Nothing is rolled back. `done` gets the answers of those that ran, once the last of them may be shown. What is
         returned may be called when nobody waits any more: then no further command is run.
@@ -762,7 +763,7 @@ class _Batch:
                 return
             if self._objects_max is not None and self._objects >= self._objects_max:
                 self._answers.append(
-                    LimitExceededError(
+                    PipelineFullError(
                         f"answers too many: this pipeline has been answered {self._objects} objects "
                         f"(max: {self._objects_max}); nothing was run from here on, send it in another"
                     )
