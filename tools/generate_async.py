@@ -51,7 +51,7 @@ def generated() -> str:
     # What the two share is imported rather than written twice.
     shared_from = body.index("\ndef following_token(")
     sizes = ("_document_bytes", "_textunit_bytes", "_entity_bytes", "_relationship_bytes")
-    limits = ("CHUNK_BYTES_MAX", "CHUNK_OBJECTS_MAX", "SESSIONS_PER_PAGE")
+    limits = ("CHUNK_BYTES_MAX", "CHUNK_OBJECTS_MAX", "EMBEDDINGS_ASKED_FIRST", "SESSIONS_PER_PAGE")
     types = ("Embedded", "Embeddings", "New", "Progress", "T")
     names = (*limits, *types, "check_timeout_s", "each", "ended_early", "following_token", "total_of", *sizes)
     constants = re.search(r"\nCHUNK_OBJECTS_MAX = .*?(?=\n\nclass Executor)", body, re.DOTALL)

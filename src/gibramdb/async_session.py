@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self, cast
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from gibramdb.errors import GibramError, InvalidArgumentError
 from gibramdb.model import commands
@@ -44,10 +45,12 @@ from gibramdb.model.results import (
     Saved,
     SessionInfo,
     SessionPage,
+    StoredEmbeddings,
 )
 from gibramdb.session import (
     CHUNK_BYTES_MAX,
     CHUNK_OBJECTS_MAX,
+    EMBEDDINGS_ASKED_FIRST,
     SESSIONS_PER_PAGE,
     Embedded,
     Embeddings,
@@ -622,6 +625,28 @@ class AsyncSession:
     async def explain(self, query_id: int) -> Explanation:
         """How an earlier query of this session came to its answer. Raises NotFoundError."""
         return cast("Explanation", await self._executor.execute(commands.Explain(self.id, query_id)))
+
+    async def get_embeddings(
+        self, kind: str, ids: Iterable[int] | AsyncIterable[int]
+    ) -> tuple[list[int], NDArray[np.float32]]:
+        """Embeddings bit by bit as they were given: the ids that have one, in the order of `ids`, and a row for each.
+
+        The rows have shape (ids found, vector_dim). They are asked for in chunks of 5,000 ids or 2 MiB.
+
+        kind: "textunit", "entity", "community".
+        """
+        found: list[StoredEmbeddings] = []
+        size = EMBEDDINGS_ASKED_FIRST
+        async for chunk in _even_chunks(ids):
+            while chunk:
+                command = commands.GetEmbeddings(self.id, kind, tuple(chunk[:size]))
+                found.append(await self._executor.execute(command))
+                del chunk[:size]
+                size = max(1, CHUNK_BYTES_MAX // (4 * found[-1].vector_dim))
+        if not found:  # so that also then the kind is checked, and the rows have their length
+            found.append(await self._executor.execute(commands.GetEmbeddings(self.id, kind, ())))
+        found_ids = [int(id) for each in found for id in each.ids]  # those of a numpy array are answered as they came
+        return found_ids, np.concatenate([each.matrix() for each in found])
 
     # --- bulk ---------------------------------------------------------------------------------------------------------
 

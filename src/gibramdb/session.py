@@ -52,11 +52,14 @@ from gibramdb.model.results import (
     Saved,
     SessionInfo,
     SessionPage,
+    StoredEmbeddings,
 )
 
 CHUNK_OBJECTS_MAX = 5_000
 CHUNK_BYTES_MAX = 2 * 1024 * 1024
 """Bulk adds are cut into chunks of this many objects and about this many bytes: half of the default frame limit."""
+EMBEDDINGS_ASKED_FIRST = 250
+"""Before the dimension is known: at the highest there is, as much as one answer may hold."""
 SESSIONS_PER_PAGE = 1_000
 TIMEOUT_S_MAX = 1_000_000
 """More than eleven days: for no limit at all."""
@@ -621,6 +624,26 @@ class Session:
     def explain(self, query_id: int) -> Explanation:
         """How an earlier query of this session came to its answer. Raises NotFoundError."""
         return cast("Explanation", self._executor.execute(commands.Explain(self.id, query_id)))
+
+    def get_embeddings(self, kind: str, ids: Iterable[int]) -> tuple[list[int], NDArray[np.float32]]:
+        """Embeddings bit by bit as they were given: the ids that have one, in the order of `ids`, and a row for each.
+
+        The rows have shape (ids found, vector_dim). They are asked for in chunks of 5,000 ids or 2 MiB.
+
+        kind: "textunit", "entity", "community".
+        """
+        found: list[StoredEmbeddings] = []
+        size = EMBEDDINGS_ASKED_FIRST
+        for chunk in _even_chunks(ids):
+            while chunk:
+                command = commands.GetEmbeddings(self.id, kind, tuple(chunk[:size]))
+                found.append(self._executor.execute(command))
+                del chunk[:size]
+                size = max(1, CHUNK_BYTES_MAX // (4 * found[-1].vector_dim))
+        if not found:  # so that also then the kind is checked, and the rows have their length
+            found.append(self._executor.execute(commands.GetEmbeddings(self.id, kind, ())))
+        found_ids = [int(id) for each in found for id in each.ids]  # those of a numpy array are answered as they came
+        return found_ids, np.concatenate([each.matrix() for each in found])
 
     # --- bulk ---------------------------------------------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ SAID: dict[str, list[str]] = {
     "GET_RELATIONSHIP_BY_EXTERNAL_ID": ["r1"], "GET_COMMUNITY_BY_EXTERNAL_ID": ["c1"],
     "MGET_DOCUMENTS": ["[1,2]"], "MGET_TEXTUNITS": ["[1]"], "MGET_ENTITIES": ["[1]"], "MGET_RELATIONSHIPS": ["[1]"],
     "LIST_DOCUMENTS": ["limit=2"], "LIST_TEXTUNITS": [], "LIST_ENTITIES": [], "LIST_RELATIONSHIPS": [], "LIST_COMMUNITIES": [],
-    "QUERY": [VECTOR, "top_k=2", 'search_types=["entity"]'], "EXPLAIN": ["1"],
+    "QUERY": [VECTOR, "top_k=2", 'search_types=["entity"]'], "EXPLAIN": ["1"], "GET_EMBEDDINGS": ["entity", "[2,1]"],
     "COMPUTE_COMMUNITIES": ["resolution=1.5"], "HIERARCHICAL_LEIDEN": [], "REBUILD_INDEX": [],
     "UNLINK_TEXTUNIT_ENTITY": ["1", "1"],
     "DELETE_COMMUNITY": ["1"], "DELETE_RELATIONSHIP": ["2"], "DELETE_TEXTUNIT": ["2"], "DELETE_DOCUMENT": ["3"],
@@ -87,6 +87,8 @@ def test_every_command_can_be_asked_for_and_answers_one_json_document(
                 assert document["content"] == "some = text"
             if name == "QUERY":
                 assert [hit["entity"]["title"] for hit in document["entities"]][:1] == ["ADA"]
+            if name == "GET_EMBEDDINGS":
+                assert document == {"items": [{"id": 1, "embedding": json.loads(VECTOR)}]}
         server.kill()
 
 

@@ -43,6 +43,7 @@ def replies(connection: socket.socket, count: int) -> Iterator[tuple[int, int]]:
 
 TEXTS = c.GetTextUnits("r", tuple(range(1, 31)))  # 3 MB
 ENTITIES = c.ListEntities("r", limit=10_000)
+EMBEDDINGS = c.GetEmbeddings("r", "entity", (10_001,) * 500)  # 2 MB
 
 
 @needs_strace
@@ -59,6 +60,9 @@ ENTITIES = c.ListEntities("r", limit=10_000)
         ),
         pytest.param("w", [encode_command(ENTITIES, n) for n in range(2, ANSWERS + 102)], None, id="many objects"),
         pytest.param(
+            "w", [encode_command(EMBEDDINGS, n) for n in range(2, ANSWERS + 2)], N.EMBEDDINGS_RESPONSE, id="embeddings"
+        ),
+        pytest.param(
             "r",
             [encode_command(ENTITIES, n) for n in range(2, ANSWERS + 102)],
             None,
@@ -70,16 +74,17 @@ ENTITIES = c.ListEntities("r", limit=10_000)
 def test_answers_behind_a_slow_write_are_not_held_as_bytes(
     tmp_path: Path, written: str, asked: list[bytes], answered: N | None
 ) -> None:
-    with Server(tmp_path / "data") as server, server.connect() as store:
+    with Server(tmp_path / "data", "--dim", "1024") as server, server.connect() as store:
         session = store.session("r")
         session.add_document("d")
         for number in range(30):
             session.add_textunits([NewTextUnit(f"t{number}", 1, "x" * 100_000)])
         session.add_entities([NewEntity(f"e{number}", f"e{number}") for number in range(10_000)])
+        session.add_entity("embedded", "embedded", embedding=[1.0] * 1024)
         server.stop()
     slow_disk = strace(f"inject=fdatasync:delay_enter={int(DELAY_S * 1e6)}")
     with (
-        Server(tmp_path / "data", prefix=slow_disk) as server,
+        Server(tmp_path / "data", "--dim", "1024", prefix=slow_disk) as server,
         socket.create_connection(("127.0.0.1", server.port)) as connection,
     ):
         before = resident_bytes_peak(server)

@@ -119,6 +119,8 @@ ADDED_MESSAGES = {
     "GetByExternalIDRequest",
     "ListCommunitiesRequest",
     "CommunityListResponse",
+    "GetEmbeddingsRequest",
+    "EmbeddingsResponse",
 }
 
 

@@ -17,6 +17,7 @@ from gibramdb.cli import grammar
 from gibramdb.cli.screen import screen
 from gibramdb.cli.target import DEFAULT_SERVER, Server, Timeout, Tls, open_server, without_key
 from gibramdb.errors import GibramError, InvalidArgumentError
+from gibramdb.model.results import StoredEmbeddings
 from gibramdb.session import Store
 
 HISTORY = Path("~/.gibramdb_history")
@@ -131,6 +132,9 @@ class Talk:
 
 def _named(value: Any) -> Any:
     """Structs as objects with names, whatever their form on disk."""
+    if isinstance(value, StoredEmbeddings):
+        pairs = zip(value.ids, value.matrix().tolist(), strict=True)
+        return {"items": [{"id": id, "embedding": embedding} for id, embedding in pairs]}
     if isinstance(value, msgspec.Struct):
         return {name: _named(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, list | tuple):

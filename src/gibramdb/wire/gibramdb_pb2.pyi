@@ -745,3 +745,21 @@ class CommunityListResponse(_message.Message):
     communities: _containers.RepeatedCompositeFieldContainer[Community]
     next_cursor: int
     def __init__(self, communities: _Optional[_Iterable[_Union[Community, _Mapping]]] = ..., next_cursor: _Optional[int] = ...) -> None: ...
+
+class GetEmbeddingsRequest(_message.Message):
+    __slots__ = ("kind", "ids")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, kind: _Optional[str] = ..., ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class EmbeddingsResponse(_message.Message):
+    __slots__ = ("ids", "vector_dim", "vectors")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    VECTOR_DIM_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    vector_dim: int
+    vectors: bytes
+    def __init__(self, ids: _Optional[_Iterable[int]] = ..., vector_dim: _Optional[int] = ..., vectors: _Optional[bytes] = ...) -> None: ...

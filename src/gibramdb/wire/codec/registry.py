@@ -112,6 +112,7 @@ TABLE: tuple[Row, ...] = (
     Row(Number.REBUILD_INDEX, of_session(commands.RebuildIndexes), DONE),
     Row(Number.QUERY, requests.QUERY, results.QUERY_RESULT),
     Row(Number.EXPLAIN, requests.EXPLAIN, results.EXPLANATION),
+    Row(Number.GET_EMBEDDINGS, requests.GET_EMBEDDINGS, results.EMBEDDINGS),
     # snapshots and the log
     Row(Number.BGSAVE, requests.BACKGROUND_SAVE, DONE),
     Row(Number.SAVE, requests.SAVE, DONE),
