@@ -57,6 +57,7 @@ from gibramdb.session import (
     New,
     Progress,
     T,
+    Tokens,
     _document_bytes,
     _entity_bytes,
     _relationship_bytes,
@@ -64,7 +65,6 @@ from gibramdb.session import (
     check_timeout_s,
     each,
     ended_early,
-    following_token,
     total_of,
 )
 
@@ -90,12 +90,11 @@ class AsyncExecutor(Protocol):
 
 
 class Marking:
-    """Marks the writes that pass with tokens: the first with the one given, each later one with one that follows."""
+    """Marks the writes that pass, but for those marked already, each with the next token of one piece of work."""
 
-    def __init__(self, executor: AsyncExecutor, token: bytes) -> None:
+    def __init__(self, executor: AsyncExecutor, tokens: Tokens) -> None:
         self._executor = executor
-        self._token = token
-        self._count = 0
+        self._tokens = tokens
 
     async def execute(self, command: Command) -> Any:
         """See AsyncExecutor."""
@@ -106,14 +105,13 @@ class Marking:
         return await self._executor.execute_batch([self._marked(command) for command in batch])
 
     def _marked(self, command: Command) -> Command:
-        if not isinstance(command, WriteCommand):
+        if not isinstance(command, WriteCommand) or command.token:
             return command
-        self._count += 1
-        return msgspec.structs.replace(command, token=following_token(self._token, self._count - 1))
+        return msgspec.structs.replace(command, token=self._tokens.take())
 
     def with_timeout(self, timeout_s: float) -> Self:
-        """See AsyncExecutor."""
-        return type(self)(self._executor.with_timeout(timeout_s), self._token)
+        """See AsyncExecutor. The two share their tokens: one that both gave would be answered and not carried out."""
+        return type(self)(self._executor.with_timeout(timeout_s), self._tokens)
 
     async def close(self) -> None:
         """See AsyncExecutor."""
@@ -258,7 +256,7 @@ class AsyncSession:
         """
         if type(token) is not bytes or not token:
             raise InvalidArgumentError(f"a token is 1 to 64 bytes, got {token!r}")
-        return type(self)(Marking(self._executor, token), self.id)
+        return type(self)(Marking(self._executor, Tokens(token)), self.id)
 
     # --- the session itself -------------------------------------------------------------------------------------------
 

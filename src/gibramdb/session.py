@@ -12,6 +12,7 @@ One long module, because a reader looks for a method in one place, and the twin 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence, Sized
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, cast
@@ -96,12 +97,11 @@ class Executor(Protocol):
 
 
 class Marking:
-    """Marks the writes that pass with tokens: the first with the one given, each later one with one that follows."""
+    """Marks the writes that pass, but for those marked already, each with the next token of one piece of work."""
 
-    def __init__(self, executor: Executor, token: bytes) -> None:
+    def __init__(self, executor: Executor, tokens: Tokens) -> None:
         self._executor = executor
-        self._token = token
-        self._count = 0
+        self._tokens = tokens
 
     def execute(self, command: Command) -> Any:
         """See Executor."""
@@ -112,14 +112,13 @@ class Marking:
         return self._executor.execute_batch([self._marked(command) for command in batch])
 
     def _marked(self, command: Command) -> Command:
-        if not isinstance(command, WriteCommand):
+        if not isinstance(command, WriteCommand) or command.token:
             return command
-        self._count += 1
-        return msgspec.structs.replace(command, token=following_token(self._token, self._count - 1))
+        return msgspec.structs.replace(command, token=self._tokens.take())
 
     def with_timeout(self, timeout_s: float) -> Self:
-        """See Executor."""
-        return type(self)(self._executor.with_timeout(timeout_s), self._token)
+        """See Executor. The two share their tokens: one that both gave would be answered and not carried out."""
+        return type(self)(self._executor.with_timeout(timeout_s), self._tokens)
 
     def close(self) -> None:
         """See Executor."""
@@ -264,7 +263,7 @@ class Session:
         """
         if type(token) is not bytes or not token:
             raise InvalidArgumentError(f"a token is 1 to 64 bytes, got {token!r}")
-        return type(self)(Marking(self._executor, token), self.id)
+        return type(self)(Marking(self._executor, Tokens(token)), self.id)
 
     # --- the session itself -------------------------------------------------------------------------------------------
 
@@ -726,11 +725,19 @@ def _with_embeddings(items: Iterable[Embedded], embeddings: Embeddings | None) -
         raise InvalidArgumentError("more embeddings are given than objects")
 
 
-def following_token(token: bytes, number: int) -> bytes:
-    """The token itself for the first write, which has number 0; for the others one that nobody else comes upon."""
-    if number == 0:
-        return token
-    return hashlib.blake2b(token + number.to_bytes(8, "big"), digest_size=16).digest()
+class Tokens:
+    """The tokens of one piece of work: the one given, then ones that follow from it and nobody else comes upon."""
+
+    def __init__(self, first: bytes) -> None:
+        self._first = first
+        self._numbers = itertools.count()  # threads may share it
+
+    def take(self) -> bytes:
+        """The next one."""
+        number = next(self._numbers)
+        if number == 0:
+            return self._first
+        return hashlib.blake2b(self._first + number.to_bytes(8, "big"), digest_size=16).digest()
 
 
 def ended_early(error: GibramError, results: Iterable[Any], told: str) -> GibramError:
