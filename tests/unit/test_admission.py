@@ -66,3 +66,46 @@ def test_checks_of_hashes_are_counted_for_one_party(first: str, second: str, str
     waits = None
     expected = [*[waits] * CHECKS_OF_ADDRESS_MAX, BUSY, BUSY, waits, waits]
     assert asyncio.run(answers_at_once()) == expected, "and each is counted out again"
+
+
+def test_who_shows_a_key_that_is_being_checked_waits_for_that_check_and_counts_for_nothing() -> None:
+    keys = parse_api_keys(json.dumps([entry("k", "read", key_hash=hash_of("key-k", cost=8))]))
+
+    async def run() -> None:
+        gate = Gate(keys, 1, 1)
+        told: list[list[Principal | str]] = [[] for _ in range(20)]
+        for number in range(1, CHECKS_OF_ADDRESS_MAX):
+            gate.identify("192.0.2.1", f"guess {number}", told[number].append)
+        first = asyncio.get_running_loop().create_future()
+        assert gate.identify("192.0.2.1", "key-k", first.set_result) is None, "a check goes on, whoever leaves"
+        leaves = [gate.identify("192.0.2.1", "key-k", each.append) for each in told[CHECKS_OF_ADDRESS_MAX:]]
+        gate.identify("192.0.2.1", "one guess more", told[0].append)
+        assert told[0] == [BUSY]
+        assert leaves[0] is not None
+        leaves[0]()
+        principal = await first
+        assert isinstance(principal, Principal)
+        assert told[CHECKS_OF_ADDRESS_MAX] == [], "who has left is told nothing, and held by nothing"
+        assert told[CHECKS_OF_ADDRESS_MAX + 1 :] == [[principal]] * (20 - CHECKS_OF_ADDRESS_MAX - 1)
+        gate.close()
+
+    asyncio.run(run())
+
+
+def test_a_wrong_key_shown_by_many_at_once_is_as_many_failures() -> None:
+    keys = parse_api_keys(json.dumps([entry("k", "read", key_hash=hash_of("key-k", cost=8))]))
+
+    async def run() -> None:
+        gate = Gate(keys, 1, 1)
+        told: list[Principal | str] = []
+        last = asyncio.get_running_loop().create_future()
+        for _ in range(FAILURES_FREE - 1):
+            gate.identify("192.0.2.1", "guess", told.append)
+        gate.identify("192.0.2.1", "guess", last.set_result)
+        await last
+        await asyncio.sleep(0)
+        gate.identify("192.0.2.1", "key-k", told.append)
+        assert "too many failed attempts" in str(told[-1])
+        gate.close()
+
+    asyncio.run(run())

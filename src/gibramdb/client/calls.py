@@ -358,14 +358,18 @@ class Caller(Generic[S]):
                     if results:
                         pause_s_first = PAUSE_S_PACED
                 refusal = unknown or refused
-            pause_s = min(pause_s_first * 2 ** min(failures - 1, 10), PAUSE_S_MAX) * random.uniform(0.5, 1)  # noqa: S311
-            try:
-                remaining_s = deadline.remaining_s()
-            except TimeoutError:
-                remaining_s = 0
-            if pause_s >= remaining_s:
-                raise refusal
-            yield self._io.pause(pause_s)
+            yield from self._pause(pause_s_first, failures, deadline, refusal)
+
+    def _pause(self, first_s: float, failures: int, deadline: Deadline, refusal: GibramError) -> Steps[None]:
+        """Wait before the next try. Raises the refusal if there is no time for one."""
+        pause_s = min(first_s * 2 ** min(failures - 1, 10), PAUSE_S_MAX) * random.uniform(0.5, 1)  # noqa: S311
+        try:
+            remaining_s = deadline.remaining_s()
+        except TimeoutError:
+            remaining_s = 0
+        if pause_s >= remaining_s:
+            raise refusal
+        yield self._io.pause(pause_s)
 
     def _remembers_tokens(self, deadline: Deadline) -> Steps[bool]:
         """Whether the server does; asks until one answers. GibRAM 0.3.0 would carry the write out a second time."""
@@ -399,7 +403,7 @@ class Caller(Generic[S]):
                 f"all connections to {self._address} were in use, and no other may be opened: {error}"
             ) from error
         try:
-            connection = self._take() or (yield from self._open(deadline))
+            connection = self._take() or (yield from self._welcomed(deadline))
             try:
                 answers = yield from ask(connection, asked, deadline)
             except CallerError:  # by us, before anything was sent: a server's are values
@@ -423,6 +427,19 @@ class Caller(Generic[S]):
             connection.stream.close()
         return None
 
+    def _welcomed(self, deadline: Deadline) -> Steps[Connection[S]]:
+        """A connection on which the server has let us in; while it is too busy to say, it is asked again."""
+        tries = 0
+        while True:
+            connection = yield from self._open(deadline)
+            busy = (yield from self._greet(connection, deadline)) if self._address.api_key else ""
+            if not busy:
+                return connection
+            connection.stream.close()
+            tries += 1
+            refusal = UnavailableError(f"{self._address} does not let us in now: {busy}; nothing was carried out")
+            yield from self._pause(PAUSE_S_FIRST, tries, deadline, refusal)
+
     def _open(self, deadline: Deadline) -> Steps[Connection[S]]:
         address = self._address
         try:
@@ -440,23 +457,25 @@ class Caller(Generic[S]):
             raise ConnectionFailedError(
                 f"no server answers at {address}: {error}; start one with `gibramdb serve`"
             ) from error
-        connection = Connection(address, stream)
-        if address.api_key:
-            try:
-                # GibRAM 0.3.0 answers AUTH with a request id of 0.
-                reply = yield from connection.ask(
-                    lambda request_id: encode_auth(address.api_key, request_id), deadline, may_be_unnumbered=True
-                )
-                decode_welcome(reply)
-            except OutcomeUnknownError as error:
-                stream.close()
-                raise ConnectionFailedError(
-                    f"{address} did not answer AUTH: {error.__cause__}; nothing was carried out"
-                ) from error
-            except BaseException:
-                stream.close()
-                raise
-        return connection
+        return Connection(address, stream)
+
+    def _greet(self, connection: Connection[S], deadline: Deadline) -> Steps[str]:
+        """Show the key; see `decode_welcome`."""
+        address = self._address
+        try:
+            # GibRAM 0.3.0 answers AUTH with a request id of 0.
+            reply = yield from connection.ask(
+                lambda request_id: encode_auth(address.api_key, request_id), deadline, may_be_unnumbered=True
+            )
+            return decode_welcome(reply)
+        except OutcomeUnknownError as error:
+            connection.stream.close()
+            raise ConnectionFailedError(
+                f"{address} did not answer AUTH: {error.__cause__}; nothing was carried out"
+            ) from error
+        except BaseException:
+            connection.stream.close()
+            raise
 
     def _explained(self, error: GibramError) -> GibramError:
         """What a server refused with, and what to do where we know it."""

@@ -40,7 +40,7 @@ from gibramdb.errors import (
     UnknownCommandError,
 )
 from gibramdb.model.commands import Command
-from gibramdb.server.auth import EXPIRED, Principal
+from gibramdb.server.auth import BUSY, EXPIRED, Leave, Principal
 from gibramdb.wire.codec import (
     REPLY_PAYLOAD_BYTES_MAX,
     CommandNumber,
@@ -165,6 +165,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waits_for: _Slot | None = None  # its command has not run yet
         self._stop_pipeline: Callable[[], None] | None = None  # of the one that has not ended yet
+        self._leave_check: Leave | None = None  # of the key that was shown
         self._outstanding_objects = 0
         self._frames: list[bytes] = []  # encoded in this turn
         self._held_bytes = 0
@@ -205,6 +206,8 @@ class Connection(asyncio.Protocol):
         self._slots.clear()
         if self._stop_pipeline is not None:
             self._stop_pipeline()
+        if self._leave_check is not None:
+            self._leave_check()
         self._frames.clear()
         self._unsent = memoryview(b"")
         self._reader = FrameReader(0)
@@ -285,11 +288,13 @@ class Connection(asyncio.Protocol):
         assert self._gate is not None
         self._waits_for = slot
         try:
-            self._gate.identify(self.peer, decode_auth(request.payload), partial(self._identified, slot))
+            found = partial(self._identified, slot)
+            self._leave_check = self._gate.identify(self.peer, decode_auth(request.payload), found)
         except InvalidArgumentError as error:
             self._identified(slot, str(error))
 
     def _identified(self, slot: _Slot, found: Principal | str) -> None:
+        self._leave_check = None
         if isinstance(found, Principal):
             self._principal = found
             self._server.admission.forget(self)
@@ -298,7 +303,7 @@ class Connection(asyncio.Protocol):
             self._fill(slot, encode_reply(slot.request_id, *encode_auth_accepted(found.key_id, found.permissions)))
         else:
             self._is_leaving = True
-            self._fill(slot, encode_reply(slot.request_id, *encode_auth_refused(found)))
+            self._fill(slot, encode_reply(slot.request_id, *encode_auth_refused(found, is_busy=found is BUSY)))
 
     def check(self, now_us: int) -> None:
         """End it where its time is over; the server calls this from time to time."""

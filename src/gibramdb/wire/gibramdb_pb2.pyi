@@ -126,16 +126,18 @@ class AuthRequest(_message.Message):
     def __init__(self, api_key: _Optional[str] = ...) -> None: ...
 
 class AuthResponse(_message.Message):
-    __slots__ = ("success", "message", "key_id", "permissions")
+    __slots__ = ("success", "message", "key_id", "permissions", "code")
     SUCCESS_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     KEY_ID_FIELD_NUMBER: _ClassVar[int]
     PERMISSIONS_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
     success: bool
     message: str
     key_id: str
     permissions: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, success: bool = ..., message: _Optional[str] = ..., key_id: _Optional[str] = ..., permissions: _Optional[_Iterable[str]] = ...) -> None: ...
+    code: int
+    def __init__(self, success: bool = ..., message: _Optional[str] = ..., key_id: _Optional[str] = ..., permissions: _Optional[_Iterable[str]] = ..., code: _Optional[int] = ...) -> None: ...
 
 class Document(_message.Message):
     __slots__ = ("id", "external_id", "filename", "status", "textunit_ids", "created_at")
