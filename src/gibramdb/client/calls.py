@@ -61,7 +61,7 @@ from gibramdb.wire.codec import (
     objects_asked,
     read_reply,
 )
-from gibramdb.wire.framing import FrameReader
+from gibramdb.wire.framing import HEADER, FrameReader
 
 TIMEOUT_S = 30.0
 CONNECTIONS_MAX = 16
@@ -74,7 +74,10 @@ REPLY_BYTES_MAX = 256 * 1024 * 1024
 OWN_TOKEN_BYTES = 16
 """Of random: no two writes ever have the same."""
 TRIES_MAX = 4
-"""How often a connection is tried, or a read asked, before its error is raised."""
+"""How often a connection is tried, a read asked, or a write under which connections break although the server answers
+otherwise, before its error is raised."""
+FRAME_BYTES_LARGE = 16 * 1024
+"""A server may have been told to refuse such a one; it does so by closing the connection."""
 PAUSE_S_FIRST = 0.05
 PAUSE_S_MAX = 1.0
 """Before the second try at most the first; it doubles with each. Half of it is random, so that many clients spread."""
@@ -160,9 +163,10 @@ S = TypeVar("S", bound=Stream)
 class Connection(Generic[S]):
     """A stream, and what has been said on it."""
 
-    def __init__(self, address: Address, stream: S) -> None:
+    def __init__(self, address: Address, stream: S, pool: Pool[S]) -> None:
         self._address = address
         self.stream = stream
+        self._pool = pool
         self._reader = FrameReader(REPLY_BYTES_MAX)
         self._request_id = 0
 
@@ -183,7 +187,7 @@ class Connection(Generic[S]):
         try:
             yield self.stream.send(frame, deadline)
         except OSError as error:
-            raise self._broken(error, was_sent=not self.stream.knows_what_left) from error
+            raise self._broken(error, len(frame), was_sent=not self.stream.knows_what_left) from error
         try:
             while (body := self._reader.next_frame()) is None:
                 data = yield self.stream.receive(deadline)
@@ -191,23 +195,28 @@ class Connection(Generic[S]):
                     raise ConnectionResetError("the server closed it")
                 self._reader.feed(data)
         except OSError as error:
-            raise self._broken(error, was_sent=True) from error
+            raise self._broken(error, len(frame), was_sent=True) from error
         except ProtocolError as error:
             raise ProtocolError(
-                f"{self._address} answered with bytes that are no frame: {error}{self._hint()}"
+                f"{self._address} answered with bytes that are no frame: {error}{self._tls_hint()}"
             ) from None
         reply = read_reply(body)
+        self._pool.was_answered = True
         if reply.request_id != request_id and (reply.request_id or not may_be_unnumbered):
             raise ProtocolError(f"expected the answer to request {request_id}, got one to {reply.request_id}")
         return reply
 
-    def _hint(self) -> str:
-        """What it may be, when not even the first answer comes."""
-        is_first = self._request_id == 1
-        return "; if it speaks TLS, connect with gibrams:// or tls=" if is_first and self._address.tls is None else ""
+    def _tls_hint(self) -> str:
+        """What it may be, where no answer has ever come."""
+        is_likely = self._address.tls is None and not self._pool.was_answered
+        return "; if it speaks TLS, connect with gibrams:// or tls=" if is_likely else ""
 
-    def _broken(self, error: OSError, *, was_sent: bool) -> GibramError:
-        why = f"the connection to {self._address} broke: {error}{self._hint()}"
+    def _broken(self, error: OSError, frame_bytes: int, *, was_sent: bool) -> GibramError:
+        hint = self._tls_hint()
+        if frame_bytes >= FRAME_BYTES_LARGE and not isinstance(error, TimeoutError):
+            hint = f"; the request has {frame_bytes - HEADER.size} bytes, and a server closes the connection of one "
+            hint += "above its security.max_frame_size"
+        why = f"the connection to {self._address} broke: {error}{hint}"
         if was_sent:
             return OutcomeUnknownError(f"{why}; what was under way may or may not have been carried out")
         return ConnectionFailedError(f"{why}; the request had not left, so nothing was carried out")
@@ -225,6 +234,8 @@ class Pool(Generic[S]):
         self._lock = threading.Lock()
         self._owner_pid = os.getpid()
         self._is_closed = False
+        self.was_answered = False
+        """Whether the server has ever said anything on any connection."""
 
     def take(self) -> Connection[S] | None:
         """The one used last, or None. Raises ClosedError."""
@@ -301,6 +312,7 @@ class Caller(Generic[S]):
         deadline = Deadline(self._timeout_s)
         done, width = 0, len(batch)
         failures = breaks = 0  # since something was answered; of the connection
+        broke_alone = 0  # times that the server answered after a break of the write whose outcome is unknown
         unknown: OutcomeUnknownError | None = None  # of a write: then only an answer ends the call before its time
         unknown_end = 0  # where those end whose outcome it is
         while done < len(batch):
@@ -308,21 +320,25 @@ class Caller(Generic[S]):
             pause_s_first = PAUSE_S_FIRST
             try:
                 answers = yield from self._one_try(asked, ask, deadline)
-            except OutcomeUnknownError as error:
+            except (OutcomeUnknownError, ConnectionFailedError) as error:
                 failures, breaks = failures + 1, breaks + 1
-                if not is_repeatable(asked) or (is_read(asked) and breaks >= TRIES_MAX):
-                    raise
-                if not is_read(asked):
-                    if unknown is None and not (yield from self._remembers_tokens(deadline)):
+                if isinstance(error, OutcomeUnknownError):
+                    if not is_repeatable(asked):
                         raise
-                    unknown, unknown_end = unknown or error, max(unknown_end, done + len(asked))
+                    if not is_read(asked):
+                        unknown, unknown_end = unknown or error, max(unknown_end, done + len(asked))
+                if unknown is None:
+                    # Who is not trusted now will not be in a moment.
+                    if breaks >= TRIES_MAX or isinstance(error.__cause__, ssl.SSLError):
+                        raise
+                else:
+                    if not (yield from self._remembers_tokens(deadline)):
+                        raise unknown from error.__cause__
+                    broke_alone += 1
+                    if broke_alone >= TRIES_MAX:
+                        told = f"{unknown}; it broke {broke_alone} times, though the server answers otherwise"
+                        raise OutcomeUnknownError(told) from error.__cause__
                 refusal: GibramError = unknown or error
-            except ConnectionFailedError as error:
-                failures, breaks = failures + 1, breaks + 1
-                # Who is not trusted now will not be in a moment.
-                if unknown is None and (breaks >= TRIES_MAX or isinstance(error.__cause__, ssl.SSLError)):
-                    raise
-                refusal = unknown or error
             except GibramError as error:
                 # No answer to this write: AUTH was refused on the way to it, or what came is no answer.
                 if unknown is None:
@@ -336,7 +352,7 @@ class Caller(Generic[S]):
                 if answers:
                     results += answers
                     done += len(answers)
-                    failures = breaks = 0
+                    failures = breaks = broke_alone = 0
                     deadline = Deadline(self._timeout_s)
                     if done >= unknown_end:
                         unknown = None
@@ -457,7 +473,7 @@ class Caller(Generic[S]):
             raise ConnectionFailedError(
                 f"no server answers at {address}: {error}; start one with `gibramdb serve`"
             ) from error
-        return Connection(address, stream)
+        return Connection(address, stream, self._pool)
 
     def _greet(self, connection: Connection[S], deadline: Deadline) -> Steps[str]:
         """Show the key; see `decode_welcome`."""
