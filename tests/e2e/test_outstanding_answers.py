@@ -12,7 +12,7 @@ import pytest
 from support.server import Server
 from support.strace import needs_strace, strace
 
-from gibramdb import NewEntity, NewTextUnit
+from gibramdb import NewDocument, NewEntity, NewRelationship, NewTextUnit
 from gibramdb.model import commands as c
 from gibramdb.wire.codec import CommandNumber as N
 from gibramdb.wire.codec import encode_command, encode_pipeline, read_reply
@@ -148,3 +148,49 @@ def test_a_stop_closes_after_the_last_answer_also_where_the_client_is_slow(tmp_p
             assert came
             assert came == list(range(1, len(came) + 1))
         assert server.wait() == 0
+
+
+def until_closed(connection: socket.socket) -> list[int]:
+    """The request ids of all answers that still come."""
+    reader, ids = FrameReader(1 << 28), []
+    while data := connection.recv(1 << 20):
+        reader.feed(data)
+        while (body := reader.next_frame()) is not None:
+            ids.append(read_reply(body).request_id)
+    return ids
+
+
+def document(number: int) -> bytes:
+    return encode_command(c.AddDocuments("half", (NewDocument(f"d{number}"),), bulk=False), number)
+
+
+def test_who_closes_only_the_sending_side_gets_what_was_asked_for(tmp_path: Path) -> None:
+    with Server(tmp_path / "data") as server:
+        for number in range(1, 21):
+            with socket.create_connection(("127.0.0.1", server.port), 20) as connection:
+                connection.sendall(document(number))
+                connection.shutdown(socket.SHUT_WR)
+                assert until_closed(connection) == [number], "an answer that waits for its sync"
+        with socket.create_connection(("127.0.0.1", server.port), 20) as connection:
+            asked = [document(number) if number % 10 == 0 else encode_command(c.Ping(), number)
+                     for number in range(100, 5_100)]  # fmt: skip
+            connection.sendall(b"".join(asked))
+            connection.shutdown(socket.SHUT_WR)
+            assert until_closed(connection) == list(range(100, 5_100)), "of more than one turn"
+        with socket.create_connection(("127.0.0.1", server.port), 20) as connection:
+            connection.sendall(document(9_999) + b"\x01\x00\x00")
+            connection.shutdown(socket.SHUT_WR)
+            assert until_closed(connection) == [9_999], "and nothing is waited for"
+        with server.connect() as db:
+            assert db.session("half").info().document_count == 20 + 500 + 1
+
+
+def test_who_ends_while_a_command_has_still_to_run_is_taken_to_have_left(tmp_path: Path) -> None:
+    with Server(tmp_path / "data", mode="ephemeral") as server, server.connect() as db:
+        session = db.session("s")
+        ids = session.add_entities([NewEntity(f"e{number}", f"e{number}") for number in range(20_000)])
+        session.add_relationships([NewRelationship(one, (one * 7) % 20_000 + 1, "near") for one in ids])
+        with socket.create_connection(("127.0.0.1", server.port), 20) as connection:
+            connection.sendall(encode_command(c.DetectCommunities("s"), 1))
+            connection.shutdown(socket.SHUT_WR)
+            assert until_closed(connection) == []

@@ -176,6 +176,7 @@ class Connection(asyncio.Protocol):
         self._ran_out_of_time = False
         self._is_peer_slow = False
         self._is_reading = True
+        self._has_heard_all = False
         self._is_leaving = False
         self.peer = peer
         self.was_made = False
@@ -219,6 +220,18 @@ class Connection(asyncio.Protocol):
         """Bytes have come."""
         self._reader.feed(data)
         self._pump()
+
+    def eof_received(self) -> bool:
+        """The client sends no more; whether the connection stays open until what it has asked for is answered.
+
+        Most have left. So it does not where a command has yet to run, which may take long and be for nobody; and not
+        under TLS, which has no such thing as half an end.
+        """
+        if self._is_encrypted or self._waits_for is not None or not (self._slots or self._reader.pending_bytes):
+            return False
+        self._has_heard_all = True
+        self._pump()
+        return True
 
     def pause_writing(self) -> None:
         """The client takes its answers too slowly."""
@@ -386,6 +399,7 @@ class Connection(asyncio.Protocol):
                 return False
             body = self._reader.next_frame()
             if body is None:
+                self._is_leaving |= self._has_heard_all
                 return False
             self._frames_taken += 1
             self._serve(decode_request(body))
