@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import socket
+import weakref
 
 import pytest
-from support.gate import entry, hash_of
+from support.gate import encode_auth, entry, hash_of
 
 from gibramdb.api_keys import parse_api_keys
+from gibramdb.clock import SystemClock
+from gibramdb.config import load_config
 from gibramdb.server.admission import FAILURES_FREE, Admission, Throttle
+from gibramdb.server.app import Server
 from gibramdb.server.auth import BUSY, CHECKS_OF_ADDRESS_MAX, Gate, Principal
+from gibramdb.server.connection import Connection
 
 # Two addresses of one party, and one of another's.
 PARTIES = [
@@ -107,5 +114,41 @@ def test_a_wrong_key_shown_by_many_at_once_is_as_many_failures() -> None:
         gate.identify("192.0.2.1", "key-k", told.append)
         assert "too many failed attempts" in str(told[-1])
         gate.close()
+
+    asyncio.run(run())
+
+
+def test_a_connection_that_is_gone_is_not_held_by_the_check_of_its_key() -> None:
+    """Else whoever shows one key and goes, again and again, fills memory for as long as a check takes."""
+    keys = json.dumps([entry("k", "read", key_hash=hash_of("key-k", cost=13))])
+    config = load_config(None, environment={"GIBRAMDB_AUTH__KEYS": keys}, flags={}, insecure=False, now_ms=0)
+
+    async def run() -> None:
+        server = Server(config)
+
+        async def shown() -> tuple[weakref.ref[Connection], socket.socket]:
+            theirs, ours = socket.socketpair()
+            connection = Connection(server, "192.0.2.1", SystemClock().steady_us())
+            server.admission.enter("192.0.2.1")
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, ours)
+            theirs.sendall(encode_auth("key-k"))
+            await asyncio.sleep(0.01)
+            return weakref.ref(connection), theirs
+
+        first, first_socket = await shown()
+        second, second_socket = await shown()
+        second_socket.close()
+        await asyncio.sleep(0.01)
+        gc.collect()
+        there = first()
+        assert there is not None
+        assert there.needs_key, "the check goes on"
+        assert second() is None
+        await asyncio.to_thread(first_socket.recv, 100)
+        assert not there.needs_key
+        there.abort()
+        first_socket.close()
+        assert server.gate is not None
+        server.gate.close()
 
     asyncio.run(run())
