@@ -74,8 +74,8 @@ REPLY_BYTES_MAX = 256 * 1024 * 1024
 OWN_TOKEN_BYTES = 16
 """Of random: no two writes ever have the same."""
 TRIES_MAX = 4
-"""How often a connection is tried, a read asked, or a write under which connections break although the server answers
-otherwise, before its error is raised."""
+"""How often a connection is tried, a read asked, or a write under which connections break while the server is there,
+before its error is raised."""
 FRAME_BYTES_LARGE = 16 * 1024
 """A server may have been told to refuse such a one; it does so by closing the connection."""
 PAUSE_S_FIRST = 0.05
@@ -312,7 +312,7 @@ class Caller(Generic[S]):
         deadline = Deadline(self._timeout_s)
         done, width = 0, len(batch)
         failures = breaks = 0  # since something was answered; of the connection
-        broke_alone = 0  # times that the server answered after a break of the write whose outcome is unknown
+        broke_alone = 0  # breaks of a write in a row at which the server was there all the same
         unknown: OutcomeUnknownError | None = None  # of a write: then only an answer ends the call before its time
         unknown_end = 0  # where those end whose outcome it is
         while done < len(batch):
@@ -332,9 +332,10 @@ class Caller(Generic[S]):
                     if breaks >= TRIES_MAX or isinstance(error.__cause__, ssl.SSLError):
                         raise
                 else:
-                    if not (yield from self._remembers_tokens(deadline)):
+                    tries = yield from self._tries_until_remembering(deadline)
+                    if not tries:
                         raise unknown from error.__cause__
-                    broke_alone += 1
+                    broke_alone = broke_alone + 1 if tries == 1 else 0  # one that was away may just have been restarted
                     if broke_alone >= TRIES_MAX:
                         told = f"{unknown}; it broke {broke_alone} times, though the server answers otherwise"
                         raise OutcomeUnknownError(told) from error.__cause__
@@ -387,23 +388,28 @@ class Caller(Generic[S]):
             raise refusal
         yield self._io.pause(pause_s)
 
-    def _remembers_tokens(self, deadline: Deadline) -> Steps[bool]:
-        """Whether the server does; asks until one answers. GibRAM 0.3.0 would carry the write out a second time."""
+    def _tries_until_remembering(self, deadline: Deadline) -> Steps[int]:
+        """How often it took to ask until a server says that it remembers tokens; 0 if it says that it does not.
+
+        GibRAM 0.3.0 would carry the write out a second time.
+        """
+        tries = 0
         while True:
+            tries += 1
             try:
                 answer = (yield from self._one_try((GetHealth(),), _ask_one, deadline))[0]
             except ClosedError:
-                return False
+                return 0
             except GibramError:  # not let in just now, for example
                 answer = None
             if isinstance(answer, Health):
-                return "tokens" in answer.components
+                return tries if "tokens" in answer.components else 0
             if isinstance(answer, CallerError):
-                return False
+                return 0
             try:
                 yield self._io.pause(min(PAUSE_S_MAX, deadline.remaining_s()))
             except TimeoutError:
-                return False
+                return 0
 
     def _one_try(
         self,
