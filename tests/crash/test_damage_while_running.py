@@ -140,6 +140,21 @@ def test_between_snapshots_an_unchanged_store_is_read_again_too(monkeypatch: pyt
     store.close()
 
 
+def test_the_snapshot_thread_looks_by_itself() -> None:
+    store = OwnedStore(flags=TRIGGER)
+    fill(store, "still")
+    checkpoint(store)
+    damage(store, 1)
+    store.clock.ms += snapshots.LOOK_EVERY_MS
+    while health(store)["snapshot_count"] == "1":
+        store.turn()
+    assert health(store)["snapshot_files_damaged"] == "1"
+    digest = store.digest()
+    store.kill()
+    assert store.digest() == digest
+    store.close()
+
+
 def until_rest(store: OwnedStore) -> None:
     """Until the snapshot thread has told all, and runs nothing."""
     asked = store.start(c.TruncateLog())
