@@ -48,7 +48,10 @@ def verify(
         ("state digest", digest),
     ):
         table.add_row(name, value)
-    screen().print(table)
+    console = screen()
+    console.print(table)
+    if recovered.missing:
+        console.print(recovered.missing)
 
 
 @app.command()
@@ -97,6 +100,10 @@ def repair(
     proposal = propose(settings)
     if proposal is None:
         console.print("Nothing is wrong with this store: it starts.")
+        from gibramdb.database.opening import verify as verify_store
+
+        if missing := verify_store(settings)[0].missing:
+            console.print(missing)
         return
     table = Table(show_header=False, box=None)
     table.add_column()

@@ -500,9 +500,11 @@ class WalJournal:
     def _switch_to(self, successor: LogWriter) -> None:
         old, self._writer = self._writer, successor
         self._reserved_lsn = int(successor.reserved_lsn)
-        old.give_back_reserve()
-        with contextlib.suppress(OSError):  # everything in it is synced; the next generation is what counts
-            old.close()
+        try:
+            old.end()
+        finally:
+            with contextlib.suppress(OSError):  # everything in it is synced; the next generation is what counts
+                old.close()
 
     def _not_begun(self, error: OSError) -> GibramError:
         if error.errno in NO_ROOM:

@@ -29,7 +29,7 @@ from gibramdb.model.ids import NO_LSN, Generation
 from gibramdb.storage import gibram, identity, snapshot, wal
 from gibramdb.storage.files import FileSystem, OsFileSystem, next_step, publish
 from gibramdb.storage.identity import Directories, Locks
-from gibramdb.storage.wal import BasedOnSnapshot, FirstLog, LogHeader, LogWriter
+from gibramdb.storage.wal import BasedOnSnapshot, FirstLog, LogHeader, LogTail, LogWriter
 
 log = logging.getLogger(__name__)
 
@@ -168,13 +168,8 @@ def _open_durable(
         locks.release()
         raise
     _tell(fs, directories, recovered, store_id, duration_ms)
-    if recovered.last is None:
-        assert recovered.snapshot is not None
-        warning = (
-            f"This start found no log behind snapshot {recovered.snapshot.number}, and took the snapshot alone: what "
-            f"was logged behind LSN {recovered.snapshot.cut.lsn} is not here."
-        )
-        config = msgspec.structs.replace(config, warnings=(*config.warnings, warning))
+    if recovered.missing:
+        config = msgspec.structs.replace(config, warnings=(*config.warnings, recovered.missing))
     database: Database | None = None
 
     def on_progress() -> None:
@@ -246,6 +241,8 @@ def _scratch_warnings(directories: Directories) -> list[str]:
 
 def _writer(fs: FileSystem, directories: Directories, recovered: Recovered, store_id: bytes, clock: Clock) -> LogWriter:
     """The end of the log; where there is no log, a new generation on the snapshot."""
+    if recovered.before is not None and not recovered.before[2].is_ended:
+        _end(fs, *recovered.before)
     if recovered.last is not None:
         path, header, tail = recovered.last
         writer = LogWriter.reopen(fs, path, header, tail.end_lsn, tail.last_checksum, recovered.unfinished)
@@ -255,6 +252,19 @@ def _writer(fs: FileSystem, directories: Directories, recovered: Recovered, stor
     based_on = BasedOnSnapshot(recovered.snapshot.number, recovered.snapshot_checksum)
     header = LogHeader(store_id, recovered.next_generation, recovered.end_lsn, os.urandom(16), clock.now_ms(), based_on)
     return LogWriter.create(fs, directories.wal, header)
+
+
+def _end(fs: FileSystem, path: Path, header: LogHeader, tail: LogTail) -> None:
+    """What a crash behind the beginning of the next generation has left to do."""
+    try:
+        writer = LogWriter.reopen(fs, path, header, tail.end_lsn, tail.last_checksum)
+    except OSError as error:  # it may be read and not written: that takes nothing from what is served
+        log.warning("%s could not be marked as ended: %s", path, error.strerror)
+        return
+    try:
+        writer.end()
+    finally:
+        writer.close()
 
 
 def _first_start(config: Config, fs: FileSystem, directories: Directories, locks: Locks, clock: Clock) -> bytes:
@@ -368,6 +378,7 @@ def _tell(fs: FileSystem, directories: Directories, recovered: Recovered, store_
         "sessions": len(state.sessions),
         "objects": sum(session.object_count() for session in state.sessions.values()),
         "duration_ms": duration_ms,
+        "missing": recovered.missing or None,
     }
     log.info("recovered", extra=told)
     if recovered.torn_bytes:

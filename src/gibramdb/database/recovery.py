@@ -36,11 +36,12 @@ class Recovered(msgspec.Struct, frozen=True):
     """The state as snapshot and log have it, and where the log ends.
 
     `last` is the newest generation, in which the log goes on; None if there is none: then it begins anew on `snapshot`,
-    as generation `next_generation`. `unfinished`: an empty generation of a restore that was cut short, to be removed
-    before anything is logged.
+    as generation `next_generation`. `before` is the one before it, if that was read. `unfinished`: an empty generation
+    of a restore that was cut short, to be removed before anything is logged.
     """
 
     state: StoreState
+    before: tuple[Path, LogHeader, LogTail] | None
     last: tuple[Path, LogHeader, LogTail] | None
     unfinished: Path | None
     snapshot: Manifest | None
@@ -68,6 +69,21 @@ class Recovered(msgspec.Struct, frozen=True):
     def torn_bytes(self) -> int:
         """How much of the log was never acknowledged."""
         return 0 if self.last is None else self.last[2].torn_bytes
+
+    @property
+    def missing(self) -> str:
+        """What was logged, or may have been, and is not here, in words: it was moved aside, or lost."""
+        if self.last is None:
+            assert self.snapshot is not None
+            found = f"no log behind snapshot {self.snapshot.number}, and took the snapshot alone"
+        elif self.last[2].is_ended:
+            found = f"no log behind {self.last[0].name}, which ended where a next generation began"
+        else:
+            return ""
+        advice = (
+            "Unless it was moved aside on purpose, stop and put it back: once something new is logged, it fits no more."
+        )
+        return f"This start found {found}: what was logged behind LSN {self.end_lsn} is not here. {advice}"
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -111,20 +127,19 @@ def recover(fs: FileSystem, directories: Directories, store_id: bytes, vector_di
     plan = replay_plan(directories.wal, logs, headers, manifest, checksum)
     if manifest is not None:
         load(fs, directories.snapshots, manifest, state)
-    tail: LogTail | None = None
+    before = last = None
     records = log_bytes = 0
     for index, begin, reading in readings(fs, plan, logs, headers, manifest):
-        _replay(state, logs[index][1], reading, vector_dim)
-        tail = reading.tail
-        records += tail.records
-        log_bytes += tail.end_lsn - headers[index].base_lsn - begin
+        path, header = logs[index][1], headers[index]
+        _replay(state, path, reading, vector_dim)
+        before, last = last, (path, header, reading.tail)
+        records += reading.tail.records
+        log_bytes += reading.tail.end_lsn - header.base_lsn - begin
     if plan.unfinished is not None:
         _check_empty(fs, logs[plan.unfinished][1])
-    last = None
-    if tail is not None:
-        last = logs[plan.replayed[-1]][1], headers[plan.replayed[-1]], tail
     recovered = Recovered(
         state,
+        before,
         last,
         None if plan.unfinished is None else logs[plan.unfinished][1],
         manifest,
