@@ -6,6 +6,7 @@ import errno
 import os
 import queue
 import random
+import re
 import threading
 from collections.abc import Callable
 
@@ -19,7 +20,7 @@ from gibramdb.config import load_config
 from gibramdb.core.digest import state_digest
 from gibramdb.database.database import Answer
 from gibramdb.database.opening import OpenStore, open_store
-from gibramdb.errors import DiskFullError, FatalError, GibramError, IncompatibleStoreError, StorageError
+from gibramdb.errors import DiskFullError, FatalError, GibramError, HaltedError, IncompatibleStoreError, StorageError
 from gibramdb.model import commands as c
 from gibramdb.model.results import Health
 from gibramdb.storage import snapshot, wal
@@ -274,6 +275,17 @@ def test_a_log_with_vectors_of_another_dimension_is_refused_by_both_numbers(
         open_store(
             msgspec.structs.replace(CONFIG, server=server), FakeClock(), lambda _: None, driven.disk.after_kill()
         )
+
+
+def test_a_halted_store_says_once_what_to_do() -> None:
+    driven = Driven(FaultyDisk(ROOT))
+    driven.disk.fail_below(LOGS, "fdatasync", errno.EIO)
+    driven.run(c.AddDocuments("s", (NewDocument("d"),)))
+    refused = driven.run(c.AddDocuments("s", (NewDocument("e"),)))
+    assert isinstance(refused, HaltedError)
+    assert re.search(r"next: .*start it again$", str(refused))
+    assert len(re.findall("start (it )?again", str(refused))) == 1
+    driven.store.close()
 
 
 def test_a_disk_that_is_nearly_full_is_told_while_everything_is_still_taken() -> None:

@@ -412,7 +412,11 @@ class WalJournal:
                 pass
         except BaseException as error:
             log.critical("the log failed, the store is halted: %s", error)
-            self._failure = error if isinstance(error, StorageError) else StorageError(f"the log failed: {error!r}")
+            self._failure = (
+                error
+                if isinstance(error, StorageError)
+                else StorageError(f"the log failed: {error!r}; next: start it again")
+            )
             _refuse(self._in_hand, self._failure)
             self._refuse_waiting()
         self._on_progress()

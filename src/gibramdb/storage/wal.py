@@ -869,6 +869,6 @@ class LogWriter:
     def _fail(self, what: str, error: OSError) -> StorageError:
         self._failure = (
             f"{self.path}: offset {self._offset}, LSN {self._end_lsn}: {what} failed: {error}; "
-            f"the log takes nothing more; {next_step(error)}, then start again"
+            f"the log takes nothing more; {next_step(error)}, then start it again"
         )
         return StorageError(self._failure)
