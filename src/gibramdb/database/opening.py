@@ -22,7 +22,7 @@ from gibramdb.core.state import StoreState
 from gibramdb.database.database import Database, Facts
 from gibramdb.database.detector import Post
 from gibramdb.database.journal import Journal, NullJournal, WalJournal
-from gibramdb.database.recovery import Recovered, collector_paused, recover, stored_dimension
+from gibramdb.database.recovery import Recovered, collector_paused, recover
 from gibramdb.database.snapshots import Snapshots, Triggers
 from gibramdb.errors import ConfigError, FatalError, IncompatibleStoreError, MissingStoreError, StorageError
 from gibramdb.model.ids import NO_LSN, Generation
@@ -390,22 +390,6 @@ def _tell(fs: FileSystem, directories: Directories, recovered: Recovered, store_
         publish(fs, directories.data / REPORT_NAME, msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n")
     except OSError as error:
         log.warning("the recovery report could not be written: %s", error)
-
-
-def with_own_dimension(config: Config) -> Config:
-    """The same settings; where nobody has set the vector dimension, with that of the store's own embeddings.
-
-    For work on a store's files, where only the operator's words could contradict the store.
-    """
-    if config.origins["server.vector_dim"] != "default":
-        return config
-    fs, directories = OsFileSystem(), directories_of(config)
-    try:
-        found = stored_dimension(fs, directories)
-    except OSError:
-        return config  # what is missing is said by who reads it next
-    server = msgspec.structs.replace(config.server, vector_dim=found or config.server.vector_dim)
-    return msgspec.structs.replace(config, server=server)
 
 
 def verify(config: Config, fs: FileSystem | None = None) -> tuple[Recovered, str]:
