@@ -1,7 +1,8 @@
-"""Stores of which a part is not there: what a start says of it, and what `gibramdb store` does."""
+"""Stores of which a part is not there, or is another's: what a start says of it, and what `gibramdb store` does."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import gibramdb
+from gibramdb.errors import CorruptLogError
 
 
 def store(command: str, data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -64,3 +66,33 @@ def test_a_lost_log_is_told_by_verify_too(tmp_path: Path) -> None:
     said = store("verify", data)
     assert said.returncode == 0
     assert "took the snapshot alone" in " ".join(said.stdout.split())
+
+
+@pytest.mark.parametrize("is_covered", [False, True], ids=["from the first record", "behind a snapshot"])
+def test_a_generation_of_another_history_is_refused(tmp_path: Path, is_covered: bool) -> None:
+    """Two copies of one store have gone on for themselves, and each has a generation that begins at the same LSN."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    with gibramdb.open(one, vector_dim=4) as db:
+        db.session("s").add_document("both")
+        if is_covered:
+            db.checkpoint()
+    shutil.copytree(one, other)
+    digests = []
+    for data, name in ((one, "this"), (other, "that")):
+        with gibramdb.open(data, vector_dim=4) as db:
+            db.session("s").add_document(name)
+            db.rotate_log()
+            db.session("s").add_document("later")
+            digests.append(db.digest().sha256)
+    assert digests[0] != digests[1]
+    newest = max((one / "session_wal").glob("wal-*.log"))
+    its_own = newest.read_bytes()
+    foreign = (other / "session_wal" / newest.name).read_bytes()
+    assert its_own[40:48] == foreign[40:48], "the same base LSN"
+    newest.write_bytes(foreign)
+    with pytest.raises(CorruptLogError, match="does not join the one before it") as refused:
+        gibramdb.open(one, vector_dim=4)
+    assert newest.name in str(refused.value)
+    newest.write_bytes(its_own)
+    with gibramdb.open(one, vector_dim=4) as db:
+        assert db.digest().sha256 == digests[0]
