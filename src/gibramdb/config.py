@@ -343,7 +343,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("server.data_dir", "data_dir", _PATH, "./data",
             "Where the store lies, and the trust boundary: operator copies and restores stay inside it.", "--data"),
     Setting("server.vector_dim", "vector_dim", _between(1, VECTOR_DIM_MAX), "1536",
-            "How many numbers an embedding has; one value per store, for good once it holds one.", "--dim"),
+            "How many numbers an embedding has; one value per store, fixed while it holds one.", "--dim"),
     Setting("server.session_cleanup_interval", "session_cleanup_interval_ms", _duration(1), "60s",
             "How often expired sessions are looked for.", "--session-cleanup-interval"),
     Setting("session_store.mode", "mode", _one_of("ephemeral", "durable"), "ephemeral",

@@ -650,6 +650,45 @@ def test_another_dimension_is_refused_by_both_numbers_unless_nothing_has_vectors
         gibramdb.open(tmp_path / "data", vector_dim=4)
 
 
+@pytest.mark.parametrize("is_covered", [False, True], ids=["in the log", "in a snapshot"])
+@pytest.mark.parametrize("is_session_deleted", [False, True], ids=["an entity", "a session"])
+def test_another_dimension_is_taken_once_the_last_vector_is_deleted(
+    db: Store, tmp_path: Path, is_session_deleted: bool, is_covered: bool
+) -> None:
+    data = tmp_path / "data"
+    db.session("kept").add_document("no vectors")
+    added = db.session("s").add_entity("e", "first", embedding=[1.0] * 4)
+    if is_covered:
+        db.checkpoint()
+    db.close()
+    with pytest.raises(IncompatibleStoreError, match=r"dimension 4, server.vector_dim is 6"):
+        gibramdb.open(data, vector_dim=6)
+    with gibramdb.open(data, vector_dim=4) as again:
+        if is_session_deleted:
+            again.session("s").delete()
+        else:
+            again.session("s").delete_entity(added)
+    for dim in (4, 6):  # the earlier one is no worse for it
+        with gibramdb.open(data, vector_dim=dim) as other:
+            assert other.session("kept").info().document_count == 1
+    with gibramdb.open(data, vector_dim=6) as wider:
+        session = wider.session("s")
+        session.add_entity("e2", "second", embedding=[1.0] * 6)
+        assert [found.entity.title for found in session.query([1.0] * 6).entities] == ["SECOND"]
+        digest = wider.digest().sha256
+    with pytest.raises(IncompatibleStoreError, match=r"wal-.*LSN .*dimension 6, server.vector_dim is 4"):
+        gibramdb.open(data, vector_dim=4)
+    verified = subprocess.run(
+        [sys.executable, "-m", "gibramdb", "store", "verify", str(data)], capture_output=True, text=True, check=False
+    )
+    assert digest in verified.stdout, verified.stderr
+    with gibramdb.open(data, vector_dim=6) as wider:
+        assert wider.digest().sha256 == digest
+        wider.checkpoint()
+    with gibramdb.open(data, vector_dim=6) as wider:
+        assert wider.digest().sha256 == digest
+
+
 def test_a_truncation_asked_for_during_a_restore_waits_for_it(db: Store, tmp_path: Path) -> None:
     fill(db.session("s"), 20_000)
     db.save("copy.gibram")

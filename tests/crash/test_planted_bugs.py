@@ -61,6 +61,7 @@ class Life:
         self._store: OpenStore = open_store(CONFIG, FakeClock(), self._posted.put, disk)
         self.digests = [self._digest()]
         """After the start, and after each write."""
+        self.misses = [each for each in self._store.database.facts.warnings if each.startswith("This start found no")]
         self.acknowledged = 0
         """Of those, the last one that somebody was told of. What a start shows can be read at once."""
         self._unanswered = 0
@@ -170,6 +171,9 @@ def outlived(seed: int, disk_type: type[FaultyDisk] = FaultyDisk) -> str:
             again = Life(disk, rng)
         except Exception as refusal:  # whatever it is: a store that does not start again after a crash
             return f"seed {seed}, death {number}: the start was refused: {refusal!r}"
+        if again.misses:
+            again.die(power_fails=False)
+            return f"seed {seed}, death {number}: a crash is taken for a loss: {again.misses}"
         found, kept = again.digests[0], life.digests[life.acknowledged :]
         if found not in kept:
             again.die(power_fails=False)

@@ -223,7 +223,7 @@ class Database:
         failure = self._halted_because or self.journal.failure
         if failure is None:
             return None
-        return HaltedError(f"durable session store is unhealthy: {failure}; start it again")
+        return HaltedError(f"durable session store is unhealthy: {failure}")
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -676,7 +676,7 @@ class Database:
                 unknown = OutcomeUnknownError(f"outcome unknown, this write may or may not be kept: {failure}")
                 _give(each.done, unknown)
             else:
-                _give(each.done, HaltedError(f"durable session store is unhealthy: {failure}; start it again"))
+                _give(each.done, HaltedError(f"durable session store is unhealthy: {failure}"))
 
     def rest(self) -> None:
         """The log has nothing to do: leave a witness for what it wrote last."""
