@@ -223,6 +223,27 @@ def test_a_pack_that_can_not_be_read_is_written_anew_if_that_is_the_disks_fault(
     assert store.digest() == digest
 
 
+def test_what_can_not_be_looked_at_hides_no_damage_that_was_seen_before_it() -> None:
+    store = OwnedStore(flags=TRIGGER)
+    for name in ("one", "two"):
+        fill(store, name)
+        checkpoint(store)
+    damage(store, 1, lambda content: content[:-1])
+    store.disk.fail_below(SNAPSHOTS, "open_read", errno.EMFILE, at=3)  # behind the manifest and the first pack
+    store.clock.ms += snapshots.LOOK_EVERY_MS
+    for _ in range(2):  # the first finds that no snapshot is due, since nothing has changed
+        store.database.snapshots.tick()  # type: ignore[union-attr]
+    until_rest(store)
+    told = health(store)
+    assert (told["durable_state"], told["snapshot_files_damaged"]) == ("degraded", "1")
+    assert "can not be read again" in told["durable_state_reason"]
+    store.database.snapshots.tick()  # type: ignore[union-attr]
+    until_rest(store)
+    told = health(store)
+    assert (told["durable_state"], told["snapshot_count"]) == ("serving", "3")
+    store.close()
+
+
 def test_a_damaged_header_of_the_log_holds_up_no_truncation_for_longer_than_it_is_needed(store: OwnedStore) -> None:
     for number in range(3):
         store.run(c.AddDocuments("s", (NewDocument(f"d{number}"),)))

@@ -64,29 +64,31 @@ class PackWatch:
         """Whether a round has begun and not ended."""
         return bool(self._left)
 
-    def look(self, sections: Sequence[Section], bytes_max: int) -> list[str]:
-        """The sizes of all packs in use; and about so many bytes of them read, where the look before this one ended.
+    def look(self, sections: Sequence[Section], bytes_max: int, found: list[str]) -> None:
+        """Compare the sizes of all packs in use, and read about so many bytes of them, from where the last look ended.
 
-        A round ends with the last of them. Where all are no more than `bytes_max`, this is a round. Returns what is
-        damaged, in words; none of it is counted on from here on.
+        A round ends with the last of them. Where all are no more than `bytes_max`, this is a round.
+
+        Args:
+            sections: all that are in use.
+            bytes_max: how much to read.
+            found: takes what is damaged, in words, whatever this ends with. It is not counted on from here on.
 
         Raises:
             OSError: for a reason that is not the disk's, something could not be looked at.
         """
         used = {section.pack for section in sections}
-        found = [damage for number in sorted(used & self._bytes.keys()) if (damage := self._size_damage(number))]
+        for number in sorted(used & self._bytes.keys()):
+            self._compare_size(number, found)
         if not self._left or sum(section.length for section in sections) <= bytes_max:
             self._left = sorted(sections, key=lambda each: (each.pack, each.offset), reverse=True)
             self._at = self._checksum = 0
         while self._left and bytes_max > 0:
             number = self._left[-1].pack
             if number in used and number in self._bytes:
-                read, damage = self._read_on(number, bytes_max)
-                bytes_max -= read
-                found += [damage] if damage else []
+                bytes_max -= self._read_on(number, bytes_max, found)
             else:
                 self._go_to_next()
-        return found
 
     def manifest_damage(self, manifest: Manifest) -> str:
         """What is wrong with the manifest's file, in words. Raises as `look`."""
@@ -98,21 +100,22 @@ class PackWatch:
             return str(error)
         return ""
 
-    def _size_damage(self, number: int) -> str:
+    def _compare_size(self, number: int, found: list[str]) -> None:
         path, expected = snapshot.pack_path(self._directory, number), self._bytes[number]
         try:
             size = self._size(path)
         except FileNotFoundError:
-            return self._damaged(number, "the pack is missing")
+            found.append(self._damaged(number, "the pack is missing"))
         except OSError as error:
             _refuse_to_judge(error)
-            return self._damaged(number, f"the pack can not be read: {error.strerror}")
-        if size == expected:
-            return ""
-        return self._damaged(number, f"the pack has another size: expected {expected} bytes, found {size}")
+            found.append(self._damaged(number, f"the pack can not be read: {error.strerror}"))
+        else:
+            if size != expected:
+                wrong = f"the pack has another size: expected {expected} bytes, found {size}"
+                found.append(self._damaged(number, wrong))
 
-    def _read_on(self, number: int, bytes_max: int) -> tuple[int, str]:
-        """In one pack, from the next section on. Returns how many bytes were read, and what is damaged."""
+    def _read_on(self, number: int, bytes_max: int, found: list[str]) -> int:
+        """In one pack, from the next section on, to its end or its first damage. Returns how many bytes were read."""
         read = 0
         try:
             fd = self._fs.open_read(snapshot.pack_path(self._directory, number))
@@ -126,18 +129,19 @@ class PackWatch:
                     self._at += wanted
                     read += wanted
                     if self._at >= section.length:
-                        found = self._checksum
+                        checksum = self._checksum
                         self._go_to_next()
-                        if found != section.checksum:
-                            wrong = f"expected the checksum {section.checksum:08x}, found {found:08x}"
+                        if checksum != section.checksum:
                             where = f"offset {section.offset}: session {section.session_id!r}"
-                            return read, self._damaged(number, f"{where}: {wrong}")
+                            wrong = f"expected the checksum {section.checksum:08x}, found {checksum:08x}"
+                            found.append(self._damaged(number, f"{where}: {wrong}"))
+                            break
             finally:
                 self._fs.close(fd)
         except OSError as error:
             _refuse_to_judge(error)
-            return read, self._damaged(number, f"the pack can not be read: {error.strerror}")
-        return read, ""
+            found.append(self._damaged(number, f"the pack can not be read: {error.strerror}"))
+        return read
 
     def _go_to_next(self) -> None:
         self._left.pop()

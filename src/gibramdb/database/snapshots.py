@@ -697,8 +697,8 @@ class Snapshots:
         try:
             if manifest is not None and not packs.is_reading and (damage := packs.manifest_damage(manifest)):
                 damages.append(damage)
-            damages += packs.look(sections, bytes_max)
-        except Exception as error:  # the edge of the step: nothing is known to be damaged, so what waits for it goes on
+            packs.look(sections, bytes_max, damages)
+        except Exception as error:  # the edge of the step: of the rest nothing is known, and what waits for it goes on
             trouble = f"snapshots on the disk can not be read again: {self._refusal_of(error)}"
         for damage in damages:
             log.error("%s; it is not needed any more once the next snapshot is published", damage)
