@@ -407,7 +407,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("security.max_connections", "connections_max", _or_built_in(4_096), "4096",
             "How many connections are held open in all."),
     Setting("security.max_buffered_bytes", "buffered_bytes_max", _or_built_in(1_073_741_824), "1073741824",
-            "How many bytes of half-sent frames and of answers not taken are held, of all connections together."),
+            "How many bytes of requests and of answers under way are held, of all connections together."),
     Setting("logging.level", "level", _one_of("debug", "info", "warning", "error", also={"warn": "warning"}), "info",
             "The least severity that is logged.", "--log-level"),
     Setting("logging.format", "format", _one_of("text", "json"), "text",

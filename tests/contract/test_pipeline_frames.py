@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.server import Server
 
-from gibramdb import NewDocument, NewEntity
+from gibramdb import NewDocument, NewEntity, NewTextUnit
 from gibramdb.errors import AnswerTooLargeError, LimitExceededError, PipelineFullError
 from gibramdb.model import commands as c
 from gibramdb.wire import gibramdb_pb2 as pb
@@ -122,6 +122,19 @@ def test_no_more_is_run_once_its_answers_tell_of_too_much(server: Server) -> Non
         for batch in batches:
             assert len(store.execute_many(batch)) == len(batch)
         assert store.session("p7").info().document_count == 22
+
+
+def test_no_more_is_run_once_its_answers_name_too_many_links(server: Server) -> None:
+    with server.connect() as store:
+        session = store.session("links")
+        session.add_document("d")
+        session.add_textunits(NewTextUnit(f"t{number}", 1, "") for number in range(20_000))
+    gets = [inner(c.GetDocument("links", 1), number) for number in range(1, 301)]
+    replies = pipeline(server, [*gets, inner(add("links", "late"), 999)])
+    assert [reply.cmd_type for reply in replies] == [N.DOCUMENT_RESPONSE] * 100 + [N.ERROR]
+    refusal = pb.Error.FromString(replies[-1].payload)
+    assert refusal.code == PipelineFullError.code
+    assert "answered 2000000 links (max: 2000000)" in refusal.message
 
 
 def test_replies_that_do_not_fit_say_that_all_was_carried_out(server: Server) -> None:

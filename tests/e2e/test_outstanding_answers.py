@@ -44,6 +44,7 @@ def replies(connection: socket.socket, count: int) -> Iterator[tuple[int, int]]:
 TEXTS = c.GetTextUnits("r", tuple(range(1, 31)))  # 3 MB
 ENTITIES = c.ListEntities("r", limit=10_000)
 EMBEDDINGS = c.GetEmbeddings("r", "entity", (10_001,) * 500)  # 2 MB
+MANY_LINKS = c.GetDocument("r", 2)
 
 
 @needs_strace
@@ -61,6 +62,9 @@ EMBEDDINGS = c.GetEmbeddings("r", "entity", (10_001,) * 500)  # 2 MB
         pytest.param("w", [encode_command(ENTITIES, n) for n in range(2, ANSWERS + 102)], None, id="many objects"),
         pytest.param(
             "w", [encode_command(EMBEDDINGS, n) for n in range(2, ANSWERS + 2)], N.EMBEDDINGS_RESPONSE, id="embeddings"
+        ),
+        pytest.param(
+            "w", [encode_command(MANY_LINKS, n) for n in range(2, ANSWERS + 702)], N.DOCUMENT_RESPONSE, id="many links"
         ),
         pytest.param(
             "r",
@@ -81,6 +85,8 @@ def test_answers_behind_a_slow_write_are_not_held_as_bytes(
             session.add_textunits([NewTextUnit(f"t{number}", 1, "x" * 100_000)])
         session.add_entities([NewEntity(f"e{number}", f"e{number}") for number in range(10_000)])
         session.add_entity("embedded", "embedded", embedding=[1.0] * 1024)
+        session.add_document("many")
+        session.add_textunits([NewTextUnit(f"m{number}", 2, "") for number in range(30_000)])
         server.stop()
     slow_disk = strace(f"inject=fdatasync:delay_enter={int(DELAY_S * 1e6)}")
     with (

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.gate import config_file
 from support.peer import Peer, pong
 from support.server import Server
 
@@ -96,6 +97,23 @@ def test_every_marked_write_is_answered_again_and_not_done_again_after_kill_9(tm
         (again,) = ask(server, encode_command(WRITES[1], 7))
         assert again.number == CommandNumber.ERROR
         assert b"already exists" in again.payload
+
+
+def test_in_a_full_session_the_newest_token_takes_the_oldest_ones_place_after_kill_9_too(tmp_path: Path) -> None:
+    settings = ("--config", config_file(tmp_path, [], security={"max_memory_bytes": 1_000}))
+    first, *ends = (encode_command(c.SetSessionTtl("s", 900 + n, token=b"%d" % n), 7) for n in range(5))
+    with Server(tmp_path / "data", *settings) as server:
+        with server.connect() as db:
+            db.session("s").add_document("d", filename="x" * 700)
+        assert all(reply.number != CommandNumber.ERROR for reply in ask(server, first, *ends))
+        assert server.connect().session("s").info().ttl_s == 904
+        server.kill()
+    with Server(tmp_path / "data", *settings) as server:
+        ask(server, ends[-1])
+        assert server.connect().session("s").info().ttl_s == 904
+        ask(server, first)
+        assert server.connect().session("s").info().ttl_s == 900, "it was forgotten, and is carried out again"
+        server.kill()
 
 
 def test_commands_in_a_pipeline_carry_their_own(tmp_path: Path) -> None:

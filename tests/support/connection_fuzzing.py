@@ -30,7 +30,7 @@ from gibramdb.api_keys import ApiKey
 from gibramdb.clock import SystemClock
 from gibramdb.config import Config, load_config
 from gibramdb.core.digest import state_digest
-from gibramdb.database.database import Answer, Database
+from gibramdb.database.database import Answer, Database, Weigh
 from gibramdb.database.opening import OpenStore, open_store
 from gibramdb.errors import GibramError, ProtocolError
 from gibramdb.model import commands as c
@@ -109,7 +109,7 @@ class Watched:
         self.told: list[Told] = []
         self.waiting = 0
 
-    def submit(self, command: Command, done: Callable[[Answer], None]) -> bool:
+    def submit(self, command: Command, done: Callable[[Answer], None], weigh: Weigh | None = None) -> bool:
         """As Database."""
         self.waiting += 1
 
@@ -118,13 +118,15 @@ class Watched:
             self.told.append(Told(command, answer))
             done(answer)
 
-        return self._database.submit(command, answered)
+        return self._database.submit(command, answered, weigh)
 
     def submit_batch(
         self,
         items: Sequence[Command | GibramError],
         done: Callable[[list[Answer]], None],
-        objects_max: int | None = None,
+        weigh: Weigh | None = None,
+        *,
+        is_bounded: bool = False,
     ) -> Callable[[], None]:
         """As Database."""
         self.waiting += 1
@@ -138,7 +140,7 @@ class Watched:
                     self.told.append(Told(item, answer))
             done(answers)
 
-        return self._database.submit_batch(items, answered, objects_max)
+        return self._database.submit_batch(items, answered, weigh, is_bounded=is_bounded)
 
 
 class WatchedGate(Gate):

@@ -541,7 +541,7 @@ def pipelines(batch: Sequence[Command]) -> Iterator[Sequence[Command]]:
     """The batch in parts that a server takes in one frame."""
     start = size_bytes = objects = 0
     for index, command in enumerate(batch):
-        command_bytes, command_objects = len(encode_command(command, index)), objects_asked(command)
+        command_bytes, command_objects = len(encode_command(command, index)), max(1, objects_asked(command))
         if index > start and (
             index - start == PIPELINE_COMMANDS_MAX
             or size_bytes + command_bytes > PIPELINE_BYTES_MAX

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -194,21 +195,6 @@ class QueryResult(msgspec.Struct, frozen=True, gc=False):
         return np.array([id for id, _ in hits], np.int64), np.array([score for _, score in hits], np.float64)
 
 
-def objects_in(result: Result) -> int:
-    """How many objects a result tells of, and so roughly what it weighs beside their texts."""
-    if isinstance(result, Objects | Page | SessionPage):
-        return len(result.items)
-    if isinstance(result, StoredEmbeddings):
-        return len(result.ids)
-    if isinstance(result, QueryResult):
-        return len(result.textunits) + len(result.entities) + len(result.communities) + len(result.relationships)
-    if isinstance(result, Detected):
-        return len(result.communities)
-    if isinstance(result, Explanation):
-        return len(result.seeds) + len(result.steps)
-    return 1
-
-
 class Seed(msgspec.Struct, frozen=True, gc=False):
     """Where a query began: what it found by vector, or was given."""
 
@@ -300,3 +286,47 @@ Result = (
     | BackupStatus
     | LogStatus
 )
+
+
+def objects_in(result: Result) -> int:
+    """How many objects a result tells of."""
+    count = _OBJECTS.get(type(result))
+    return 1 if count is None else count(result)
+
+
+def links_in(result: Result) -> int:
+    """How many ids the objects of a result name, but for the members of communities, which it shares with the state."""
+    count = _LINKS.get(type(result))
+    return 0 if count is None else count(result)
+
+
+def _links_of_all(records: Sequence[Any]) -> int:
+    """Of records of one kind."""
+    count = _LINKS.get(type(records[0])) if records else None
+    return 0 if count is None else sum(map(count, records))
+
+
+# Any: each takes its own kind of result.
+_OBJECTS: dict[type, Callable[[Any], int]] = {
+    Objects: lambda result: len(result.items),
+    Page: lambda result: len(result.items),
+    SessionPage: lambda result: len(result.items),
+    StoredEmbeddings: lambda result: len(result.ids),
+    QueryResult: lambda result: (
+        len(result.textunits) + len(result.entities) + len(result.communities) + len(result.relationships)
+    ),
+    Detected: lambda result: len(result.communities),
+    Explanation: lambda result: len(result.seeds) + len(result.steps),
+    Health: lambda result: len(result.components),
+}
+_LINKS: dict[type, Callable[[Any], int]] = {
+    Document: lambda document: len(document.textunit_ids),
+    TextUnit: lambda textunit: len(textunit.entity_ids),
+    Entity: lambda entity: len(entity.textunit_ids),
+    Objects: lambda result: _links_of_all(result.items),
+    Page: lambda result: _links_of_all(result.items),
+    QueryResult: lambda result: (
+        sum(len(hit.textunit.entity_ids) for hit in result.textunits)
+        + sum(len(hit.entity.textunit_ids) for hit in result.entities)
+    ),
+}

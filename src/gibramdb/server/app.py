@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 from gibramdb.clock import SystemClock
 from gibramdb.config import Config
 from gibramdb.database import health
-from gibramdb.database.database import Answer, Database
+from gibramdb.database.database import Answer, Database, Weigh
 from gibramdb.database.opening import OpenStore, directories_of, facts_of, open_store
 from gibramdb.errors import GibramError, UnavailableError
 from gibramdb.model.commands import Checkpoint, Command, GetHealth, Ping
@@ -65,8 +65,9 @@ class _Recovering:
     def __init__(self, config: Config) -> None:
         self._facts = facts_of(config)
 
-    def submit(self, command: Command, done: Callable[[Answer], None]) -> bool:
-        """As Database."""
+    def submit(self, command: Command, done: Callable[[Answer], None], weigh: Weigh | None = None) -> bool:
+        """As Database. Nothing that it answers takes much."""
+        del weigh
         done(self._answer(command))
         return True
 
@@ -74,10 +75,12 @@ class _Recovering:
         self,
         items: Sequence[Command | GibramError],
         done: Callable[[list[Answer]], None],
-        objects_max: int | None = None,
+        weigh: Weigh | None = None,
+        *,
+        is_bounded: bool = False,
     ) -> None:
-        """As Database. Nothing that it answers tells of many objects."""
-        del objects_max
+        """As Database."""
+        del weigh, is_bounded
         answers: list[Answer] = []
         for item in items:
             answers.append(item if isinstance(item, GibramError) else self._answer(item))
@@ -114,6 +117,7 @@ class Server:
         self.stall_timeout_us = security.stall_timeout_ms * 1000
         self._buffered_bytes_max = security.buffered_bytes_max
         self._buffered_bytes = 0
+        self._frees = 0
         self._last_request_id = 0
         self._is_stopping = False
         self._all_gone: asyncio.Event | None = None  # while stopping
@@ -139,13 +143,29 @@ class Server:
     def count_held(self, change_bytes: int) -> None:
         """What connections hold has changed; beyond what they may hold together, whoever holds most has to go."""
         self._buffered_bytes += change_bytes
-        while change_bytes > 0 and self._buffered_bytes > self._buffered_bytes_max:
+        if change_bytes <= 0 or self._buffered_bytes <= self._buffered_bytes_max:
+            return
+        for connection in self._connections:
+            self._buffered_bytes += connection.recount()  # what a client has taken since may count still
+        while self._buffered_bytes > self._buffered_bytes_max:
             heaviest = max(self._connections, key=lambda connection: connection.held_bytes)
             self._overfull.tell(
                 "closing the connection that holds most: all together hold too much",
                 peer=heaviest.peer, bytes=heaviest.held_bytes, bytes_of_all=self._buffered_bytes,
             )  # fmt: skip
             heaviest.abort()
+            self._frees += 1
+            loop = asyncio.get_running_loop()
+            # Lost in the loop's next round; its memory is given back when that ends.
+            loop.call_soon(loop.call_soon, self._freed)
+
+    def _freed(self) -> None:
+        self._frees -= 1
+
+    @property
+    def is_freeing(self) -> bool:
+        """Whether connections have had to go whose memory is not free yet: until then no more is taken for answers."""
+        return self._frees > 0
 
     def next_request_id(self) -> int:
         """For a request that asks for one: server-wide, from 1."""

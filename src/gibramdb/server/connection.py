@@ -54,7 +54,6 @@ from gibramdb.wire.codec import (
     encode_error,
     encode_pipeline_response,
     encode_result,
-    objects_asked,
 )
 from gibramdb.wire.framing import FrameReader, encode_reply
 
@@ -69,8 +68,8 @@ log = logging.getLogger(__name__)
 
 OUTSTANDING_ANSWERS_MAX = 1024
 """On one connection; beyond it the server stops reading until some have left."""
-OUTSTANDING_OBJECTS_MAX = 250_000
-"""What those answers may tell of, all together, before the server stops reading: some 25 MB beside the state."""
+OUTSTANDING_BYTES_MAX = 32 * 1024 * 1024
+"""What those answers may take beside the state, all together, before the server stops reading."""
 PIPELINE_REPLY_BYTES = 64
 """What stands around each reply in a pipeline's answer, at most; one error fits in beside it."""
 HELD_BYTES_MAX = 256 * 1024
@@ -82,6 +81,10 @@ BYTES_PER_SECOND_MIN = 16 * 1024
 TLS_WRITE_BYTES = 128 * 1024
 """What is handed to an encrypted connection at once. It takes all that it is given, and tells only from the next write
 on that the client is slow; a large answer would lie in it uncounted."""
+UNCOUNTED_BYTES = 16 * 1024
+"""Less than this in a transport whose client is not slow is on its way, and counts for nothing."""
+UNCOUNTED_ANSWER_BYTES = 256 * 1024
+"""While a pipeline runs, what its answers take is counted in steps of this."""
 AUTH_FRAME_BYTES_MAX = 4_096
 """Nobody needs a longer one to say who they are."""
 TURN_US_MAX = 5_000
@@ -98,12 +101,12 @@ class _Slot:
     Of the request it keeps what the answer needs: a payload may be large.
     """
 
-    __slots__ = ("answer", "inner", "number", "objects", "request_id")
+    __slots__ = ("answer", "inner", "number", "request_id", "taken_bytes")
 
     def __init__(self, request_id: int, number: int) -> None:
         self.request_id = request_id
         self.number = number
-        self.objects = 0
+        self.taken_bytes = 0  # by the answer, or the answers of a pipeline, until it is bytes
         self.inner: Sequence[tuple[int, int]] = ()  # a pipeline's: request id and number of each command
         self.answer: Answer | _Replies | bytes | None = None
 
@@ -114,7 +117,7 @@ class _Replies:
     def __init__(self, requests: Sequence[tuple[int, int]], answers: Sequence[Answer]) -> None:
         self._left = deque(zip(requests, answers, strict=False))
         self._replies: list[tuple[int, int, bytes]] = []
-        self._bytes = 0
+        self.encoded_bytes = 0
 
     def encode_one(self) -> bool:
         """Returns whether that was the last. As many as one answer can hold; then it says that there were more."""
@@ -122,8 +125,8 @@ class _Replies:
             return True
         (request_id, command_number), answer = self._left.popleft()
         number, payload = _reply(command_number, answer)
-        self._bytes += len(payload) + PIPELINE_REPLY_BYTES
-        if self._bytes > REPLY_PAYLOAD_BYTES_MAX:
+        self.encoded_bytes += len(payload) + PIPELINE_REPLY_BYTES
+        if self.encoded_bytes > REPLY_PAYLOAD_BYTES_MAX:
             refusal = AnswerTooLargeError(
                 f"answer too large: the replies of this pipeline exceed {REPLY_PAYLOAD_BYTES_MAX} bytes from here on; "
                 "its commands have been carried out"
@@ -135,8 +138,9 @@ class _Replies:
 
     def frame(self, request_id: int) -> bytes:
         """All of them; ends its use."""
-        replies, self._replies = self._replies, []
-        return encode_reply(request_id, CommandNumber.PIPELINE_RESPONSE, encode_pipeline_response(replies))
+        payload = encode_pipeline_response(self._replies)
+        self._replies.clear()  # before it is copied into the frame
+        return encode_reply(request_id, CommandNumber.PIPELINE_RESPONSE, payload)
 
 
 class _Mark(NamedTuple):
@@ -159,16 +163,16 @@ class Connection(asyncio.Protocol):
         self._frames_taken = 0
         self._coming: _Mark | None = None  # a half-sent frame, since the server looked
         self._going: _Mark | None = None  # answers that the client does not take
-        self.held_bytes = 0  # of both, as the server counts them
-        self._held_coming_bytes = 0
+        self.held_bytes = 0  # of requests and answers, as the server counts them
         self._slots: deque[_Slot] = deque()
         self._transport: asyncio.Transport | None = None
         self._waits_for: _Slot | None = None  # its command has not run yet
+        self._waiting_bytes = 0  # of that request
         self._stop_pipeline: Callable[[], None] | None = None  # of the one that has not ended yet
         self._leave_check: Leave | None = None  # of the key that was shown
-        self._outstanding_objects = 0
+        self._outstanding_bytes = 0  # taken by the answers in the slots
         self._frames: list[bytes] = []  # encoded in this turn
-        self._held_bytes = 0
+        self._frames_bytes = 0
         self._is_encrypted = False
         self._unsent = memoryview(b"")  # of an encrypted connection, whose client is slow
         self._is_pumping = False
@@ -178,6 +182,7 @@ class Connection(asyncio.Protocol):
         self._is_reading = True
         self._has_heard_all = False
         self._is_leaving = False
+        self._is_over = False
         self.peer = peer
         self.was_made = False
         self.is_given_up = False
@@ -202,17 +207,8 @@ class Connection(asyncio.Protocol):
         del exc
         if self._transport is None:
             return  # it was said already
-        self._is_leaving = True
         self._transport = None
-        self._slots.clear()
-        if self._stop_pipeline is not None:
-            self._stop_pipeline()
-        if self._leave_check is not None:
-            self._leave_check()
-        self._frames.clear()
-        self._unsent = memoryview(b"")
-        self._reader = FrameReader(0)
-        self._hold(0, 0)
+        self._let_go()
         if self.was_made:
             self._server.forget(self)
 
@@ -237,33 +233,51 @@ class Connection(asyncio.Protocol):
         """The client takes its answers too slowly."""
         self._is_peer_slow = True
         self._regulate()
-        self._hold_going()
+        self._hold()
 
     def resume_writing(self) -> None:
         """The client has caught up."""
         self._is_peer_slow = False
         self._going = None
         self._write_unsent()
-        self._hold_going()
         self._pump()
 
-    def _hold_coming(self) -> None:
-        coming_bytes = self._reader.pending_bytes
-        if coming_bytes != self._held_coming_bytes:
-            self._hold(coming_bytes, self.held_bytes - self._held_coming_bytes)
+    def recount(self) -> int:
+        """Find out how much it holds; by how much that is more than it was. Whoever asks tells the server."""
+        held_bytes = 0
+        transport = self._transport
+        if transport is not None and not self._is_over:
+            going_bytes = transport.get_write_buffer_size()
+            if self._is_peer_slow or going_bytes >= UNCOUNTED_BYTES:
+                held_bytes += going_bytes + len(self._unsent)
+            held_bytes += self._reader.pending_bytes + self._outstanding_bytes
+            if self._waits_for is not None:
+                held_bytes += self._waiting_bytes
+            first = self._slots[0].answer if self._slots else None
+            if isinstance(first, _Replies):
+                held_bytes += first.encoded_bytes
+        more_bytes = held_bytes - self.held_bytes
+        self.held_bytes = held_bytes
+        return more_bytes
 
-    def _hold_going(self) -> None:
-        going_bytes = 0
-        if self._is_peer_slow and self._transport is not None:
-            going_bytes = self._transport.get_write_buffer_size() + len(self._unsent)
-        self._hold(self._held_coming_bytes, going_bytes)
-
-    def _hold(self, coming_bytes: int, going_bytes: int) -> None:
+    def _hold(self) -> None:
         """Tell the server how much this connection holds; it may be the one that has to go."""
-        before_bytes = self.held_bytes
-        self._held_coming_bytes = coming_bytes
-        self.held_bytes = coming_bytes + going_bytes
-        self._server.count_held(self.held_bytes - before_bytes)
+        more_bytes = self.recount()
+        if more_bytes:
+            self._server.count_held(more_bytes)
+
+    def _let_go(self) -> None:
+        """Hold nothing more."""
+        self._is_leaving = self._is_over = True
+        self._slots.clear()
+        if self._stop_pipeline is not None:
+            self._stop_pipeline()
+        if self._leave_check is not None:
+            self._leave_check()
+        self._frames.clear()
+        self._unsent = memoryview(b"")
+        self._reader = FrameReader(0)
+        self._hold()
 
     # --- who it is ----------------------------------------------------------------------------------------------------
 
@@ -334,6 +348,7 @@ class Connection(asyncio.Protocol):
             self.abort()
         elif self._principal.is_expired():
             self.leave()
+        self._hold()  # what the client has taken since the last look
 
     def _is_stalled(self, now_us: int) -> bool:
         """Whether a half-sent frame, or answers not taken, have moved too little since the server began to look."""
@@ -389,7 +404,7 @@ class Connection(asyncio.Protocol):
         if is_unfinished:
             self._take_turn_soon()
         self._regulate()
-        self._hold_coming()
+        self._hold()
 
     def _step(self) -> bool:
         """Run the next command, unless an answer may leave; whether there was either."""
@@ -403,9 +418,13 @@ class Connection(asyncio.Protocol):
                 return False
             self._frames_taken += 1
             self._serve(decode_request(body))
-            if slots[0].answer is None:
+            self._waiting_bytes = len(body)
+            if not slots or slots[0].answer is None:
                 return True
         if self._is_peer_slow:
+            return False
+        if self._server.is_freeing:
+            self._take_turn_soon()
             return False
         answer = slots[0].answer
         if not isinstance(answer, _Replies) or answer.encode_one():
@@ -428,7 +447,7 @@ class Connection(asyncio.Protocol):
             and not self._is_leaving
             and not self._is_peer_slow
             and len(self._slots) < OUTSTANDING_ANSWERS_MAX
-            and self._outstanding_objects < OUTSTANDING_OBJECTS_MAX
+            and self._outstanding_bytes < OUTSTANDING_BYTES_MAX
         )
 
     def _listens_while_it_waits(self) -> bool:
@@ -468,8 +487,8 @@ class Connection(asyncio.Protocol):
             return
         if principal is not None:
             command = principal.scoped(command)
-        self._weigh(slot, command)
-        if not self._server.database.submit(command, partial(self._fill, slot)) and slot.answer is None:
+        has_run = self._server.database.submit(command, partial(self._fill, slot), partial(self._weigh, slot))
+        if not has_run and slot.answer is None:
             self._waits_for = slot
 
     def _serve_pipeline(self, request: Request, slot: _Slot) -> None:
@@ -482,12 +501,12 @@ class Connection(asyncio.Protocol):
         items: list[Command | GibramError] = []
         for each in inner:
             items.append(self._decoded(each, is_first=not items))
-            self._weigh(slot, items[-1])
             if isinstance(items[-1], GibramError):
                 break  # what stands behind it is not run
+        self._weigh(slot, limits.ANSWERED_OBJECT_BYTES * len(inner))  # the commands and their numbers
         self._waits_for = slot
-        answered = partial(self._answered, slot)
-        stop = self._server.database.submit_batch(items, answered, limits.PIPELINE_OBJECTS_MAX)
+        answered, weigh = partial(self._answered, slot), partial(self._weigh, slot)
+        stop = self._server.database.submit_batch(items, answered, weigh, is_bounded=True)
         if slot.answer is None:
             self._stop_pipeline = stop
 
@@ -495,10 +514,11 @@ class Connection(asyncio.Protocol):
         self._stop_pipeline = None
         self._fill(slot, _Replies(slot.inner, answers))
 
-    def _weigh(self, slot: _Slot, command: Command | GibramError) -> None:
-        objects = objects_asked(command)
-        slot.objects += objects
-        self._outstanding_objects += objects
+    def _weigh(self, slot: _Slot, taken_bytes: int) -> None:
+        slot.taken_bytes += taken_bytes
+        self._outstanding_bytes += taken_bytes
+        if not self._is_pumping and self._outstanding_bytes > self.held_bytes + UNCOUNTED_ANSWER_BYTES:
+            self._hold()  # otherwise the turn does it at its end
 
     def _decoded(self, request: Request, *, is_first: bool) -> Command | GibramError:
         """A command of a pipeline, or why there is none; the first is paid for by the frame around them."""
@@ -531,20 +551,21 @@ class Connection(asyncio.Protocol):
             # The store lets go of many answers at once: they leave together, within the time of a turn.
             if was_waited_for or slots[0] is slot:
                 self._take_turn_soon()
-        elif self._is_reading and not was_waited_for:
+        elif self._is_reading and not was_waited_for and not self._server.is_freeing:
             self._encode_next()
             self._send()
+            self._hold()
         else:
             self._pump()
 
     def _encode_next(self) -> None:
         """Turn the first answer, which is there, into bytes."""
         slot = self._slots.popleft()
-        self._outstanding_objects -= slot.objects
+        self._outstanding_bytes -= slot.taken_bytes
         frame = _frame(slot)
         self._frames.append(frame)
-        self._held_bytes += len(frame)
-        if self._held_bytes > HELD_BYTES_MAX:
+        self._frames_bytes += len(frame)
+        if self._frames_bytes > HELD_BYTES_MAX:
             self._send()
 
     def _send(self) -> None:
@@ -553,7 +574,7 @@ class Connection(asyncio.Protocol):
         frames = self._frames
         if frames:
             self._frames = []
-            self._held_bytes = 0
+            self._frames_bytes = 0
             if transport is not None and not transport.is_closing():
                 data = frames[0] if len(frames) == 1 else b"".join(frames)
                 if self._is_encrypted and len(data) > TLS_WRITE_BYTES:
@@ -573,8 +594,6 @@ class Connection(asyncio.Protocol):
                 return
             piece, self._unsent = self._unsent[:TLS_WRITE_BYTES], self._unsent[TLS_WRITE_BYTES:]
             self._transport.write(piece)
-        if self._unsent:
-            self._hold_going()
 
     def leave(self) -> None:
         """Take no more requests; close when the last answer has left."""
@@ -590,10 +609,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once, and hold nothing more."""
-        self._is_leaving = True
-        self._reader = FrameReader(0)
-        self._unsent = memoryview(b"")
-        self._hold(0, 0)
+        self._let_go()
         if self._transport is not None:
             self._transport.abort()
 
