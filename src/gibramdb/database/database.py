@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -170,11 +170,13 @@ class Database:
 
     def submit_batch(
         self,
-        items: Sequence[Command | GibramError],
+        items: Iterable[Command | GibramError],
         done: Callable[[list[Answer]], None],
         objects_max: int | None = None,
     ) -> Callable[[], None]:
         """Run commands one after the other, up to the first that fails; an error in `items` is one that has failed.
+
+        Each is taken out of `items` when it is to run.
 
         Once the answers tell of `objects_max` objects, the next command is refused.
 
@@ -724,17 +726,19 @@ class _Batch:
     def __init__(
         self,
         database: Database,
-        items: Sequence[Command | GibramError],
+        items: Iterable[Command | GibramError],
         done: Callable[[list[Answer]], None],
         objects_max: int | None,
     ) -> None:
         self._database = database
-        self._items = items
+        self._items = iter(items)
         self._done = done
         self._answers: list[Answer] = []
         self._objects = 0
         self._objects_max = objects_max
         self._is_stopped = False
+        self._is_write = False  # the command that is under way
+        self._has_changed = False
         self._lsn = NO_LSN
 
     def stop(self) -> None:
@@ -746,7 +750,8 @@ class _Batch:
         database = self._database
         ends_us = database._clock.steady_us() + BATCH_TURN_US  # noqa: SLF001 (as below)
         while True:
-            if len(self._answers) == len(self._items) or self._is_stopped:
+            item = None if self._is_stopped else next(self._items, None)
+            if item is None:
                 self._finish()
                 return
             if self._objects_max is not None and self._objects >= self._objects_max:
@@ -758,11 +763,11 @@ class _Batch:
                 )
                 self._finish()
                 return
-            item = self._items[len(self._answers)]
             if isinstance(item, GibramError):
                 self._answers.append(item)
                 self._finish()
                 return
+            self._is_write = isinstance(item, WriteCommand)
             executed = database._start(item, self._resume)  # noqa: SLF001 (one class in two: the batch is the database's own)
             if executed is None:
                 return
@@ -782,6 +787,7 @@ class _Batch:
         if isinstance(answer, GibramError):
             self._finish()
             return False
+        self._has_changed |= self._is_write
         self._objects += objects_in(answer)
         return True
 
@@ -796,11 +802,7 @@ class _Batch:
                 self._done(answers)
 
         last = answers[-1] if answers else Done()
-        has_changed = any(
-            isinstance(item, WriteCommand) and not isinstance(answer, GibramError)
-            for item, answer in zip(self._items, answers, strict=False)
-        )
-        self._database._answer(last, self._lsn, release, has_changed=has_changed)  # noqa: SLF001 (as above)
+        self._database._answer(last, self._lsn, release, has_changed=self._has_changed)  # noqa: SLF001 (as above)
 
 
 def _give(taker: Callable[..., None], *answer: Answer | Lsn) -> None:

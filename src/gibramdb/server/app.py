@@ -15,7 +15,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -69,7 +69,7 @@ class _Recovering:
 
     def submit_batch(
         self,
-        items: Sequence[Command | GibramError],
+        items: Iterable[Command | GibramError],
         done: Callable[[list[Answer]], None],
         objects_max: int | None = None,
     ) -> None:

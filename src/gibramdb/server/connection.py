@@ -21,7 +21,7 @@ import asyncio
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -460,15 +460,10 @@ class Connection(asyncio.Protocol):
             slot.answer = error.as_answer()
             return
         slot.inner = [(each.request_id or self._server.next_request_id(), each.number) for each in inner]
-        items: list[Command | GibramError] = []
-        for each in inner:
-            items.append(self._decoded(each, is_first=not items))
-            self._weigh(slot, items[-1])
-            if isinstance(items[-1], GibramError):
-                break  # what stands behind it is not run
         self._waits_for = slot
         answered = partial(self._answered, slot)
-        stop = self._server.database.submit_batch(items, answered, limits.PIPELINE_OBJECTS_MAX)
+        commands = self._commands_of(slot, inner)
+        stop = self._server.database.submit_batch(commands, answered, limits.PIPELINE_OBJECTS_MAX)
         if slot.answer is None:
             self._stop_pipeline = stop
 
@@ -480,6 +475,13 @@ class Connection(asyncio.Protocol):
         objects = objects_asked(command)
         slot.objects += objects
         self._outstanding_objects += objects
+
+    def _commands_of(self, slot: _Slot, inner: Sequence[Request]) -> Iterator[Command | GibramError]:
+        """Each is decoded when it is to run: a small payload may hold a hundred thousand items, and so may the next."""
+        for index, request in enumerate(inner):
+            item = self._decoded(request, is_first=index == 0)
+            self._weigh(slot, item)
+            yield item
 
     def _decoded(self, request: Request, *, is_first: bool) -> Command | GibramError:
         """A command of a pipeline, or why there is none; the first is paid for by the frame around them."""
