@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,3 +29,10 @@ def test_each_letter_of_all_alone_and_beside_one_that_expands() -> None:
 @given(st.text(st.one_of(st.sampled_from(EXPANDING), st.characters(exclude_categories=[]))))
 def test_a_title_is_its_letters(title: str) -> None:
     assert normalise_title(title) == "".join(map(upper_one_to_one, title.strip(WHITE_SPACE)))
+
+
+def test_two_million_letters_are_no_work() -> None:
+    normalise_title("\u00df")
+    began_s = time.thread_time()
+    assert len(normalise_title("\u00df" * 2_000_000)) == 2_000_000
+    assert time.thread_time() - began_s < 0.3
