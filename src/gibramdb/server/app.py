@@ -111,6 +111,8 @@ class Server:
         self.stall_timeout_us = security.stall_timeout_ms * 1000
         self._buffered_bytes_max = security.buffered_bytes_max
         self._buffered_bytes = 0
+        self.is_round_over = False
+        self._waiting: dict[Connection, None] = {}  # for the next round, in the order of its keys
         self._last_request_id = 0
         self._is_stopping = False
         self._all_gone: asyncio.Event | None = None  # while stopping
@@ -143,6 +145,23 @@ class Server:
                 peer=heaviest.peer, bytes=heaviest.held_bytes, bytes_of_all=self._buffered_bytes,
             )  # fmt: skip
             heaviest.abort()
+
+    def end_round(self) -> None:
+        """One connection has had a long turn: whoever has a large frame waits for the loop's next round."""
+        if not self.is_round_over:
+            self.is_round_over = True
+            asyncio.get_running_loop().call_soon(self._begin_round)
+
+    def take_turn_next(self, connection: Connection) -> None:
+        """In one of the next rounds, behind those that wait already."""
+        self._waiting[connection] = None
+
+    def _begin_round(self) -> None:
+        self.is_round_over = False
+        while self._waiting and not self.is_round_over:
+            connection = next(iter(self._waiting))
+            del self._waiting[connection]
+            connection.take_turn()
 
     def next_request_id(self) -> int:
         """For a request that asks for one: server-wide, from 1."""

@@ -86,6 +86,9 @@ AUTH_FRAME_BYTES_MAX = 4_096
 """Nobody needs a longer one to say who they are."""
 TURN_US_MAX = 5_000
 """So long one connection may keep the loop; what it still wants is done after the others had their turn."""
+LARGE_FRAME_BYTES = 16 * 1024
+"""What may take long to read. Once a turn has been long, no other of these is begun in the same round of the loop: who
+wants little waits for one of them, and not for one of every connection."""
 
 RATE_LIMITED = "rate limit exceeded"
 
@@ -350,6 +353,12 @@ class Connection(asyncio.Protocol):
         """One turn: run every command that has arrived and may run, send every answer that may leave."""
         if self._is_pumping:
             return
+        if self._server.is_round_over and self._reader.pending_bytes >= LARGE_FRAME_BYTES:
+            self._server.take_turn_next(self)
+            self._ran_out_of_time = True
+            self._regulate()
+            self._hold_coming()
+            return
         self._is_pumping = True
         is_unfinished = False
         try:
@@ -369,6 +378,7 @@ class Connection(asyncio.Protocol):
         self._send()
         self._ran_out_of_time = is_unfinished
         if is_unfinished:
+            self._server.end_round()
             self._take_turn_soon()
         self._regulate()
         self._hold_coming()
@@ -396,9 +406,10 @@ class Connection(asyncio.Protocol):
     def _take_turn_soon(self) -> None:
         if not self._is_turn_due:
             self._is_turn_due = True
-            asyncio.get_running_loop().call_soon(self._take_turn)
+            asyncio.get_running_loop().call_soon(self.take_turn)
 
-    def _take_turn(self) -> None:
+    def take_turn(self) -> None:
+        """Go on where time had run out; the server calls this when it is this connection's turn."""
         self._is_turn_due = False
         self._ran_out_of_time = False
         self._pump()
