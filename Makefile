@@ -18,8 +18,9 @@ setup: .venv/ready
 demo: setup
 	@$(BIN)/python -m demo $(ARGS)
 
+# Two files at a time, since most of a test's time is waiting; more would disturb what is timed.
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Format, lint, types, arrows, generated files; then the tests.
 check: setup

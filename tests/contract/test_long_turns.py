@@ -18,7 +18,7 @@ from gibramdb.database.database import Answer
 from gibramdb.errors import ClosedError, DiskFullError, GibramError
 from gibramdb.model import commands as c
 from gibramdb.model.knowledge import Entity
-from gibramdb.model.results import Detected, Digest, Done, Health, Pong
+from gibramdb.model.results import Created, Detected, Digest, Done, Health, Pong
 from gibramdb.storage import wal
 
 ENTITIES = 60
@@ -154,8 +154,10 @@ def test_what_was_held_back_runs_in_turns_and_in_order() -> None:
     store.close()
 
 
-def expiring(count: int) -> OwnedStore:
-    store = OwnedStore(clock=SteppingClock())
+def expiring(count: int, flags: dict[str, str] | None = None) -> OwnedStore:
+    """So many small sessions whose time is over, and a large one."""
+    store = OwnedStore(clock=SteppingClock(), flags=flags)
+    store.run(c.AddEntities("big", tuple(NewEntity(f"e{n}", f"e{n}") for n in range(ENTITIES))))
     for number in range(count):
         store.run(c.AddEntities(f"s{number}", (NewEntity("e", "e"),)))
         store.run(c.SetSessionTtl(f"s{number}", ttl_s=1))
@@ -195,8 +197,55 @@ def test_a_sweep_that_can_not_go_on_waits_for_the_next(reason: str, monkeypatch:
     if reason == "held back":
         store.database.resume(None)
         store.sweep()
-        while store.state.sessions:
+        while len(store.state.sessions) > 1:
             store.turn()
+    store.close()
+
+
+def test_sessions_end_while_somebody_always_asks_for_more_behind_a_long_command() -> None:
+    store = expiring(4)
+    long = store.start(c.RebuildIndexes("big"))
+    assert not long
+    asked = 0
+
+    def ask_again(answer: Answer) -> None:
+        nonlocal asked
+        assert not isinstance(answer, GibramError)
+        asked += 1
+        if asked < 500:
+            store.database.submit(c.GetEntity("big", 1), ask_again)
+
+    store.database.submit(c.GetEntity("big", 1), ask_again)
+    while asked < 100:
+        store.turn()
+    assert store.database._held is not None, "there is always something held back"
+    store.sweep()
+    while set(store.state.sessions) > {"big"}:
+        assert asked < 500
+        store.turn()
+    store.close()
+
+
+def test_a_write_behind_a_long_command_finds_the_room_that_sessions_leave_which_are_over() -> None:
+    store = expiring(4, flags={"security.max_sessions": "5"})
+    assert not store.start(c.RebuildIndexes("big"))
+    assert isinstance(store.run(c.AddEntities("new", (NewEntity("e", "e"),))), Created)
+    store.close()
+
+
+def test_sessions_that_are_deleted_during_a_sweep_of_a_full_store_are_passed_over() -> None:
+    store = expiring(300, flags={"security.max_sessions": "301"})
+    store.sweep()
+    for name in store.database._over[-250:]:
+        store.start(c.DeleteSession(name))
+    begun = [
+        store.start(c.AddEntities(f"new{n}", (NewEntity("e", "e"),))) for n in range(301 - len(store.state.sessions))
+    ]
+    while not all(begun):
+        store.turn()
+    assert {type(answers[0]) for answers in begun} == {Created}
+    while {name[:3] for name in store.state.sessions} != {"new", "big"}:
+        store.turn()
     store.close()
 
 

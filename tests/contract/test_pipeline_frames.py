@@ -12,7 +12,7 @@ import pytest
 from support.server import Server
 
 from gibramdb import NewDocument, NewEntity
-from gibramdb.errors import AnswerTooLargeError, LimitExceededError
+from gibramdb.errors import AnswerTooLargeError, LimitExceededError, PipelineFullError
 from gibramdb.model import commands as c
 from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec import CommandNumber as N
@@ -109,9 +109,19 @@ def test_no_more_is_run_once_its_answers_tell_of_too_much(server: Server) -> Non
     replies = pipeline(server, [*lists, inner(add("p7", "late"), 99)])
     assert [reply.cmd_type for reply in replies] == [N.ENTITIES_RESPONSE] * 10 + [N.ERROR]
     refusal = pb.Error.FromString(replies[-1].payload)
-    assert (refusal.code, refusal.message[:16]) == (LimitExceededError.code, "answers too many")
+    assert (refusal.code, refusal.message[:16]) == (PipelineFullError.code, "answers too many")
     with server.connect() as store:
         assert store.session("p7").info().document_count == 0
+    # Our client goes on with the rest in the next, whatever the batch is made of.
+    batches: list[list[c.Command]] = [
+        [*[c.ListEntities("p7", 0, 10_000)] * 10, add("p7", "first")],
+        [*[c.ListEntities("p7", 0, 9_999)] * 10, *(add("p7", f"d{number}") for number in range(20))],
+        [*[c.GetEntities("p7", tuple(range(1, 1_001)))] * 99, *[c.GetEntity("p7", 1)] * 1_500, add("p7", "last")],
+    ]
+    with server.connect() as store:
+        for batch in batches:
+            assert len(store.execute_many(batch)) == len(batch)
+        assert store.session("p7").info().document_count == 22
 
 
 def test_replies_that_do_not_fit_say_that_all_was_carried_out(server: Server) -> None:

@@ -60,7 +60,7 @@ def test_a_store_whose_markers_and_log_disagree_says_so_and_can_be_accepted() ->
     open_store(CONFIG, FakeClock(), lambda call: None, disk).close()
 
 
-@pytest.mark.parametrize("operation", ["open_read", "list_dir", "sync_dir", "open_write", "lock_exclusive"])
+@pytest.mark.parametrize("operation", ["open_read", "list_dir", "sync_dir", "open_write", "lock"])
 def test_what_may_not_be_read_or_written_is_no_first_start(operation: str) -> None:
     disk = FaultyDisk(ROOT)
     open_store(CONFIG, FakeClock(), lambda call: None, disk).close()

@@ -69,8 +69,8 @@ class StoppingDisk(OsFileSystem):
         self._change()
         super().unlink(path)
 
-    def lock_exclusive(self, path: Path, *, create: bool = True) -> int:
-        self._locks.append(super().lock_exclusive(path, create=create))
+    def lock(self, path: Path, *, create: bool = True) -> int:
+        self._locks.append(super().lock(path, create=create))
         return self._locks[-1]
 
     def die(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import threading
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +12,17 @@ from pathlib import Path
 import pytest
 from support.faulty_disk import FaultyDisk
 from support.logs import FOLDER, HEADER, PATH, WALL_MS, disk_with, ends, make_log, read_all, write_group
-from support.owned_store import OwnedStore
+from support.owned_store import ROOT, OwnedStore
 
-from gibramdb import NewDocument
+from gibramdb import NewDocument, NewEntity
 from gibramdb.database.database import Answer
+from gibramdb.database.snapshot_files import SnapshotFiles
 from gibramdb.errors import HaltedError, LimitExceededError, OutcomeUnknownError, StorageError
 from gibramdb.model import commands as c
 from gibramdb.model.ids import NO_LSN
 from gibramdb.storage import wal
 from gibramdb.storage.files import OsFileSystem
+from gibramdb.storage.snapshot import Manifest
 from gibramdb.storage.wal import MARKER_BYTES, RESERVE_BYTES, LogWriter, framed_size, log_path
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -335,4 +338,35 @@ def test_of_a_pipeline_whose_writes_may_be_kept_the_outcome_is_unknown_also_if_i
     assert isinstance(pending[0], OutcomeUnknownError)
     assert isinstance(answers[0][0], OutcomeUnknownError) == is_changed
     assert isinstance(answers[0][0], HaltedError)
+    store.close()
+
+
+@pytest.mark.parametrize("publishes", [False, True])
+def test_a_log_whose_close_reports_an_error_lets_go_of_the_store_all_the_same(
+    publishes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is synced by then. A snapshot that is being published must not wait for a log that is gone."""
+    store = OwnedStore()
+    store.run(c.AddEntities("s", (NewEntity("e", "e"),)))
+    if publishes:
+        publish, is_there, may_go_on = SnapshotFiles.publish, threading.Event(), threading.Event()
+
+        def slowly(files: SnapshotFiles, manifest: Manifest) -> None:
+            is_there.set()
+            assert may_go_on.wait(20)
+            publish(files, manifest)
+
+        monkeypatch.setattr(SnapshotFiles, "publish", slowly)
+        store.start(c.Checkpoint())
+        assert is_there.wait(20)
+        threading.Timer(0.3, may_go_on.set).start()
+    digest = store.digest()
+    store.disk.fail_below(ROOT / "data" / "session_wal", "close", errno.EIO, at=1)
+    closing = threading.Thread(target=store.close, daemon=True)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
+    store.disk.forgive()
+    store._store = store._open()
+    assert store.digest() == digest
     store.close()

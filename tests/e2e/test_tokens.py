@@ -6,6 +6,8 @@ import asyncio
 import socket
 import threading
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ from support.peer import Peer, pong
 from support.server import Server
 
 import gibramdb
-from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit
+from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit, Session
+from gibramdb.async_opening import Opening
 from gibramdb.errors import InvalidArgumentError, OutcomeUnknownError
 from gibramdb.model import commands as c
 from gibramdb.model.results import Created, Health
@@ -250,3 +253,59 @@ def test_the_async_face_and_the_store_in_this_process() -> None:
         assert session.once(b"n").add_relationship(1, 2, weight=0.5) == first
         with pytest.raises(InvalidArgumentError, match="token too large: 65 bytes"):
             db.session("s").once(bytes(65)).add_document("d")
+
+
+Marked = tuple[Session, Session]
+VIEWS: dict[str, Callable[[Session], Marked]] = {
+    "first, then the view": lambda job: (job, job.with_timeout(60)),
+    "the view, then first": lambda job: (job.with_timeout(60), job),
+    "two views": lambda job: (job.with_timeout(60), job.with_timeout(50)),
+    "a view of a view": lambda job: (job.with_timeout(60), job.with_timeout(50).with_timeout(40)),
+}
+
+
+@pytest.mark.parametrize("way", ["embedded", "over the wire"])
+@pytest.mark.parametrize("order", VIEWS)
+def test_views_of_a_job_never_give_the_same_token_twice(way: str, order: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        if way == "embedded":
+            db = stack.enter_context(gibramdb.open(vector_dim=8))
+        else:
+            db = stack.enter_context(stack.enter_context(Server(tmp_path, mode="ephemeral")).connect())
+        for attempt in (1, 2):
+            first, second = VIEWS[order](db.session("s").once(b"j"))
+            document = first.add_document("d")
+            first.delete_document(document)
+            again = second.add_document("d")
+            assert again != document, f"attempt {attempt}"
+            assert [each.id for each in db.session("s").documents()] == [again], "the same calls, carried out once"
+
+
+@pytest.mark.parametrize("way", ["embedded", "over the wire"])
+def test_views_of_a_job_on_the_event_loop(way: str, tmp_path: Path) -> None:
+    async def run(opening: Opening) -> None:
+        async with opening as db:
+            for swap in (False, True):
+                session = db.session(f"s{swap}")
+                job = session.once(b"j")
+                first, second = (job.with_timeout(60), job) if swap else (job, job.with_timeout(60))
+                document = await first.add_document("d")
+                await first.delete_document(document)
+                again = await second.add_document("d")
+                assert [each.id async for each in session.documents()] == [again]
+
+    with ExitStack() as stack:
+        if way == "embedded":
+            opening = gibramdb.open_async(vector_dim=8)
+        else:
+            server = stack.enter_context(Server(tmp_path, mode="ephemeral"))
+            opening = gibramdb.connect_async(f"gibram://127.0.0.1:{server.port}")
+        asyncio.run(run(opening))
+
+
+def test_a_job_within_a_job_has_its_own_tokens() -> None:
+    with gibramdb.open(vector_dim=8) as db:
+        outer = db.session("s").once(b"outer")
+        document = outer.once(b"inner").add_document("d")
+        assert outer.once(b"inner").add_document("d") == document
+        assert outer.add_document("d2") != document

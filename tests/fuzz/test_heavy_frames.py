@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from support.fuzzing import quick_directory
 from support.heavy_frames import FRAME_BYTES_MAX, HeavyTarget, heavy_seeds, known_heavy
@@ -32,7 +32,12 @@ def test_the_heaviest_frames_that_are_known_keep_nobody_waiting(heavy: HeavyTarg
     heavy.serve(KNOWN[name])
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=set(Phase) - {Phase.shrink, Phase.explain},  # what is heavy is slow, and as short as it will get
+)
 @given(st.binary(min_size=4, max_size=60))
 def test_whatever_is_repeated_up_to_the_limit_keeps_nobody_waiting(heavy: HeavyTarget, data: bytes) -> None:
     heavy.run(data)

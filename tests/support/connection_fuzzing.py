@@ -37,7 +37,7 @@ from gibramdb.model import commands as c
 from gibramdb.model.commands import AdminCommand, Command
 from gibramdb.model.results import Health
 from gibramdb.server.app import Server
-from gibramdb.server.auth import Found, Gate
+from gibramdb.server.auth import Found, Gate, Leave
 from gibramdb.server.connection import Connection
 from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec import TABLE, CommandNumber, decode_request, encode_command, encode_pipeline, row_of
@@ -152,17 +152,24 @@ class WatchedGate(Gate):
 
     def __init__(self, keys: Sequence[ApiKey], rate_burst: int) -> None:
         super().__init__(keys, rate_burst, rate_burst)
-        self.waiting = 0
+        self.waiting: set[Found] = set()
 
-    def identify(self, peer: str, api_key: str, found: Found) -> None:
+    def identify(self, peer: str, api_key: str, found: Found) -> Leave:
         """See Gate."""
-        self.waiting += 1
+        self.waiting.add(found)
 
         def told(who: Any) -> None:
-            self.waiting -= 1
+            self.waiting.discard(found)
             found(who)
 
-        super().identify(peer, api_key, told)
+        leave = super().identify(peer, api_key, told)
+
+        def left() -> None:
+            self.waiting.discard(found)
+            if leave is not None:
+                leave()
+
+        return left
 
 
 class Line(asyncio.Transport):

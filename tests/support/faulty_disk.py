@@ -38,7 +38,7 @@ CHANGING = frozenset(
         "replace",
         "unlink",
         "sync_dir",
-        "lock_exclusive",
+        "lock",
     }
 )
 
@@ -132,7 +132,7 @@ class FaultyDisk:
         self._folders = {folder: _Folder() for folder in folders}
         self._open: dict[int, tuple[Path, _File, bool]] = {}
         self._next_fd = 1000  # no number that the process has open, so that a mix-up is noticed
-        self._locks: dict[int, _File] = {}
+        self._locks: dict[int, tuple[_File, bool]] = {}  # and whether against everybody
         self._faults: list[tuple[str, int, int | None, int, int]] = []
         self._faults_below: list[list[Any]] = []
         self._stop_at: int | None = None
@@ -312,15 +312,15 @@ class FaultyDisk:
         self._begin("sync_dir", path)
         self._folder(path).old_names.clear()
 
-    def lock_exclusive(self, path: Path, *, create: bool = True) -> int:
-        self._begin("lock_exclusive", path)
+    def lock(self, path: Path, *, create: bool = True) -> int:
+        self._begin("lock", path)
         if create and path.name not in self._folder(path.parent).names:
             self._create(path)
         file = self._file(path)
-        if file in self._locks.values():
+        if any(held is file and (is_exclusive or create) for held, is_exclusive in self._locks.values()):
             raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), str(path))
         fd = self._opened(path, file, writable=True)
-        self._locks[fd] = file
+        self._locks[fd] = file, create
         return fd
 
     # --- inside ---

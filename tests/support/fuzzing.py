@@ -210,7 +210,7 @@ for _row in TABLE:
         "UNLINK_TEXTUNIT_ENTITY": "LinkTextUnitEntityRequest",
         "GET_ENTITY_BY_TITLE": "GetEntityByTitleRequest", "UPDATE_ENTITY_DESC": "UpdateEntityDescRequest",
         "COMPUTE_COMMUNITIES": "ComputeCommunitiesRequest", "HIERARCHICAL_LEIDEN": "HierarchicalLeidenRequest",
-        "QUERY": "QueryRequest", "EXPLAIN": "ExplainRequest", "SET_SESSION_TTL": "SetSessionTTLRequest",
+        "QUERY": "QueryRequest", "GET_EMBEDDINGS": "GetEmbeddingsRequest", "EXPLAIN": "ExplainRequest", "SET_SESSION_TTL": "SetSessionTTLRequest",
         "WAL_TRUNCATE": "WALTruncateRequest", "SAVE": "SaveRequest", "BGSAVE": "SaveRequest", "BGRESTORE": "RestoreRequest",
     }.get(_row.name)  # fmt: skip
     if _name is None and _row.name.startswith("GET_") and _row.name.endswith("_BY_EXTERNAL_ID"):

@@ -82,11 +82,18 @@ def test_names_are_made_replaced_and_removed(place: tuple[FileSystem, Path]) -> 
 
 def test_a_lock_has_one_owner_until_its_descriptor_is_closed(place: tuple[FileSystem, Path]) -> None:
     fs, folder = place
-    first = fs.lock_exclusive(folder / "LOCK")
+    first = fs.lock(folder / "LOCK")
     with pytest.raises(BlockingIOError):
-        fs.lock_exclusive(folder / "LOCK")
+        fs.lock(folder / "LOCK")
+    with pytest.raises(BlockingIOError):
+        fs.lock(folder / "LOCK", create=False)
     fs.close(first)
-    fs.close(fs.lock_exclusive(folder / "LOCK"))
+    readers = [fs.lock(folder / "LOCK", create=False) for _ in range(2)]
+    with pytest.raises(BlockingIOError):
+        fs.lock(folder / "LOCK")
+    for reader in readers:
+        fs.close(reader)
+    fs.close(fs.lock(folder / "LOCK"))
 
 
 def test_files_and_folders_are_their_owners_alone(tmp_path: Path) -> None:
@@ -95,7 +102,7 @@ def test_files_and_folders_are_their_owners_alone(tmp_path: Path) -> None:
     try:
         fs.make_dir(tmp_path / "folder")
         publish(fs, tmp_path / "file", b"")
-        fs.close(fs.lock_exclusive(tmp_path / "LOCK"))
+        fs.close(fs.lock(tmp_path / "LOCK"))
     finally:
         os.umask(previous)
     assert [(p.name, p.stat().st_mode & 0o777) for p in sorted(tmp_path.iterdir())] == [
@@ -110,7 +117,7 @@ def test_a_descriptor_is_not_inherited(tmp_path: Path) -> None:
     for fd in (
         fs.open_write(tmp_path / "a", create=True),
         fs.open_read(tmp_path / "a"),
-        fs.lock_exclusive(tmp_path / "L"),
+        fs.lock(tmp_path / "L"),
     ):
         assert not os.get_inheritable(fd)
         fs.close(fd)

@@ -34,6 +34,7 @@ from gibramdb.model.results import (
     QueryStats,
     SessionInfo,
     SessionPage,
+    StoredEmbeddings,
     TextUnitHit,
 )
 from gibramdb.wire import gibramdb_pb2 as pb
@@ -429,6 +430,21 @@ def test_a_query_result_too_large_for_a_reply_is_refused() -> None:
     hits = tuple(TextUnitHit(textunit, 0.5, 0) for textunit in LARGE)
     with pytest.raises(LimitExceededError, match="reply too large: 70"):
         encode_result(QueryResult(1, hits, (), (), (), QueryStats()), request(CommandNumber.QUERY))
+
+
+def test_embeddings_too_large_for_a_reply_are_refused() -> None:
+    found = StoredEmbeddings((1, 2), memoryview(bytes(REPLY_PAYLOAD_BYTES_MAX)), REPLY_PAYLOAD_BYTES_MAX // 8)
+    with pytest.raises(LimitExceededError, match="reply too large: 67108"):
+        encode_result(found, request(CommandNumber.GET_EMBEDDINGS))
+
+
+@pytest.mark.parametrize(("ids", "size_bytes", "vector_dim"), [((1,), 4, 2), ((1, 2), 8, 2), ((), 4, 1), ((), 0, 0)])
+def test_embeddings_that_are_not_one_for_each_id_are_no_answer(
+    ids: tuple[int, ...], size_bytes: int, vector_dim: int
+) -> None:
+    reply = pb.EmbeddingsResponse(ids=ids, vectors=bytes(size_bytes), vector_dim=vector_dim).SerializeToString()
+    with pytest.raises(ProtocolError, match=f"{size_bytes} bytes are not {len(ids)} embeddings"):
+        decode_reply(CommandNumber.EMBEDDINGS_RESPONSE, reply, c.GetEmbeddings("s", "entity", ids))
 
 
 def test_query_stats_are_present_even_when_they_are_empty() -> None:

@@ -54,7 +54,7 @@ ITERATIONS_MAX = 100
 """Leiden seldom finds anything after ten; each takes a tenth of a second for 80,000 relationships, and others wait."""
 HIERARCHY_LEVELS_MAX = 5
 GET_BYTES_MAX = 64 * 1024 * 1024
-"""The most text that one bulk read answers; ids may repeat, so a small request could ask for any amount."""
+"""The most text, or embeddings, that one bulk read answers; ids may repeat, so a small request could ask for more."""
 TTL_MS_MAX = 2**53
 """About 285,000 years: longer TTLs mean this."""
 

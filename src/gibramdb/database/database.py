@@ -46,6 +46,7 @@ from gibramdb.errors import (
     LimitExceededError,
     NotFoundError,
     OutcomeUnknownError,
+    PipelineFullError,
     UnavailableError,
 )
 from gibramdb.model import commands
@@ -178,7 +179,7 @@ class Database:
 
         Each is taken out of `items` when it is to run.
 
-        Once the answers tell of `objects_max` objects, the next command is refused.
+        Once the answers tell of `objects_max` objects, the next command is refused: PipelineFullError.
 
         Nothing is rolled back. `done` gets the answers of those that ran, once the last of them may be shown. What is
         returned may be called when nobody waits any more: then no further command is run.
@@ -609,15 +610,26 @@ class Database:
     def _expire_some(self) -> None:
         ends_us = self._clock.steady_us() + BATCH_TURN_US
         while self._over:
-            if self._held is not None or self._refusal() is not None:
+            if self._pauses or self._refusal() is not None:
                 self._over.clear()  # not now: the next sweep finds them again
-            elif not self.submit(commands.ExpireSession(self._over.pop()), _log_refusal):
+                return
+            name = self._over.pop()
+            if name not in self.state.sessions:
+                continue  # it has been deleted meanwhile
+            # Past the others that were held back: it changes nothing that they could see.
+            executed = self._run(commands.ExpireSession(name), self._expired)
+            if executed is None:
                 self._over.clear()  # there is no room for it in the log
-            elif self._over and self._clock.steady_us() >= ends_us:
+                return
+            self._expired(*executed)
+            if self._over and self._clock.steady_us() >= ends_us:
                 if not self._expires_later:
                     self._expires_later = True
                     self._post(self._expire_later)
                 return
+
+    def _expired(self, answer: Answer, lsn: Lsn) -> None:
+        self._answer(answer, lsn, _log_refusal, has_changed=not isinstance(answer, GibramError))
 
     def _expire_later(self) -> None:
         self._expires_later = False
@@ -756,7 +768,7 @@ class _Batch:
                 return
             if self._objects_max is not None and self._objects >= self._objects_max:
                 self._answers.append(
-                    LimitExceededError(
+                    PipelineFullError(
                         f"answers too many: this pipeline has been answered {self._objects} objects "
                         f"(max: {self._objects_max}); nothing was run from here on, send it in another"
                     )

@@ -393,7 +393,8 @@ class WalJournal:
         self.enqueue_marker()
         self._queue.put(_Stop())
         self._thread.join()
-        self._writer.close()
+        with contextlib.suppress(OSError):
+            self._writer.close()  # all is synced by now
         if self._failure is None:
             self._failure = ClosedError("the store is closed")
         self._refuse_waiting()

@@ -14,10 +14,10 @@ from gibramdb.core.table import Table
 from gibramdb.core.titles import normalise_title
 from gibramdb.errors import LimitExceededError, NotFoundError
 from gibramdb.model import commands
-from gibramdb.model.commands import ReadCommand
+from gibramdb.model.commands import ReadCommand, check_kind
 from gibramdb.model.knowledge import Community, Document, Entity, Relationship, TextUnit
-from gibramdb.model.results import Objects, Page, Result, SessionInfo, SessionPage
-from gibramdb.retrieval.query import entity_with_links, textunit_with_links
+from gibramdb.model.results import Objects, Page, Result, SessionInfo, SessionPage, StoredEmbeddings
+from gibramdb.retrieval.query import entity_with_links, textunit_with_links, vector_indexes
 
 T = TypeVar("T")
 
@@ -184,6 +184,21 @@ def _get_relationships(state: StoreState, command: commands.GetRelationships, no
     return Objects(tuple(_found(session.relationships, command.ids, limits.relationship_bytes)))
 
 
+def _get_embeddings(state: StoreState, command: commands.GetEmbeddings, now_ms: int) -> StoredEmbeddings:
+    session = _session_or_none(state, command.session_id, now_ms)
+    kind = check_kind(command.kind)
+    if session is None:
+        return StoredEmbeddings((), memoryview(b""), state.vector_dim)
+    index = vector_indexes(session)[kind]
+    ids = tuple([id for id in command.ids if id in index])
+    if len(ids) * index.row_bytes > limits.GET_BYTES_MAX:
+        raise LimitExceededError(
+            f"answer too large: {len(ids)} embeddings of {index.row_bytes} bytes each "
+            f"(max: {limits.GET_BYTES_MAX} bytes in all); ask for fewer"
+        )
+    return StoredEmbeddings(ids, index.pick(ids), state.vector_dim)
+
+
 def _page(table: Table[T], cursor: int, limit: int, weigh: Callable[[T], int]) -> tuple[list[T], bool]:
     wanted = limits.LIST_LIMIT_DEFAULT if limit <= 0 else min(limit, limits.LIST_LIMIT_MAX)
     records, has_more = table.after(cursor, wanted)
@@ -293,6 +308,7 @@ READS: dict[type[ReadCommand], Callable[[StoreState, Any, int], Result]] = {
     commands.GetTextUnits: _get_textunits,
     commands.GetEntities: _get_entities,
     commands.GetRelationships: _get_relationships,
+    commands.GetEmbeddings: _get_embeddings,
     commands.ListDocuments: _list_documents,
     commands.ListTextUnits: _list_textunits,
     commands.ListEntities: _list_entities,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
+from gibramdb.model.commands import check_kind
 from gibramdb.model.knowledge import Community, Document, Entity, Relationship, TextUnit
 
 T = TypeVar("T")
@@ -39,6 +42,26 @@ class Page(msgspec.Struct, Generic[T], frozen=True, gc=False):
 
     items: tuple[T, ...]
     next_cursor: int = 0
+
+
+class Rows(Protocol):
+    """Embeddings, put together when their bytes are asked for: an answer that waits for the log holds none of them."""
+
+    def tobytes(self) -> bytes:
+        """All of them, as little-endian float32."""
+        ...
+
+
+class StoredEmbeddings(msgspec.Struct, frozen=True, gc=False):
+    """Those of the embeddings asked for that are there: `rows` holds one for each of `ids`."""
+
+    ids: tuple[int, ...]
+    rows: Rows
+    vector_dim: int
+
+    def matrix(self) -> NDArray[np.float32]:
+        """Shape (len(ids), vector_dim), read-only."""
+        return np.frombuffer(self.rows.tobytes(), "<f4").reshape(len(self.ids), self.vector_dim)
 
 
 class Info(msgspec.Struct, frozen=True, gc=False):
@@ -161,11 +184,22 @@ class QueryResult(msgspec.Struct, frozen=True, gc=False):
     relationships: tuple[RelationshipHit, ...]
     stats: QueryStats
 
+    def arrays(self, kind: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Ids and scores of the hits of one kind, as they stand here. The score of a community is its similarity."""
+        hits = {
+            "textunit": [(hit.textunit.id, hit.score) for hit in self.textunits],
+            "entity": [(hit.entity.id, hit.score) for hit in self.entities],
+            "community": [(hit.community.id, hit.similarity) for hit in self.communities],
+        }[check_kind(kind)]
+        return np.array([id for id, _ in hits], np.int64), np.array([score for _, score in hits], np.float64)
+
 
 def objects_in(result: Result) -> int:
     """How many objects a result tells of, and so roughly what it weighs beside their texts."""
     if isinstance(result, Objects | Page | SessionPage):
         return len(result.items)
+    if isinstance(result, StoredEmbeddings):
+        return len(result.ids)
     if isinstance(result, QueryResult):
         return len(result.textunits) + len(result.entities) + len(result.communities) + len(result.relationships)
     if isinstance(result, Detected):
@@ -247,6 +281,7 @@ Result = (
     | Page[Entity]
     | Page[Relationship]
     | Page[Community]
+    | StoredEmbeddings
     | Document
     | TextUnit
     | Entity

@@ -97,7 +97,7 @@ def plan(session: SessionState, command: Query, vector_dim: int) -> Plan:
         NotFoundError: a seed entity is not there.
     """
     wanted = tuple(kind for kind in (command.search_types or SEED_KINDS) if kind in SEED_KINDS)
-    indexes = _indexes(session)
+    indexes = vector_indexes(session)
     usable = tuple(dict.fromkeys(kind for kind in wanted if len(indexes[kind])))
     skipped = tuple(kind for kind in wanted if not len(indexes[kind]))
     seed_ids = tuple(dict.fromkeys(command.seed_entity_ids))
@@ -126,7 +126,8 @@ def plan(session: SessionState, command: Query, vector_dim: int) -> Plan:
     )
 
 
-def _indexes(session: SessionState) -> dict[str, VectorIndex]:
+def vector_indexes(session: SessionState) -> dict[str, VectorIndex]:
+    """By kind, as in SEED_KINDS."""
     return {
         "textunit": session.textunit_vectors,
         "entity": session.entity_vectors,
@@ -195,7 +196,7 @@ def timed(result: QueryResult, duration_us: int) -> QueryResult:
 
 def _search(session: SessionState, asked: Plan) -> dict[str, list[tuple[int, float]]]:
     hits: dict[str, list[tuple[int, float]]] = {kind: [] for kind in SEED_KINDS}
-    indexes = _indexes(session)
+    indexes = vector_indexes(session)
 
     def is_admitted(id: int) -> bool:
         return _entity(session, id).type in asked.entity_types

@@ -7,6 +7,7 @@ stop    stop listening -> take no more requests -> make durable what was accepte
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 
 STOP_SECONDS_MAX = 4.0
 """How long clients may take to receive their last answers; a supervisor is promised an end within 5 s."""
+GOODBYE_SECONDS_MAX = 0.25
+"""How long those that have all their answers may take to say goodbye, as TLS asks of them; idle ones do not hear it."""
 SWITCH_INTERVAL_S = 0.0005
 """A busy worker thread gives the interpreter back after this time; Python's own 5 ms would be felt by every request."""
 DESCRIPTORS_KEPT = 64
@@ -182,16 +185,21 @@ class Server:
         for connection in list(self._connections):
             connection.leave()
         assert self._store is not None
-        if self._snapshot_on_stop:
+        snapshots = self._store.database.snapshots
+        if self._snapshot_on_stop and snapshots is not None and not snapshots.is_covered:
             await self._take_snapshot()
         self._store.close()
         if self._connections:
             self._all_gone = asyncio.Event()
-            try:
-                await asyncio.wait_for(self._all_gone.wait(), STOP_SECONDS_MAX)
-            except TimeoutError:
-                for connection in list(self._connections):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._all_gone.wait(), GOODBYE_SECONDS_MAX)
+            for connection in list(self._connections):
+                if connection.has_given_all():
                     connection.abort()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._all_gone.wait(), STOP_SECONDS_MAX)
+            for connection in list(self._connections):
+                connection.abort()
 
     async def _take_snapshot(self) -> None:
         taken: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -365,10 +373,17 @@ async def _watch(server: Server) -> None:
     shortest_s = min(server.unauth_timeout_us, server.idle_timeout_us, server.stall_timeout_us) / 1_000_000
     while True:
         await asyncio.sleep(min(CHECK_S_MAX, shortest_s / CHECKS_PER_TIMEOUT))
-        server.check_connections()
+        _look(server.check_connections)
 
 
 async def _sweep(database: Database, every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
-        database.expire_sessions()
+        _look(database.expire_sessions)
+
+
+def _look(look: Callable[[], None]) -> None:
+    try:
+        look()
+    except Exception:  # the edge of one look: a defect in it must not be the last that anybody sees of the others
+        log.exception("a look that is taken from time to time failed in a way that is a defect of ours")

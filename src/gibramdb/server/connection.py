@@ -40,7 +40,7 @@ from gibramdb.errors import (
     UnknownCommandError,
 )
 from gibramdb.model.commands import Command
-from gibramdb.server.auth import EXPIRED, Principal
+from gibramdb.server.auth import BUSY, EXPIRED, Leave, Principal
 from gibramdb.wire.codec import (
     REPLY_PAYLOAD_BYTES_MAX,
     CommandNumber,
@@ -168,6 +168,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waits_for: _Slot | None = None  # its command has not run yet
         self._stop_pipeline: Callable[[], None] | None = None  # of the one that has not ended yet
+        self._leave_check: Leave | None = None  # of the key that was shown
         self._outstanding_objects = 0
         self._frames: list[bytes] = []  # encoded in this turn
         self._held_bytes = 0
@@ -178,6 +179,7 @@ class Connection(asyncio.Protocol):
         self._ran_out_of_time = False
         self._is_peer_slow = False
         self._is_reading = True
+        self._has_heard_all = False
         self._is_leaving = False
         self.peer = peer
         self.was_made = False
@@ -208,6 +210,8 @@ class Connection(asyncio.Protocol):
         self._slots.clear()
         if self._stop_pipeline is not None:
             self._stop_pipeline()
+        if self._leave_check is not None:
+            self._leave_check()
         self._frames.clear()
         self._unsent = memoryview(b"")
         self._reader = FrameReader(0)
@@ -219,6 +223,18 @@ class Connection(asyncio.Protocol):
         """Bytes have come."""
         self._reader.feed(data)
         self._pump()
+
+    def eof_received(self) -> bool:
+        """The client sends no more; whether the connection stays open until what it has asked for is answered.
+
+        Most have left. So it does not where a command has yet to run, which may take long and be for nobody; and not
+        under TLS, which has no such thing as half an end.
+        """
+        if self._is_encrypted or self._waits_for is not None or not (self._slots or self._reader.pending_bytes):
+            return False
+        self._has_heard_all = True
+        self._pump()
+        return True
 
     def pause_writing(self) -> None:
         """The client takes its answers too slowly."""
@@ -288,11 +304,13 @@ class Connection(asyncio.Protocol):
         assert self._gate is not None
         self._waits_for = slot
         try:
-            self._gate.identify(self.peer, decode_auth(request.payload), partial(self._identified, slot))
+            found = partial(self._identified, slot)
+            self._leave_check = self._gate.identify(self.peer, decode_auth(request.payload), found)
         except InvalidArgumentError as error:
             self._identified(slot, str(error))
 
     def _identified(self, slot: _Slot, found: Principal | str) -> None:
+        self._leave_check = None
         if isinstance(found, Principal):
             self._principal = found
             self._server.admission.forget(self)
@@ -301,7 +319,7 @@ class Connection(asyncio.Protocol):
             self._fill(slot, encode_reply(slot.request_id, *encode_auth_accepted(found.key_id, found.permissions)))
         else:
             self._is_leaving = True
-            self._fill(slot, encode_reply(slot.request_id, *encode_auth_refused(found)))
+            self._fill(slot, encode_reply(slot.request_id, *encode_auth_refused(found, is_busy=found is BUSY)))
 
     def check(self, now_us: int) -> None:
         """End it where its time is over; the server calls this from time to time."""
@@ -391,6 +409,7 @@ class Connection(asyncio.Protocol):
                 return False
             body = self._reader.next_frame()
             if body is None:
+                self._is_leaving |= self._has_heard_all
                 return False
             self._frames_taken += 1
             self._serve(decode_request(body))
@@ -548,7 +567,7 @@ class Connection(asyncio.Protocol):
         if frames:
             self._frames = []
             self._held_bytes = 0
-            if transport is not None:
+            if transport is not None and not transport.is_closing():
                 data = frames[0] if len(frames) == 1 else b"".join(frames)
                 if self._is_encrypted and len(data) > TLS_WRITE_BYTES:
                     assert not self._unsent, "an answer was made for a client that is slow"
@@ -562,6 +581,9 @@ class Connection(asyncio.Protocol):
     def _write_unsent(self) -> None:
         """Write until the client is slow; what is left is written when it has caught up, and nothing before it."""
         while self._unsent and not self._is_peer_slow and self._transport is not None:
+            if self._transport.is_closing():
+                self._unsent = memoryview(b"")
+                return
             piece, self._unsent = self._unsent[:TLS_WRITE_BYTES], self._unsent[TLS_WRITE_BYTES:]
             self._transport.write(piece)
         if self._unsent:
@@ -571,6 +593,13 @@ class Connection(asyncio.Protocol):
         """Take no more requests; close when the last answer has left."""
         self._is_leaving = True
         self._pump()
+
+    def has_given_all(self) -> bool:
+        """Whether the client has taken every answer, as far as the system tells."""
+        transport = self._transport
+        if sys.platform != "linux" or transport is None:
+            return False
+        return not self._slots and not self._unsent and not _untaken_bytes(transport)
 
     def abort(self) -> None:
         """Close at once, and hold nothing more."""
@@ -585,8 +614,9 @@ class Connection(asyncio.Protocol):
 def _untaken_bytes(transport: asyncio.Transport) -> int:
     """What the client has still to take. The kernel's part counts: it lets us go on only in steps of a megabyte."""
     left_bytes = transport.get_write_buffer_size()
-    if sys.platform == "linux":
-        queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    peer = transport.get_extra_info("socket") if sys.platform == "linux" else None
+    if peer is not None:  # with TLS it is gone a turn before the connection is told
+        queued = fcntl.ioctl(peer.fileno(), termios.TIOCOUTQ, bytes(4))
         left_bytes += int.from_bytes(queued, sys.byteorder)
     return left_bytes
 

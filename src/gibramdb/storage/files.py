@@ -106,8 +106,10 @@ class FileSystem(Protocol):
         """Raises, as making a file in this folder would, if this user may not; tries nothing."""
         ...
 
-    def lock_exclusive(self, path: Path, *, create: bool = True) -> int:
+    def lock(self, path: Path, *, create: bool = True) -> int:
         """Locks the file until the descriptor is closed; `create` makes it if needed, and needs the right to write.
+
+        Without `create`, only against those with it: network file systems give no other lock to who may not write.
 
         Raises:
             BlockingIOError: if another open descriptor, here or in another process, holds it.
@@ -236,11 +238,11 @@ class OsFileSystem:
             reason = errno.EROFS if is_read_only else errno.EACCES
             raise OSError(reason, os.strerror(reason), str(path))
 
-    def lock_exclusive(self, path: Path, *, create: bool = True) -> int:
+    def lock(self, path: Path, *, create: bool = True) -> int:
         """See FileSystem."""
         fd = os.open(path, os.O_CLOEXEC | (os.O_RDWR | os.O_CREAT if create else os.O_RDONLY), FILE_MODE)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, (fcntl.LOCK_EX if create else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except OSError:
             os.close(fd)
             raise
@@ -262,10 +264,17 @@ def next_step(error: OSError) -> str:
     return "next: check the disk"
 
 
-def publish(fs: FileSystem, path: Path, data: bytes, mode: int = FILE_MODE) -> None:
+def publish(fs: FileSystem, path: Path, data: bytes, mode: int = FILE_MODE, *, read_back: bool = False) -> None:
     """Puts a whole file under its name, or leaves what was there: temporary, sync, rename, sync the folder.
 
     A temporary left by a crash is replaced. On return the file is durable under its name.
+
+    Args:
+        fs: the disk.
+        path: the name.
+        data: what it is to hold.
+        mode: the file's rights.
+        read_back: see before the rename whether the disk gives back what was written.
 
     Raises:
         OSError: whatever failed. The name then holds the old file or the new one, never a part.
@@ -277,6 +286,10 @@ def publish(fs: FileSystem, path: Path, data: bytes, mode: int = FILE_MODE) -> N
     try:
         fs.pwrite(fd, data, 0)
         fs.fsync(fd)
+        if read_back:
+            fs.drop_cache(fd)
+            if fs.size(fd) != len(data) or fs.pread(fd, len(data), 0) != data:
+                raise OSError(errno.EIO, "the disk does not give back what was written", str(temporary))
     finally:
         fs.close(fd)
     fs.replace(temporary, path)

@@ -210,7 +210,7 @@ class Locks:
 
     def _locked(self, path: Path, *, create: bool = True) -> int:
         try:
-            return self._fs.lock_exclusive(path, create=create)
+            return self._fs.lock(path, create=create)
         except BlockingIOError as error:
             raise StoreLockedError(
                 f"{path}: the store is in use by {_holder(path)}; next: stop that one, or talk to it as a client"

@@ -39,6 +39,7 @@ _OBJECTS_ASKED: dict[type, Callable[[Any], int]] = {
     commands.GetTextUnits: lambda command: len(command.ids),
     commands.GetEntities: lambda command: len(command.ids),
     commands.GetRelationships: lambda command: len(command.ids),
+    commands.GetEmbeddings: lambda command: len(command.ids),
     commands.ListDocuments: _page,
     commands.ListTextUnits: _page,
     commands.ListEntities: _page,

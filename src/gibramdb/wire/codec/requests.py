@@ -13,6 +13,7 @@ from gibramdb.model.commands import (
     DetectCommunities,
     DetectHierarchy,
     Explain,
+    GetEmbeddings,
     GetEntityByTitle,
     LinkTextUnitEntity,
     ListSessions,
@@ -90,6 +91,12 @@ def by_cursor(command: type[Command], message_class: type[Any]) -> RequestCodec:
 
 def _decode_title(session_id: str, payload: bytes) -> GetEntityByTitle:
     return GetEntityByTitle(session_id, pb.GetEntityByTitleRequest.FromString(payload).title)
+
+
+def _decode_get_embeddings(session_id: str, payload: bytes) -> GetEmbeddings:
+    message = pb.GetEmbeddingsRequest.FromString(payload)
+    check_bulk("ids", len(message.ids))
+    return GetEmbeddings(session_id, message.kind, tuple(message.ids))
 
 
 def _of_link(command: type[Command]) -> RequestCodec:
@@ -232,6 +239,11 @@ GET_ENTITY_BY_TITLE = RequestCodec(
     GetEntityByTitle,
     _decode_title,
     lambda command: pb.GetEntityByTitleRequest(title=command.title).SerializeToString(),
+)
+GET_EMBEDDINGS = RequestCodec(
+    GetEmbeddings,
+    _decode_get_embeddings,
+    lambda command: pb.GetEmbeddingsRequest(kind=command.kind, ids=command.ids).SerializeToString(),
 )
 LINK = _of_link(LinkTextUnitEntity)
 UNLINK = _of_link(UnlinkTextUnitEntity)
