@@ -17,7 +17,7 @@ from gibramdb.model import commands as c
 from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec import CommandNumber as N
 from gibramdb.wire.codec import encode_command
-from gibramdb.wire.framing import FrameReader, encode_envelope, encode_frame
+from gibramdb.wire.framing import FrameReader, encode_envelope, encode_frame, varint
 
 
 @pytest.fixture(scope="module")
@@ -173,9 +173,21 @@ def test_more_items_than_one_command_may_name_are_refused_before_they_are_read(s
         (answer,) = exchange(server, frame)
         assert pb.Error.FromString(answer.payload).code == LimitExceededError.code
         assert "too many: 100001 (max: 100000)" in pb.Error.FromString(answer.payload).message
-    unpacked = b"\x78\x01" * 100_001
-    (answer,) = exchange(server, encode_frame(encode_envelope(1, N.ADD_ENTITY, unpacked, "p10")))
-    assert "fields that are not known" in pb.Error.FromString(answer.payload).message
+    many = b"".join((varint(100_001), b"\x01" * 100_001))  # packed
+    for number, tag, noun in (
+        (N.QUERY, b"\x42", "seed_entity_ids"),
+        (N.ADD_COMMUNITY, b"\x32", "entity_ids"),
+        (N.ADD_COMMUNITY, b"\x3a", "relationship_ids"),
+    ):
+        (answer,) = exchange(server, encode_frame(encode_envelope(1, number, tag + many, "p10")))
+        assert pb.Error.FromString(answer.payload).message.startswith(f"{noun} too many: 100001 (max: 100000)")
+    for tag, noun in (
+        (b"\x12\x00", "search_types"),
+        (b"\x4a\x00", "filter_entity_types"),
+        (b"\x52\x00", "filter_rel_types"),
+    ):
+        (answer,) = exchange(server, encode_frame(encode_envelope(1, N.QUERY, tag * 100_001, "p10")))
+        assert pb.Error.FromString(answer.payload).message.startswith(f"{noun} too many: 100001 (max: 100000)")
 
 
 def test_an_answer_that_is_too_large_is_never_sent(server: Server) -> None:

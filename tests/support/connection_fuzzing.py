@@ -19,7 +19,7 @@ import random
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,7 +122,7 @@ class Watched:
 
     def submit_batch(
         self,
-        items: Sequence[Command | GibramError],
+        items: Iterable[Command | GibramError],
         done: Callable[[list[Answer]], None],
         weigh: Weigh | None = None,
         *,
@@ -130,17 +130,23 @@ class Watched:
     ) -> Callable[[], None]:
         """As Database."""
         self.waiting += 1
+        run: list[Command | GibramError] = []
+
+        def noted() -> Iterator[Command | GibramError]:
+            for item in items:
+                run.append(item)
+                yield item
 
         def answered(answers: list[Answer]) -> None:
             self.waiting -= 1
-            for item, answer in zip(items, answers, strict=False):
+            for item, answer in zip(run, answers, strict=False):
                 if isinstance(item, GibramError):
                     assert answer is item
                 else:
                     self.told.append(Told(item, answer))
             done(answers)
 
-        return self._database.submit_batch(items, answered, weigh, is_bounded=is_bounded)
+        return self._database.submit_batch(noted(), answered, weigh, is_bounded=is_bounded)
 
 
 class WatchedGate(Gate):

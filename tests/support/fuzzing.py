@@ -201,7 +201,7 @@ _BOUNDS = {
     FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
 }
 
-_REQUESTS: dict[CommandNumber, type[Any] | None] = {}
+REQUESTS: dict[CommandNumber, type[Any] | None] = {}
 for _row in TABLE:
     _name = {
         "GET_DOCUMENT": "GetByIDRequest", "DELETE_DOCUMENT": "DeleteByIDRequest", "ADD_DOCUMENT": "AddDocumentRequest",
@@ -228,7 +228,7 @@ for _row in TABLE:
         and _row.name not in {"GET_DIGEST", "DELETE_SESSION"}
     ):
         _name = "GetByIDRequest"
-    _REQUESTS[_row.number] = None if _name is None else getattr(pb, _name)
+    REQUESTS[_row.number] = None if _name is None else getattr(pb, _name)
 
 
 class Exchange(NamedTuple):
@@ -356,7 +356,7 @@ class WireTarget:
 def chosen_envelope(choices: Choices) -> bytes:
     """A request of any command of the table, with whatever its fields can hold; perhaps damaged."""
     row = choices.one_of(TABLE)
-    message_class = _REQUESTS[row.number]
+    message_class = REQUESTS[row.number]
     payload = b"" if message_class is None else choices.message(message_class()).SerializeToString()
     if choices.byte() == 255 and payload:  # damaged in one place
         at = choices.byte() % len(payload)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -186,13 +186,15 @@ class Database:
 
     def submit_batch(
         self,
-        items: Sequence[Command | GibramError],
+        items: Iterable[Command | GibramError],
         done: Callable[[list[Answer]], None],
         weigh: Weigh | None = None,
         *,
         is_bounded: bool = False,
     ) -> Callable[[], None]:
         """Run commands one after the other, up to the first that fails; an error in `items` is one that has failed.
+
+        Each is taken out of `items` when it is to run.
 
         is_bounded: once the answers tell of as much as those of one pipeline may, the next command is refused:
         PipelineFullError.
@@ -764,20 +766,22 @@ class _Batch:
     def __init__(
         self,
         database: Database,
-        items: Sequence[Command | GibramError],
+        items: Iterable[Command | GibramError],
         done: Callable[[list[Answer]], None],
         weigh: Weigh | None,
         *,
         is_bounded: bool,
     ) -> None:
         self._database = database
-        self._items = items
+        self._items = iter(items)
         self._done = done
         self._answers: list[Answer] = []
         self._weigh = weigh
         self._is_bounded = is_bounded
         self._objects = self._links = 0
         self._is_stopped = False
+        self._is_write = False  # the command that is under way
+        self._has_changed = False
         self._lsn = NO_LSN
 
     def stop(self) -> None:
@@ -789,7 +793,8 @@ class _Batch:
         database = self._database
         ends_us = database._clock.steady_us() + BATCH_TURN_US  # noqa: SLF001 (as below)
         while True:
-            if len(self._answers) == len(self._items) or self._is_stopped:
+            item = None if self._is_stopped else next(self._items, None)
+            if item is None:
                 self._finish()
                 return
             refusal = self._refusal() if self._is_bounded else None
@@ -797,11 +802,11 @@ class _Batch:
                 self._answers.append(refusal)
                 self._finish()
                 return
-            item = self._items[len(self._answers)]
             if isinstance(item, GibramError):
                 self._answers.append(item)
                 self._finish()
                 return
+            self._is_write = isinstance(item, WriteCommand)
             executed = database._start(item, self._resume)  # noqa: SLF001 (one class in two: the batch is the database's own)
             if executed is None:
                 return
@@ -838,6 +843,7 @@ class _Batch:
         if isinstance(answer, GibramError):
             self._finish()
             return False
+        self._has_changed |= self._is_write
         return True
 
     def _finish(self) -> None:
@@ -851,11 +857,7 @@ class _Batch:
                 self._done(answers)
 
         last = answers[-1] if answers else Done()
-        has_changed = any(
-            isinstance(item, WriteCommand) and not isinstance(answer, GibramError)
-            for item, answer in zip(self._items, answers, strict=False)
-        )
-        self._database._answer(last, self._lsn, release, has_changed=has_changed)  # noqa: SLF001 (as above)
+        self._database._answer(last, self._lsn, release, has_changed=self._has_changed)  # noqa: SLF001 (as above)
 
 
 def _give(taker: Callable[..., None], *answer: Answer | Lsn) -> None:

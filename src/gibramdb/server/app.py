@@ -16,7 +16,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -73,7 +73,7 @@ class _Recovering:
 
     def submit_batch(
         self,
-        items: Sequence[Command | GibramError],
+        items: Iterable[Command | GibramError],
         done: Callable[[list[Answer]], None],
         weigh: Weigh | None = None,
         *,
@@ -118,6 +118,8 @@ class Server:
         self._buffered_bytes_max = security.buffered_bytes_max
         self._buffered_bytes = 0
         self._frees = 0
+        self.is_round_over = False
+        self._waiting: dict[Connection, None] = {}  # for the next round, in the order of its keys
         self._last_request_id = 0
         self._is_stopping = False
         self._all_gone: asyncio.Event | None = None  # while stopping
@@ -166,6 +168,23 @@ class Server:
     def is_freeing(self) -> bool:
         """Whether connections have had to go whose memory is not free yet: until then no more is taken for answers."""
         return self._frees > 0
+
+    def end_round(self) -> None:
+        """One connection has had a long turn: whoever has a large frame waits for the loop's next round."""
+        if not self.is_round_over:
+            self.is_round_over = True
+            asyncio.get_running_loop().call_soon(self._begin_round)
+
+    def take_turn_next(self, connection: Connection) -> None:
+        """In one of the next rounds, behind those that wait already."""
+        self._waiting[connection] = None
+
+    def _begin_round(self) -> None:
+        self.is_round_over = False
+        while self._waiting and not self.is_round_over:
+            connection = next(iter(self._waiting))
+            del self._waiting[connection]
+            connection.take_turn()
 
     def next_request_id(self) -> int:
         """For a request that asks for one: server-wide, from 1."""

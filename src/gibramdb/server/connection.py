@@ -21,7 +21,7 @@ import asyncio
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -89,6 +89,9 @@ AUTH_FRAME_BYTES_MAX = 4_096
 """Nobody needs a longer one to say who they are."""
 TURN_US_MAX = 5_000
 """So long one connection may keep the loop; what it still wants is done after the others had their turn."""
+LARGE_FRAME_BYTES = 16 * 1024
+"""What may take long to read. Once a turn has been long, no other of these is begun in the same round of the loop: who
+wants little waits for one of them, and not for one of every connection."""
 
 RATE_LIMITED = "rate limit exceeded"
 
@@ -383,6 +386,12 @@ class Connection(asyncio.Protocol):
         """One turn: run every command that has arrived and may run, send every answer that may leave."""
         if self._is_pumping:
             return
+        if self._server.is_round_over and self._reader.pending_bytes >= LARGE_FRAME_BYTES:
+            self._server.take_turn_next(self)
+            self._ran_out_of_time = True
+            self._regulate()
+            self._hold()
+            return
         self._is_pumping = True
         is_unfinished = False
         try:
@@ -402,6 +411,7 @@ class Connection(asyncio.Protocol):
         self._send()
         self._ran_out_of_time = is_unfinished
         if is_unfinished:
+            self._server.end_round()
             self._take_turn_soon()
         self._regulate()
         self._hold()
@@ -434,9 +444,10 @@ class Connection(asyncio.Protocol):
     def _take_turn_soon(self) -> None:
         if not self._is_turn_due:
             self._is_turn_due = True
-            asyncio.get_running_loop().call_soon(self._take_turn)
+            asyncio.get_running_loop().call_soon(self.take_turn)
 
-    def _take_turn(self) -> None:
+    def take_turn(self) -> None:
+        """Go on where time had run out; the server calls this when it is this connection's turn."""
         self._is_turn_due = False
         self._ran_out_of_time = False
         self._pump()
@@ -498,15 +509,10 @@ class Connection(asyncio.Protocol):
             slot.answer = error.as_answer()
             return
         slot.inner = [(each.request_id or self._server.next_request_id(), each.number) for each in inner]
-        items: list[Command | GibramError] = []
-        for each in inner:
-            items.append(self._decoded(each, is_first=not items))
-            if isinstance(items[-1], GibramError):
-                break  # what stands behind it is not run
         self._weigh(slot, limits.ANSWERED_OBJECT_BYTES * len(inner))  # the commands and their numbers
         self._waits_for = slot
         answered, weigh = partial(self._answered, slot), partial(self._weigh, slot)
-        stop = self._server.database.submit_batch(items, answered, weigh, is_bounded=True)
+        stop = self._server.database.submit_batch(self._commands_of(inner), answered, weigh, is_bounded=True)
         if slot.answer is None:
             self._stop_pipeline = stop
 
@@ -519,6 +525,11 @@ class Connection(asyncio.Protocol):
         self._outstanding_bytes += taken_bytes
         if not self._is_pumping and self._outstanding_bytes > self.held_bytes + UNCOUNTED_ANSWER_BYTES:
             self._hold()  # otherwise the turn does it at its end
+
+    def _commands_of(self, inner: Sequence[Request]) -> Iterator[Command | GibramError]:
+        """Each is decoded when it is to run: a small payload may hold a hundred thousand items, and so may the next."""
+        for index, request in enumerate(inner):
+            yield self._decoded(request, is_first=index == 0)
 
     def _decoded(self, request: Request, *, is_first: bool) -> Command | GibramError:
         """A command of a pipeline, or why there is none; the first is paid for by the frame around them."""
