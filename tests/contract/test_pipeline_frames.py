@@ -73,6 +73,15 @@ def test_inner_commands_inherit_the_outer_session_unless_they_name_one(server: S
         assert [store.session(name).info().document_count for name in ("p2", "p3")] == [1, 1]
 
 
+def test_a_long_name_is_not_inherited_by_so_many_that_a_small_frame_fills_the_log(server: Server) -> None:
+    bodies = [encode_envelope(0, N.TOUCH_SESSION, b"")] * 10_000
+    payload = pb.PipelineRequest(commands=bodies).SerializeToString()
+    (reply,) = exchange(server, encode_frame(encode_envelope(7, N.PIPELINE, payload, "x" * 500)))
+    assert reply.cmd_type == N.ERROR
+    assert "session_id too long" in pb.Error.FromString(reply.payload).message
+    assert len(pipeline(server, bodies[:100], "x" * 500)) == 1, "there is no such session"
+
+
 def test_no_pipeline_inside_a_pipeline_and_no_auth(server: Server) -> None:
     (reply,) = pipeline(server, [encode_envelope(1, N.PIPELINE, b"")])
     assert "pipeline can not hold a pipeline" in pb.Error.FromString(reply.payload).message
