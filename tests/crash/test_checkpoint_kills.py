@@ -155,7 +155,9 @@ def test_a_generation_that_may_not_be_begun_stops_no_writes_and_is_tried_again(o
     driven.disk.fail_below(LOGS, operation, error)
     assert not isinstance(driven.run(c.Checkpoint()), GibramError), "the snapshot itself is published"
     assert not isinstance(driven.run(c.AddDocuments("busy", (NewDocument("meanwhile"),))), GibramError)
-    assert driven.run(c.GetHealth()).components["durable_state"] == "serving"  # type: ignore[union-attr]
+    health = driven.run(c.GetHealth())
+    assert health.components["durable_state"] == "degraded"  # type: ignore[union-attr]
+    assert os.strerror(error) in health.components["durable_state_reason"]  # type: ignore[union-attr]
     driven.disk.fail_below(LOGS, operation, error)
     refused = driven.run(c.RotateLog())
     assert isinstance(refused, DiskFullError if error == errno.ENOSPC else StorageError)
@@ -166,6 +168,7 @@ def test_a_generation_that_may_not_be_begun_stops_no_writes_and_is_tried_again(o
     assert left.digest() == digest
     left.store.close()
     assert not isinstance(driven.run(c.RotateLog()), GibramError)
+    assert driven.run(c.GetHealth()).components["durable_state"] == "serving"  # type: ignore[union-attr]
     driven.store.close()
     again = Driven(driven.disk.after_kill())
     assert again.digest() == digest

@@ -117,11 +117,14 @@ def test_rights_that_are_taken_away_while_it_runs_stop_no_writes(owned_by_nobody
         db.checkpoint()
         db.session("s").add_document("d4")
         assert "can not begin its next generation" in "".join(server.lines)
-        assert db.health().components["durable_state"] == "serving"
+        health = db.health()
+        assert (health.components["durable_state"], health.components["snapshot_error"]) == ("degraded", "")
+        assert "can not begin its next generation" in health.components["durable_state_reason"]
         (data / "session_wal").chmod(0o700)
         generation = int(db.health().components["wal_generation"])
         db.checkpoint()
         assert int(db.health().components["wal_generation"]) == generation + 1
+        assert db.health().components["durable_state"] == "serving"
         server.kill()
     with Server(data, prefix=AS_NOBODY) as server, server.connect() as db:
         assert documents(db) == ["d1", "d2", "d3", "d4"]
