@@ -163,7 +163,8 @@ class Server:
         for connection in list(self._connections):
             connection.leave()
         assert self._store is not None
-        if self._snapshot_on_stop:
+        snapshots = self._store.database.snapshots
+        if self._snapshot_on_stop and snapshots is not None and not snapshots.is_covered:
             await self._take_snapshot()
         self._store.close()
         if self._connections:
