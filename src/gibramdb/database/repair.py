@@ -29,7 +29,7 @@ from gibramdb.storage import identity, snapshot, wal
 from gibramdb.storage.files import TEMPORARY_SUFFIX, OsFileSystem
 from gibramdb.storage.identity import Directories, Locks
 from gibramdb.storage.snapshot import Manifest
-from gibramdb.storage.wal import LogHeader, Successor
+from gibramdb.storage.wal import BasedOnSnapshot, LogHeader, Successor
 
 _COPY_BYTES = 1024 * 1024
 
@@ -100,11 +100,21 @@ def inspect(config: Config) -> tuple[list[SnapshotFound], list[LogFound]]:
     """Every snapshot and every generation, each read and checked, and whether the generations join. Changes nothing.
 
     Raises:
-        FatalError: the directories are not those of a store.
+        FatalError: the directories are not those of a store, or another process owns it: what is being written has no
+            end that could be told from damage.
     """
     fs = OsFileSystem()
     directories = directories_of(config)
     _store_id(fs, directories)
+    locks = Locks(fs)
+    locks.take_to_read(directories)
+    try:
+        return _inspect(fs, directories)
+    finally:
+        locks.release()
+
+
+def _inspect(fs: OsFileSystem, directories: Directories) -> tuple[list[SnapshotFound], list[LogFound]]:
     found = _find(fs, directories)
     snapshots = [_look_at_snapshot(fs, path) for path, _, _ in found.manifests.values()]
     logs: list[LogFound] = []
@@ -298,11 +308,15 @@ def _packs(manifest: Manifest | None) -> set[int]:
 
 
 def _loss(fs: OsFileSystem, found: _Found, reach: _Reach, taken: list[Path], gone: set[int]) -> str:
-    """What was logged and will not be there, as far as it can be known."""
+    """What was logged and will not be there, as far as it can be known; "nothing" where no file tells otherwise."""
     start = found.manifests[reach.number][1] if reach.number else None
+    kept = [generation for generation, (path, _) in found.logs.items() if path in reach.kept]
+    first = kept[0] if kept else start.cut.generation if start else Generation(0)
+    reached = dict.fromkeys(kept[-1:], reach.end_lsn)
     lost: list[str] = []
+    doubts: list[str] = []
     for generation, (path, header) in found.logs.items():
-        if start is not None and generation < start.cut.generation:
+        if generation < first:
             continue  # the snapshot holds all that it does
         if header is None:
             lost.append(f"{path.name}, of which not even the header can be read: {_content_bytes(fs, path):,} bytes")
@@ -311,14 +325,23 @@ def _loss(fs: OsFileSystem, found: _Found, reach: _Reach, taken: list[Path], gon
         if before is not None and header.base_lsn > reach.end_lsn:
             if before not in found.logs:
                 lost.append(f"generation {before}, which is missing and ended at LSN {header.base_lsn}")
-            elif found.logs[before][0] in reach.kept[-1:]:
-                lost.append(f"the end of {reach.kept[-1].name}, which reached to LSN {header.base_lsn}")
+            elif header.base_lsn > reached.get(before, header.base_lsn):
+                lost.append(f"the end of {found.logs[before][0].name}, which reached to LSN {header.base_lsn}")
         if path in taken:
             seen = _look_at_log(fs, path, behind_lsn=reach.end_lsn)
-            whole_bytes = wal.FILE_HEADER_BYTES + seen.end_lsn - seen.base_lsn
+            reached[generation] = Lsn(seen.end_lsn)
+            if isinstance(header.origin, BasedOnSnapshot) and header.origin.number > reach.number:
+                number = header.origin.number
+                began = f"the restore, or the start without a log, that began generation {generation}"
+                is_empty = seen.end_lsn == seen.base_lsn and not seen.torn_bytes and not seen.error
+                if is_empty and number not in found.manifests and generation == max(found.logs):
+                    doubts.append(f"if {began} was cut short: snapshot {number}, on which it stands, is not there")
+                else:
+                    lost.append(f"{began}: all that snapshot {number} held")
             if seen.records:
                 times = f"logged from {_time(seen.first_ms)} to {_time(seen.last_ms)}"
                 lost.append(f"{path.name}: {seen.records:,} records up to LSN {seen.end_lsn}, {times}")
+            whole_bytes = wal.FILE_HEADER_BYTES + seen.end_lsn - seen.base_lsn + seen.torn_bytes
         elif reach.cut is not None and path == reach.cut[0]:
             whole_bytes = reach.cut[1]
         else:
@@ -328,16 +351,37 @@ def _loss(fs: OsFileSystem, found: _Found, reach: _Reach, taken: list[Path], gon
             lost.append(f"{path.name}: {unread_bytes:,} bytes that can not be read, or not be believed")
     for number in sorted(gone):
         path, manifest, _ = found.manifests[number]
-        if manifest is not None and manifest.cut.lsn > reach.end_lsn:
-            made = _time(manifest.created_at_ms)
-            lost.append(f"{path.name}: what it held up to LSN {manifest.cut.lsn}, as of {made}")
+        if manifest is None:
+            continue
+        cut, made = manifest.cut, _time(manifest.created_at_ms)
+        if cut.lsn > reach.end_lsn:
+            lost.append(f"{path.name}: what it held up to LSN {cut.lsn}, as of {made}")
+        elif cut.offset == 0 and cut.generation > max(kept, default=first) and _header(found, cut.generation) is None:
+            # Cut where that generation begins, it is a restore's, or another in which nothing was logged yet.
+            lost.append(
+                f"{path.name}: all that it held as of {made}, if a restore made it, which generation {cut.generation} "
+                "could tell"
+            )
     if lost:
         return f"what was logged behind LSN {reach.end_lsn}: " + "; ".join(lost)
     if not reach.kept:
         return f"what was logged behind LSN {reach.end_lsn}, if anything was: no log is there that tells"
-    if any(found.manifests[number][1] is None for number in gone):
-        return f"nothing, if {reach.kept[-1].name} is the newest generation that there was"
-    return "nothing"
+    if any(found.manifests[number][1] is None for number in gone) or _was_ended(fs, reach.kept[-1]):
+        doubts.append(f"if {reach.kept[-1].name} is the newest generation that there was")
+    return "nothing" + (", " + ", and ".join(doubts) if doubts else "")
+
+
+def _header(found: _Found, generation: int) -> LogHeader | None:
+    return found.logs[Generation(generation)][1] if generation in found.logs else None
+
+
+def _was_ended(fs: OsFileSystem, path: Path) -> bool:
+    """Whether a generation has no reserve, as when another was begun behind it. A copy may have lost it too."""
+    fd = fs.open_read(path)
+    try:
+        return fs.size(fd) == wal.written_end(fs, fd, 0)
+    finally:
+        fs.close(fd)
 
 
 def _time(unix_ms: int) -> str:
