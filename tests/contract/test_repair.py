@@ -108,6 +108,7 @@ def test_a_damaged_log_is_cut_where_it_is_damaged_and_says_what_that_costs(tmp_p
         opened(data)
     said = run("repair", data)
     assert re.search(r"lost +what was logged behind LSN [0-9]+", said.stdout), said.stdout
+    assert "if anything did" not in said.stdout, said.stdout
     assert run("repair", data, "--yes").returncode == 0
     assert opened(data) == digests[7]
     (aside,) = data.glob("*/set-aside-*")
@@ -255,7 +256,8 @@ def undone(data: Path) -> tuple[str, str]:
         (("no manifest",), r"the restore, .*, that began generation 4: all that snapshot 3 held"),
         (("pack", "no log"), r"snapshot-.*3\.json: all that it held as of .*, if a restore made it"),
         (("pack", "log"), r"wal-.*4\.log, of which not even .*; snapshot-.*3\.json: all that it held"),
-        (("manifest", "no log"), r"nothing, if nothing came behind the end of wal-.*3\.log, at LSN [0-9]+"),
+        (("manifest", "log"), r"wal-.*4\.log, of which not even the header can be read"),
+        (("manifest", "no log"), r"nothing, if nothing came behind the end of wal-.*3\.log"),
     ],
     ids=str,
 )
@@ -279,6 +281,19 @@ def test_a_restore_that_a_repair_undoes_is_named_as_lost(tmp_path: Path, damaged
     assert re.search(told, " ".join(said.split())), said
     assert run("repair", data, "--yes").returncode == 0
     assert opened(data) == before
+
+
+def test_an_end_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    """The last generation that is left had been followed by another, which is gone: its records can not be counted."""
+    data = tmp_path / "data"
+    digests = rotated(data)
+    damage_middle(data / "session_wal/wal-00000000000000000004.log")
+    logs(data)[-1].unlink()
+    (said,) = re.findall(r"lost +(.*?)set aside", run("repair", data).stdout, re.DOTALL)
+    told = r"04.log: [0-9]+ bytes that .*05.log: 2 records .*; and what came behind the end of wal-0*5.log, if anything did"
+    assert re.search(told, " ".join(said.split())), said
+    assert run("repair", data, "--yes").returncode == 0
+    assert opened(data) == digests[6]
 
 
 def test_inspect_leaves_a_store_that_is_in_use_alone(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from gibramdb.storage import identity, snapshot, wal
 from gibramdb.storage.files import TEMPORARY_SUFFIX, OsFileSystem
 from gibramdb.storage.identity import Directories, Locks
 from gibramdb.storage.snapshot import Manifest
-from gibramdb.storage.wal import BasedOnSnapshot, LogHeader, LogTail, Successor
+from gibramdb.storage.wal import BasedOnSnapshot, LogHeader, Successor
 
 _COPY_BYTES = 1024 * 1024
 
@@ -80,8 +80,8 @@ class _Reach(msgspec.Struct, frozen=True):
     """How far one snapshot leads, or the beginning, which has the number 0.
 
     `kept`: the generations that are replayed behind it. `cut`: the last of them is damaged behind so many bytes.
-    `has_reserve`: so nothing has been cut from its end, and no other generation was begun behind it. A copy may have
-    lost it.
+    `has_reserve`: the last of them has, so nothing was cut from its end, and no other generation was begun behind it. A
+    copy may have lost it.
     """
 
     end_lsn: int
@@ -266,18 +266,18 @@ def _follow(
                 for lsn, _, _ in reading:
                     end_lsn = lsn
                 end_lsn = reading.tail.end_lsn
-                has_reserve = _has_reserve(fs, path, reading.tail)
+                has_reserve = not reading.tail.torn_bytes and _has_reserve(fs, path)
             except CorruptLogError:
                 cut = path, wal.FILE_HEADER_BYTES + end_lsn - headers[index].base_lsn
-                has_reserve = False
+                has_reserve = _has_reserve(fs, path)
                 break
     return _Reach(end_lsn, number, tuple(kept), cut, has_reserve)
 
 
-def _has_reserve(fs: OsFileSystem, path: Path, tail: LogTail) -> bool:
+def _has_reserve(fs: OsFileSystem, path: Path) -> bool:
     fd = fs.open_read(path)
     try:
-        return not tail.torn_bytes and fs.size(fd) - tail.torn_offset >= wal.ALIGNMENT_BYTES
+        return fs.size(fd) - wal.written_end(fs, fd, 0) >= wal.ALIGNMENT_BYTES
     finally:
         fs.close(fd)
 
@@ -330,16 +330,23 @@ def _loss(fs: OsFileSystem, found: _Found, reach: _Reach, taken: list[Path], gon
         *_lost_logs(fs, found, reach, first, kept, taken),
         *_lost_snapshots(found, reach, max(kept, default=first), gone),
     ]
+    newest = max(found.logs, default=None)
+    is_open = newest is None or (
+        reach.has_reserve if kept and newest == kept[-1] else _has_reserve(fs, found.logs[newest][0])
+    )
     if lost:
+        if newest is not None and not is_open:
+            lost.append(f"and what came behind the end of {found.logs[newest][0].name}, if anything did")
         return f"what was logged behind LSN {reach.end_lsn}: " + "; ".join(lost)
     if not kept:
         return f"what was logged behind LSN {reach.end_lsn}, if anything was: no log is there that tells"
+    assert newest is not None
+    path = found.logs[newest][0]
     doubts = []
-    newest = max(found.logs)
-    if found.logs[newest][0] in taken and _may_be_unfinished(fs, found, newest):
+    if path in taken and _may_be_unfinished(fs, found, newest):
         doubts.append(f"if the restore that began generation {newest} was cut short: its snapshot is not there")
-    if not reach.has_reserve:
-        doubts.append(f"if nothing came behind the end of {reach.kept[-1].name}, at LSN {reach.end_lsn}")
+    if not is_open:
+        doubts.append(f"if nothing came behind the end of {path.name}")
     return ", ".join(["nothing", ", and ".join(doubts)] if doubts else ["nothing"])
 
 
