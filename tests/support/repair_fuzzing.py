@@ -261,7 +261,7 @@ class RepairFuzz:
             self.told["something is lost, and told"] += 1
         undone = [moment for moment in history[len(kept) :] if moment.is_restored]
         if undone and undone[0].lsn == end_lsn:
-            telling = ("restore", "not even the header", "missing", "what it held")
+            telling = ("restore", "not even the header", "missing", "what it held", "if anything did")
             assert any(words in said for words in telling), f"a restore is undone: {proposal}"
             self.told["an undone restore is told" if "restore" in said else "an undone restore is not seen"] += 1
 
