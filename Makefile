@@ -18,8 +18,9 @@ setup: .venv/ready
 demo: setup
 	@$(BIN)/python -m demo $(ARGS)
 
+# Two files at a time, since most of a test's time is waiting; more would disturb what is timed.
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Format, lint, types, arrows, generated files; then the tests.
 check: setup
@@ -39,12 +40,13 @@ format: setup
 sweep: setup
 	$(BIN)/python -m pytest -m sweep -o timeout=3600 -rA
 
-# Coverage-guided fuzzing of the wire, of a connection and of the configuration; SECONDS_EACH for each of the three.
+# Coverage-guided fuzzing of the wire, of a connection, of heavy frames and of the configuration; SECONDS_EACH for each.
 SECONDS_EACH ?= 300
 fuzz: setup
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
 	$(BIN)/python tools/fuzz.py wire --seconds $(SECONDS_EACH)
 	$(BIN)/python tools/fuzz.py connection --seconds $(SECONDS_EACH)
+	$(BIN)/python tools/fuzz.py heavy --seconds $(SECONDS_EACH)
 	$(BIN)/python tools/fuzz.py config --seconds $(SECONDS_EACH)
 
 bench: setup

@@ -1,6 +1,7 @@
-"""Coverage-guided fuzzing of what comes over the wire, of the server's end of a connection, and of the configuration.
+"""Coverage-guided fuzzing of what comes over the wire, of the server's end of a connection, of heavy frames, and of the
+configuration.
 
-    python tools/fuzz.py wire|connection|config [--seconds 300] [--corpus DIR]
+    python tools/fuzz.py wire|connection|heavy|config [--seconds 300] [--corpus DIR]
 
 Needs atheris: pip install 'gibramdb[fuzz]'. Prints executions and crashes, then runs the corpus once more and prints
 the coverage it gives. What crashes is written to DIR/crash-...; a small one belongs, as hex, into
@@ -15,6 +16,8 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,12 @@ sys.path.insert(0, str(ROOT / "tests"))
 MEASURED = {
     "wire": "*/gibramdb/wire/*",
     "connection": "*/gibramdb/server/connection.py,*/gibramdb/server/auth.py,*/gibramdb/wire/*",
+    "heavy": "*/gibramdb/server/connection.py,*/gibramdb/wire/*",
     "config": "*/gibramdb/config*.py",
 }
+
+SLACK = 2.5
+"""By how much Python is slower while a fuzzer watches it."""
 
 
 def fuzz(target: str, seconds: int, corpus: Path, artifacts: Path, folder: Path) -> None:
@@ -43,20 +50,22 @@ def fuzz(target: str, seconds: int, corpus: Path, artifacts: Path, folder: Path)
 
 def target_in(target: str, folder: Path) -> Any:
     """What is run; imported here, to be instrumented or measured."""
-    from support import connection_fuzzing, fuzzing  # noqa: PLC0415 -- see above
+    from support import connection_fuzzing, fuzzing, heavy_frames  # noqa: PLC0415 -- see above
 
-    targets = {
+    targets: dict[str, Callable[[Path], Any]] = {
         "wire": fuzzing.WireTarget, "connection": connection_fuzzing.ConnectionTarget, "config": fuzzing.ConfigTarget,
+        "heavy": partial(heavy_frames.HeavyTarget, slack=SLACK),
     }  # fmt: skip
     return targets[target](folder)
 
 
 def plant(target: str, corpus: Path) -> None:
     """Something for a fuzzer to begin with, the same each time."""
-    from support import connection_fuzzing, fuzzing  # noqa: PLC0415 -- as above
+    from support import connection_fuzzing, fuzzing, heavy_frames  # noqa: PLC0415 -- as above
 
     seeds = {
         "wire": fuzzing.wire_seeds, "connection": connection_fuzzing.connection_seeds, "config": fuzzing.config_seeds,
+        "heavy": heavy_frames.heavy_seeds,
     }  # fmt: skip
     kept = ROOT / "tests" / "fuzz" / f"{target}_corpus.txt"
     lines = kept.read_text().split() if kept.exists() else []

@@ -49,11 +49,11 @@ def generated() -> str:
     """The twin's text, formatted."""
     body = SOURCE.read_text().split('"""', 2)[2]
     # What the two share is imported rather than written twice.
-    shared_from = body.index("\ndef following_token(")
+    shared_from = body.index("\nclass Tokens:")
     sizes = ("_document_bytes", "_textunit_bytes", "_entity_bytes", "_relationship_bytes")
-    limits = ("CHUNK_BYTES_MAX", "CHUNK_OBJECTS_MAX", "SESSIONS_PER_PAGE")
-    types = ("Embedded", "Embeddings", "New", "Progress", "T")
-    names = (*limits, *types, "check_timeout_s", "each", "ended_early", "following_token", "total_of", *sizes)
+    limits = ("CHUNK_BYTES_MAX", "CHUNK_OBJECTS_MAX", "EMBEDDINGS_ASKED_FIRST", "SESSIONS_PER_PAGE")
+    types = ("Embedded", "Embeddings", "New", "Progress", "T", "Tokens")
+    names = (*limits, *types, "check_timeout_s", "each", "ended_early", "total_of", *sizes)
     constants = re.search(r"\nCHUNK_OBJECTS_MAX = .*?(?=\n\nclass Executor)", body, re.DOTALL)
     assert constants is not None
     body = body[:shared_from].replace(constants[0], "")

@@ -86,10 +86,9 @@ def parse_api_keys(text: str) -> tuple[ApiKey, ...]:
     entries = json.loads(text, object_pairs_hook=_unique)
     if not isinstance(entries, list):
         raise ValueError  # noqa: TRY004 -- the caller says what is allowed, for this and for what is no JSON at all
-    keys: list[ApiKey] = []
-    for index, entry in enumerate(entries):
-        keys.append(_Entry(index, entry).key(keys))
-    return tuple(keys)
+    ids: set[str] = set()
+    proofs: set[tuple[bytes, bytes]] = set()
+    return tuple(_Entry(index, entry).key(ids, proofs) for index, entry in enumerate(entries))
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -109,8 +108,8 @@ class _Entry:
     def _refusal(self, field: str, found: str, allowed: str) -> EntryError:
         return EntryError(f"{self._where}.{field}" if field else self._where, found, allowed)
 
-    def key(self, others: list[ApiKey]) -> ApiKey:
-        """The entry, if it can work beside those before it."""
+    def key(self, ids: set[str], proofs: set[tuple[bytes, bytes]]) -> ApiKey:
+        """The entry, if it can work beside those before it, whose ids and keys these are; adds its own."""
         if not self._fields.keys() <= _FIELDS:
             raise self._refusal("", "a field that is none of an entry's (not shown, it may hold a key)",
                          "id, key or key_hash, permissions, and perhaps expires_at and sessions")  # fmt: skip
@@ -123,12 +122,14 @@ class _Entry:
                 "id", "the key itself (not shown)", "a name: it is logged, and told to who shows the key"
             )
         self._where += f" {id!r}"
-        if any(other.id == id for other in others):
+        if id in ids:
             raise self._refusal("id", "an id that an earlier entry has", "a different id for each key")
-        digest, bcrypt_hash = self._proof()
-        if any((other.digest, other.bcrypt_hash) == (digest, bcrypt_hash) for other in others):
+        ids.add(id)
+        proof = self._proof()
+        if proof in proofs:
             raise self._refusal("key", "the key of an earlier entry", "a different key for each entry")
-        return ApiKey(id, self._permissions(), digest, bcrypt_hash, self._expires_at_ms(), self._sessions())
+        proofs.add(proof)
+        return ApiKey(id, self._permissions(), *proof, self._expires_at_ms(), self._sessions())
 
     def _proof(self) -> tuple[bytes, bytes]:
         key, key_hash = self._fields.get("key"), self._fields.get("key_hash")

@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self, cast
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from gibramdb.errors import GibramError, InvalidArgumentError
 from gibramdb.model import commands
@@ -44,16 +45,19 @@ from gibramdb.model.results import (
     Saved,
     SessionInfo,
     SessionPage,
+    StoredEmbeddings,
 )
 from gibramdb.session import (
     CHUNK_BYTES_MAX,
     CHUNK_OBJECTS_MAX,
+    EMBEDDINGS_ASKED_FIRST,
     SESSIONS_PER_PAGE,
     Embedded,
     Embeddings,
     New,
     Progress,
     T,
+    Tokens,
     _document_bytes,
     _entity_bytes,
     _relationship_bytes,
@@ -61,7 +65,6 @@ from gibramdb.session import (
     check_timeout_s,
     each,
     ended_early,
-    following_token,
     total_of,
 )
 
@@ -87,12 +90,11 @@ class AsyncExecutor(Protocol):
 
 
 class Marking:
-    """Marks the writes that pass with tokens: the first with the one given, each later one with one that follows."""
+    """Marks the writes that pass, but for those marked already, each with the next token of one piece of work."""
 
-    def __init__(self, executor: AsyncExecutor, token: bytes) -> None:
+    def __init__(self, executor: AsyncExecutor, tokens: Tokens) -> None:
         self._executor = executor
-        self._token = token
-        self._count = 0
+        self._tokens = tokens
 
     async def execute(self, command: Command) -> Any:
         """See AsyncExecutor."""
@@ -103,14 +105,13 @@ class Marking:
         return await self._executor.execute_batch([self._marked(command) for command in batch])
 
     def _marked(self, command: Command) -> Command:
-        if not isinstance(command, WriteCommand):
+        if not isinstance(command, WriteCommand) or command.token:
             return command
-        self._count += 1
-        return msgspec.structs.replace(command, token=following_token(self._token, self._count - 1))
+        return msgspec.structs.replace(command, token=self._tokens.take())
 
     def with_timeout(self, timeout_s: float) -> Self:
-        """See AsyncExecutor."""
-        return type(self)(self._executor.with_timeout(timeout_s), self._token)
+        """See AsyncExecutor. The two share their tokens: one that both gave would be answered and not carried out."""
+        return type(self)(self._executor.with_timeout(timeout_s), self._tokens)
 
     async def close(self) -> None:
         """See AsyncExecutor."""
@@ -255,7 +256,7 @@ class AsyncSession:
         """
         if type(token) is not bytes or not token:
             raise InvalidArgumentError(f"a token is 1 to 64 bytes, got {token!r}")
-        return type(self)(Marking(self._executor, token), self.id)
+        return type(self)(Marking(self._executor, Tokens(token)), self.id)
 
     # --- the session itself -------------------------------------------------------------------------------------------
 
@@ -622,6 +623,28 @@ class AsyncSession:
     async def explain(self, query_id: int) -> Explanation:
         """How an earlier query of this session came to its answer. Raises NotFoundError."""
         return cast("Explanation", await self._executor.execute(commands.Explain(self.id, query_id)))
+
+    async def get_embeddings(
+        self, kind: str, ids: Iterable[int] | AsyncIterable[int]
+    ) -> tuple[list[int], NDArray[np.float32]]:
+        """Embeddings bit by bit as they were given: the ids that have one, in the order of `ids`, and a row for each.
+
+        The rows have shape (ids found, vector_dim). They are asked for in chunks of 5,000 ids or 2 MiB.
+
+        kind: "textunit", "entity", "community".
+        """
+        found: list[StoredEmbeddings] = []
+        size = EMBEDDINGS_ASKED_FIRST
+        async for chunk in _even_chunks(ids):
+            while chunk:
+                command = commands.GetEmbeddings(self.id, kind, tuple(chunk[:size]))
+                found.append(await self._executor.execute(command))
+                del chunk[:size]
+                size = max(1, CHUNK_BYTES_MAX // (4 * found[-1].vector_dim))
+        if not found:  # so that also then the kind is checked, and the rows have their length
+            found.append(await self._executor.execute(commands.GetEmbeddings(self.id, kind, ())))
+        found_ids = [int(id) for each in found for id in each.ids]  # those of a numpy array are answered as they came
+        return found_ids, np.concatenate([each.matrix() for each in found])
 
     # --- bulk ---------------------------------------------------------------------------------------------------------
 

@@ -171,6 +171,12 @@ class RateLimitedError(UnavailableError):
     exit_code = 75
 
 
+class PipelineFullError(UnavailableError):
+    """Enough has been answered in one pipeline; nothing was carried out from here on, and may go in the next."""
+
+    code = 2008
+
+
 # --- fatal ------------------------------------------------------------------------------------------------------------
 
 

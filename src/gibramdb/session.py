@@ -12,6 +12,7 @@ One long module, because a reader looks for a method in one place, and the twin 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence, Sized
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, cast
@@ -52,11 +53,14 @@ from gibramdb.model.results import (
     Saved,
     SessionInfo,
     SessionPage,
+    StoredEmbeddings,
 )
 
 CHUNK_OBJECTS_MAX = 5_000
 CHUNK_BYTES_MAX = 2 * 1024 * 1024
 """Bulk adds are cut into chunks of this many objects and about this many bytes: half of the default frame limit."""
+EMBEDDINGS_ASKED_FIRST = 250
+"""Before the dimension is known: at the highest there is, as much as one answer may hold."""
 SESSIONS_PER_PAGE = 1_000
 TIMEOUT_S_MAX = 1_000_000
 """More than eleven days: for no limit at all."""
@@ -93,12 +97,11 @@ class Executor(Protocol):
 
 
 class Marking:
-    """Marks the writes that pass with tokens: the first with the one given, each later one with one that follows."""
+    """Marks the writes that pass, but for those marked already, each with the next token of one piece of work."""
 
-    def __init__(self, executor: Executor, token: bytes) -> None:
+    def __init__(self, executor: Executor, tokens: Tokens) -> None:
         self._executor = executor
-        self._token = token
-        self._count = 0
+        self._tokens = tokens
 
     def execute(self, command: Command) -> Any:
         """See Executor."""
@@ -109,14 +112,13 @@ class Marking:
         return self._executor.execute_batch([self._marked(command) for command in batch])
 
     def _marked(self, command: Command) -> Command:
-        if not isinstance(command, WriteCommand):
+        if not isinstance(command, WriteCommand) or command.token:
             return command
-        self._count += 1
-        return msgspec.structs.replace(command, token=following_token(self._token, self._count - 1))
+        return msgspec.structs.replace(command, token=self._tokens.take())
 
     def with_timeout(self, timeout_s: float) -> Self:
-        """See Executor."""
-        return type(self)(self._executor.with_timeout(timeout_s), self._token)
+        """See Executor. The two share their tokens: one that both gave would be answered and not carried out."""
+        return type(self)(self._executor.with_timeout(timeout_s), self._tokens)
 
     def close(self) -> None:
         """See Executor."""
@@ -261,7 +263,7 @@ class Session:
         """
         if type(token) is not bytes or not token:
             raise InvalidArgumentError(f"a token is 1 to 64 bytes, got {token!r}")
-        return type(self)(Marking(self._executor, token), self.id)
+        return type(self)(Marking(self._executor, Tokens(token)), self.id)
 
     # --- the session itself -------------------------------------------------------------------------------------------
 
@@ -622,6 +624,26 @@ class Session:
         """How an earlier query of this session came to its answer. Raises NotFoundError."""
         return cast("Explanation", self._executor.execute(commands.Explain(self.id, query_id)))
 
+    def get_embeddings(self, kind: str, ids: Iterable[int]) -> tuple[list[int], NDArray[np.float32]]:
+        """Embeddings bit by bit as they were given: the ids that have one, in the order of `ids`, and a row for each.
+
+        The rows have shape (ids found, vector_dim). They are asked for in chunks of 5,000 ids or 2 MiB.
+
+        kind: "textunit", "entity", "community".
+        """
+        found: list[StoredEmbeddings] = []
+        size = EMBEDDINGS_ASKED_FIRST
+        for chunk in _even_chunks(ids):
+            while chunk:
+                command = commands.GetEmbeddings(self.id, kind, tuple(chunk[:size]))
+                found.append(self._executor.execute(command))
+                del chunk[:size]
+                size = max(1, CHUNK_BYTES_MAX // (4 * found[-1].vector_dim))
+        if not found:  # so that also then the kind is checked, and the rows have their length
+            found.append(self._executor.execute(commands.GetEmbeddings(self.id, kind, ())))
+        found_ids = [int(id) for each in found for id in each.ids]  # those of a numpy array are answered as they came
+        return found_ids, np.concatenate([each.matrix() for each in found])
+
     # --- bulk ---------------------------------------------------------------------------------------------------------
 
     def _get(self, ids: Iterable[int], make: Callable[[str, tuple[int, ...]], Command]) -> list[Any]:
@@ -703,11 +725,19 @@ def _with_embeddings(items: Iterable[Embedded], embeddings: Embeddings | None) -
         raise InvalidArgumentError("more embeddings are given than objects")
 
 
-def following_token(token: bytes, number: int) -> bytes:
-    """The token itself for the first write, which has number 0; for the others one that nobody else comes upon."""
-    if number == 0:
-        return token
-    return hashlib.blake2b(token + number.to_bytes(8, "big"), digest_size=16).digest()
+class Tokens:
+    """The tokens of one piece of work: the one given, then ones that follow from it and nobody else comes upon."""
+
+    def __init__(self, first: bytes) -> None:
+        self._first = first
+        self._numbers = itertools.count()  # threads may share it
+
+    def take(self) -> bytes:
+        """The next one."""
+        number = next(self._numbers)
+        if number == 0:
+            return self._first
+        return hashlib.blake2b(self._first + number.to_bytes(8, "big"), digest_size=16).digest()
 
 
 def ended_early(error: GibramError, results: Iterable[Any], told: str) -> GibramError:

@@ -265,3 +265,8 @@ def test_a_batch_of_long_lists_is_answered_whole(store: Store) -> None:
     session.add_entities(NewEntity(f"e{number}", f"e{number}") for number in range(10_000))
     pages = store.execute_many([gibramdb.commands.ListEntities(session.id, limit=10_000)] * 15)
     assert [len(page.items) for page in pages] == [10_000] * 15
+    *pages, info = store.execute_many(
+        [*[gibramdb.commands.ListEntities(session.id, limit=10_000)] * 10, gibramdb.commands.GetSession(session.id)]
+    )
+    assert [len(page.items) for page in pages] == [10_000] * 10
+    assert info.entity_count == 10_000

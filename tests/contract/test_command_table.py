@@ -98,6 +98,7 @@ SUCCESS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
     "GET_ENTITY_BY_EXTERNAL_ID": ("ByExternalId", {"external_id": "e2"}, "Entity", {"id": 2}),
     "GET_RELATIONSHIP_BY_EXTERNAL_ID": ("ByExternalId", {"external_id": "r1"}, "Relationship", {"id": 1}),
     "GET_COMMUNITY_BY_EXTERNAL_ID": ("ByExternalId", {"external_id": "c1"}, "Community", {"id": 1}),
+    "GET_EMBEDDINGS": ("GetEmbeddingsRequest", {"kind": "entity", "ids": [3, 9, 1, 3]}, "EmbeddingsResponse", {"ids": [3, 1, 3], "vectors": V * 3, "vector_dim": 8}),
     "SAVE": ("PathRequest", {"path": "copy"}, "OkWithID", {"id": 0}),
     "BGSAVE": ("PathRequest", {"path": "copy"}, "OkWithID", {"id": 0}),
     "LASTSAVE": ("", {}, "LastSaveResponse", {}),
@@ -111,8 +112,6 @@ SUCCESS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
 """By command: the request's message and fields, the reply's message and fields that it must have."""
 
 BACKUP = {"SAVE", "BGSAVE", "BGRESTORE", "WAL_CHECKPOINT", "WAL_TRUNCATE", "WAL_ROTATE"}
-EMPTY_WITHOUT_SESSION = {name for name in ROWS if name.startswith(("MGET_", "LIST_"))} - {"LIST_SESSIONS"}
-"""An unknown or expired session answers them with nothing, and no error."""
 
 E, D, T, R, C = (
     "AddEntityRequest",
@@ -180,6 +179,7 @@ REFUSALS: list[tuple[str, str, dict[str, Any], int, str]] = [
     ("QUERY", "QueryRequest", {"query_vector": V, "search_types": ["nothing"]}, 1010, "skipped=[]"),
     ("QUERY", "QueryRequest", {"query_vector": V, "seed_entity_ids": [9]}, 1002, "entity not found: seed 9"),
     *[("QUERY", "QueryRequest", {"query_vector": V, field: -1}, 1001, "must not be negative") for field in ("top_k", "max_entities", "max_textunits", "max_communities")],
+    *[("GET_EMBEDDINGS", "GetEmbeddingsRequest", {"kind": kind, "ids": [1]}, 1001, f"kind must be one of textunit, entity, community, got '{kind}'") for kind in ("", "document", "Entity")],
     ("EXPLAIN", "ExplainRequest", {"query_id": 999_999}, 1002, "query not found"),
     ("COMPUTE_COMMUNITIES", "ComputeCommunitiesRequest", {"iterations": -1}, 1001, "iterations must not be negative"),
     ("COMPUTE_COMMUNITIES", "ComputeCommunitiesRequest", {"resolution": math.nan}, 1001, "resolution"),
@@ -208,6 +208,11 @@ REFUSALS: list[tuple[str, str, dict[str, Any], int, str]] = [
     ("BGRESTORE", "PathRequest", {"path": "../copy"}, 1001, "path escapes base directory"),
     ("BGRESTORE", "PathRequest", {"path": "nowhere"}, 1002, "nowhere"),
 ]  # fmt: skip
+
+
+EMPTY_WITHOUT_SESSION = {name: b"" for name in ROWS if name.startswith(("MGET_", "LIST_")) and name != "LIST_SESSIONS"}
+EMPTY_WITHOUT_SESSION["GET_EMBEDDINGS"] = bytes(MESSAGES["EmbeddingsResponse"](vector_dim=8).SerializeToString())
+"""An unknown or expired session answers them with nothing, as these bytes, and no error."""
 
 
 class Wire:
@@ -423,7 +428,7 @@ def test_the_session_rule_of_the_page_holds(name: str, wire: Wire) -> None:
         assert wire.error(row.number, "", good(name)) == (1001, "session_id is required")
     if row.session == "required" and name in EMPTY_WITHOUT_SESSION:
         answer = wire.ask(row.number, unknown, good(name))
-        assert (answer.cmd_type, answer.payload) == (row.reply, b"")
+        assert (answer.cmd_type, answer.payload) == (row.reply, EMPTY_WITHOUT_SESSION[name])
     elif row.session == "required":
         code, message = wire.error(row.number, unknown, good(name))
         assert (code, "session not found" in message) == (1007, True), message
@@ -442,7 +447,7 @@ def test_what_an_expired_session_answers(name: str, wire: Wire, expired: str) ->
     payload = good(name)
     if name in EMPTY_WITHOUT_SESSION:
         answer = wire.ask(row.number, expired + name, payload)
-        assert (answer.cmd_type, answer.payload) == (row.reply, b"")
+        assert (answer.cmd_type, answer.payload) == (row.reply, EMPTY_WITHOUT_SESSION[name])
     elif name == "INFO":
         told = MESSAGES["InfoResponse"].FromString(wire.ask(row.number, expired + name).payload)
         assert (told.entity_count, told.session_count) == (0, 0)

@@ -123,6 +123,11 @@ def test_quotas_and_the_cap_on_sessions() -> None:
     assert store.run(c.GetHealth()).components["resource_pressure"] == "warning"  # type: ignore[union-attr]
     store.run(c.AddDocuments("t", (NewDocument("a"),)))
     assert "max sessions limit reached (2)" in str(store.run(c.AddDocuments("u", (NewDocument("a"),))))
+    # One whose time is over takes nothing from anybody.
+    store.run(c.SetSessionTtl("s", ttl_s=1))
+    store.clock.ms += 2_000
+    assert "s" in store.state.sessions
+    assert store.run(c.GetHealth()).components["resource_pressure"] == "ok"  # type: ignore[union-attr]
 
 
 def test_the_memory_of_all_sessions_together() -> None:

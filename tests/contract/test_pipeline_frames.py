@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from support.server import Server
 
-from gibramdb import NewDocument, NewEntity
-from gibramdb.errors import AnswerTooLargeError, LimitExceededError
+from gibramdb import NewDocument, NewEntity, NewTextUnit
+from gibramdb.errors import AnswerTooLargeError, LimitExceededError, PipelineFullError
 from gibramdb.model import commands as c
 from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec import CommandNumber as N
 from gibramdb.wire.codec import encode_command
-from gibramdb.wire.framing import FrameReader, encode_envelope, encode_frame
+from gibramdb.wire.framing import FrameReader, encode_envelope, encode_frame, varint
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,15 @@ def test_inner_commands_inherit_the_outer_session_unless_they_name_one(server: S
         assert [store.session(name).info().document_count for name in ("p2", "p3")] == [1, 1]
 
 
+def test_a_long_name_is_not_inherited_by_so_many_that_a_small_frame_fills_the_log(server: Server) -> None:
+    bodies = [encode_envelope(0, N.TOUCH_SESSION, b"")] * 10_000
+    payload = pb.PipelineRequest(commands=bodies).SerializeToString()
+    (reply,) = exchange(server, encode_frame(encode_envelope(7, N.PIPELINE, payload, "x" * 500)))
+    assert reply.cmd_type == N.ERROR
+    assert "session_id too long" in pb.Error.FromString(reply.payload).message
+    assert len(pipeline(server, bodies[:100], "x" * 500)) == 1, "there is no such session"
+
+
 def test_no_pipeline_inside_a_pipeline_and_no_auth(server: Server) -> None:
     (reply,) = pipeline(server, [encode_envelope(1, N.PIPELINE, b"")])
     assert "pipeline can not hold a pipeline" in pb.Error.FromString(reply.payload).message
@@ -109,9 +118,32 @@ def test_no_more_is_run_once_its_answers_tell_of_too_much(server: Server) -> Non
     replies = pipeline(server, [*lists, inner(add("p7", "late"), 99)])
     assert [reply.cmd_type for reply in replies] == [N.ENTITIES_RESPONSE] * 10 + [N.ERROR]
     refusal = pb.Error.FromString(replies[-1].payload)
-    assert (refusal.code, refusal.message[:16]) == (LimitExceededError.code, "answers too many")
+    assert (refusal.code, refusal.message[:16]) == (PipelineFullError.code, "answers too many")
     with server.connect() as store:
         assert store.session("p7").info().document_count == 0
+    # Our client goes on with the rest in the next, whatever the batch is made of.
+    batches: list[list[c.Command]] = [
+        [*[c.ListEntities("p7", 0, 10_000)] * 10, add("p7", "first")],
+        [*[c.ListEntities("p7", 0, 9_999)] * 10, *(add("p7", f"d{number}") for number in range(20))],
+        [*[c.GetEntities("p7", tuple(range(1, 1_001)))] * 99, *[c.GetEntity("p7", 1)] * 1_500, add("p7", "last")],
+    ]
+    with server.connect() as store:
+        for batch in batches:
+            assert len(store.execute_many(batch)) == len(batch)
+        assert store.session("p7").info().document_count == 22
+
+
+def test_no_more_is_run_once_its_answers_name_too_many_links(server: Server) -> None:
+    with server.connect() as store:
+        session = store.session("links")
+        session.add_document("d")
+        session.add_textunits(NewTextUnit(f"t{number}", 1, "") for number in range(20_000))
+    gets = [inner(c.GetDocument("links", 1), number) for number in range(1, 301)]
+    replies = pipeline(server, [*gets, inner(add("links", "late"), 999)])
+    assert [reply.cmd_type for reply in replies] == [N.DOCUMENT_RESPONSE] * 100 + [N.ERROR]
+    refusal = pb.Error.FromString(replies[-1].payload)
+    assert refusal.code == PipelineFullError.code
+    assert "answered 2000000 links (max: 2000000)" in refusal.message
 
 
 def test_replies_that_do_not_fit_say_that_all_was_carried_out(server: Server) -> None:
@@ -150,9 +182,21 @@ def test_more_items_than_one_command_may_name_are_refused_before_they_are_read(s
         (answer,) = exchange(server, frame)
         assert pb.Error.FromString(answer.payload).code == LimitExceededError.code
         assert "too many: 100001 (max: 100000)" in pb.Error.FromString(answer.payload).message
-    unpacked = b"\x78\x01" * 100_001
-    (answer,) = exchange(server, encode_frame(encode_envelope(1, N.ADD_ENTITY, unpacked, "p10")))
-    assert "fields that are not known" in pb.Error.FromString(answer.payload).message
+    many = b"".join((varint(100_001), b"\x01" * 100_001))  # packed
+    for number, tag, noun in (
+        (N.QUERY, b"\x42", "seed_entity_ids"),
+        (N.ADD_COMMUNITY, b"\x32", "entity_ids"),
+        (N.ADD_COMMUNITY, b"\x3a", "relationship_ids"),
+    ):
+        (answer,) = exchange(server, encode_frame(encode_envelope(1, number, tag + many, "p10")))
+        assert pb.Error.FromString(answer.payload).message.startswith(f"{noun} too many: 100001 (max: 100000)")
+    for tag, noun in (
+        (b"\x12\x00", "search_types"),
+        (b"\x4a\x00", "filter_entity_types"),
+        (b"\x52\x00", "filter_rel_types"),
+    ):
+        (answer,) = exchange(server, encode_frame(encode_envelope(1, N.QUERY, tag * 100_001, "p10")))
+        assert pb.Error.FromString(answer.payload).message.startswith(f"{noun} too many: 100001 (max: 100000)")
 
 
 def test_an_answer_that_is_too_large_is_never_sent(server: Server) -> None:

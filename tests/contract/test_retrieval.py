@@ -125,6 +125,38 @@ def test_an_answer_of_more_text_than_fits_is_refused_before_it_is_made(session: 
     assert len(session.query(axis(0), hops=1, entities_max=50).entities) == 50
 
 
+def test_links_and_members_are_weighed_before_they_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gibramdb.core.limits.GET_BYTES_MAX", 100_000)  # the figure, not the rule
+    store = OwnedStore(durable=False)
+    store.run(c.AddDocuments("s", (NewDocument("d"),)))
+    store.run(c.AddEntities("s", (NewEntity("hub", "hub", embedding=[1, 0, 0]),)))
+    for number in range(1, 31):
+        store.run(c.AddCommunity("s", NewCommunity(f"c{number}", (1,) * 1_000, embedding=[0, 1, number])))
+        store.run(c.AddTextUnits("s", tuple(NewTextUnit(f"t{number}-{n}", 1, "") for n in range(500))))
+        for n in range(500):
+            store.run(c.LinkTextUnitEntity("s", 500 * (number - 1) + n + 1, 1))
+
+    def asked(search_type: str, top_k: int, hops: int = -1, **most: int) -> object:
+        vector = [1.0, 0.0, 0.0] if search_type == "entity" else [0.0, 1.0, 0.0]
+        return store.run(
+            c.Query("s", np.array(vector, "<f4").tobytes(), (search_type,), top_k, hops, **most)  # type: ignore[arg-type]
+        )
+
+    few = asked("community", 5, communities_max=30)
+    assert isinstance(few, QueryResult)
+    assert len(few.communities) == 5
+    for refused in (
+        asked("community", 30, communities_max=30),
+        asked("community", 30, hops=1, communities_max=1),  # it would start from all of them
+        asked("entity", 1),  # linked 15,000 times
+    ):
+        assert isinstance(refused, LimitExceededError)
+        assert "answer too large" in str(refused)
+        assert "weighs over 100000 bytes" in str(refused)
+    assert isinstance(asked("community", 30, communities_max=1), QueryResult)
+    store.close()
+
+
 def test_what_can_not_be_asked(session: Session) -> None:
     with pytest.raises(GibramError):
         session.query(axis(0))

@@ -37,6 +37,7 @@ from gibramdb.errors import (
     UnavailableError,
 )
 from gibramdb.model import commands as c
+from gibramdb.storage.files import OsFileSystem
 
 VECTOR = [1.0, 2.0, 3.0, 4.0]
 
@@ -242,8 +243,13 @@ def test_a_snapshot_before_a_clean_stop_on_request(tmp_path: Path) -> None:
     with Server(tmp_path / "data", "--config", str(config)) as server, server.connect() as db:
         db.session("s").add_document("d")
         server.stop()
+    for _ in range(3):
+        with Server(tmp_path / "data", "--config", str(config)) as server, server.connect() as db:
+            health = db.health().components
+            assert health["recovery_records_replayed"] == "0"
+            assert health["snapshot_count"] == "1", "an unchanged store pushes out no older snapshot"
+            server.stop()
     with Server(tmp_path / "data") as server, server.connect() as db:
-        assert db.health().components["recovery_records_replayed"] == "0"
         assert db.session("s").info().document_count == 1
 
 
@@ -314,6 +320,32 @@ def test_a_copy_restores_what_was_saved(tmp_path: Path, durable: bool) -> None:
         with open_in(tmp_path, durable) as db:
             assert db.digest() == after
             assert db.last_save().path.endswith("copy.gibram"), "it survives a restart"
+
+
+@pytest.mark.parametrize("where", ["header", "session", "manifest", "end"])
+def test_a_copy_that_the_disk_does_not_give_back_as_written_gets_no_name(
+    db: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    class Changing(OsFileSystem):
+        """What is on the disk is not what the cache has shown."""
+
+        def drop_cache(self, fd: int) -> None:
+            super().drop_cache(fd)
+            data = self.pread(fd, self.size(fd), 0)
+            places = {"header": 20, "session": 200, "manifest": data.index(b'"cut"'), "end": len(data) - 1}
+            os.pwrite(fd, bytes([data[places[where]] ^ 1]), places[where])
+
+    fill(db.session("s"), 100)
+    db.save("copy.gibram")
+    good = (tmp_path / "data/copy.gibram").read_bytes()
+    db.session("s").touch()
+    with monkeypatch.context() as broken:
+        broken.setattr("gibramdb.database.snapshot_files.OsFileSystem", Changing)
+        with pytest.raises(CorruptSnapshotError, match=r"copy\.gibram: "):
+            db.save("copy.gibram")
+    assert (tmp_path / "data/copy.gibram").read_bytes() == good, "the copy that is there is left alone"
+    assert "copy.gibram" in db.backup_status().error
+    db.save("copy.gibram")
 
 
 def test_progress_goes_up_once_and_a_later_snapshot_leaves_it_alone(db: Store) -> None:
@@ -616,6 +648,45 @@ def test_another_dimension_is_refused_by_both_numbers_unless_nothing_has_vectors
         wider.checkpoint()
     with pytest.raises(IncompatibleStoreError, match=r"dimension 6, server.vector_dim is 4"):
         gibramdb.open(tmp_path / "data", vector_dim=4)
+
+
+@pytest.mark.parametrize("is_covered", [False, True], ids=["in the log", "in a snapshot"])
+@pytest.mark.parametrize("is_session_deleted", [False, True], ids=["an entity", "a session"])
+def test_another_dimension_is_taken_once_the_last_vector_is_deleted(
+    db: Store, tmp_path: Path, is_session_deleted: bool, is_covered: bool
+) -> None:
+    data = tmp_path / "data"
+    db.session("kept").add_document("no vectors")
+    added = db.session("s").add_entity("e", "first", embedding=[1.0] * 4)
+    if is_covered:
+        db.checkpoint()
+    db.close()
+    with pytest.raises(IncompatibleStoreError, match=r"dimension 4, server.vector_dim is 6"):
+        gibramdb.open(data, vector_dim=6)
+    with gibramdb.open(data, vector_dim=4) as again:
+        if is_session_deleted:
+            again.session("s").delete()
+        else:
+            again.session("s").delete_entity(added)
+    for dim in (4, 6):  # the earlier one is no worse for it
+        with gibramdb.open(data, vector_dim=dim) as other:
+            assert other.session("kept").info().document_count == 1
+    with gibramdb.open(data, vector_dim=6) as wider:
+        session = wider.session("s")
+        session.add_entity("e2", "second", embedding=[1.0] * 6)
+        assert [found.entity.title for found in session.query([1.0] * 6).entities] == ["SECOND"]
+        digest = wider.digest().sha256
+    with pytest.raises(IncompatibleStoreError, match=r"wal-.*LSN .*dimension 6, server.vector_dim is 4"):
+        gibramdb.open(data, vector_dim=4)
+    verified = subprocess.run(
+        [sys.executable, "-m", "gibramdb", "store", "verify", str(data)], capture_output=True, text=True, check=False
+    )
+    assert digest in verified.stdout, verified.stderr
+    with gibramdb.open(data, vector_dim=6) as wider:
+        assert wider.digest().sha256 == digest
+        wider.checkpoint()
+    with gibramdb.open(data, vector_dim=6) as wider:
+        assert wider.digest().sha256 == digest
 
 
 def test_a_truncation_asked_for_during_a_restore_waits_for_it(db: Store, tmp_path: Path) -> None:

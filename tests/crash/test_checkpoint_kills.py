@@ -6,6 +6,7 @@ import errno
 import os
 import queue
 import random
+import re
 import threading
 from collections.abc import Callable
 
@@ -19,7 +20,7 @@ from gibramdb.config import load_config
 from gibramdb.core.digest import state_digest
 from gibramdb.database.database import Answer
 from gibramdb.database.opening import OpenStore, open_store
-from gibramdb.errors import DiskFullError, FatalError, GibramError, IncompatibleStoreError, StorageError
+from gibramdb.errors import DiskFullError, FatalError, GibramError, HaltedError, IncompatibleStoreError, StorageError
 from gibramdb.model import commands as c
 from gibramdb.model.results import Health
 from gibramdb.storage import snapshot, wal
@@ -64,6 +65,10 @@ class Driven:
     def digest(self) -> str:
         return state_digest(self.store.database.state.sessions.values())[0]
 
+    def missing(self) -> str:
+        """What the start said is not here."""
+        return "".join(each for each in self.store.database.facts.warnings if each.startswith("This start found no"))
+
 
 def prepared() -> Driven:
     """Two snapshots are there, and changes behind them in one of two sessions."""
@@ -78,10 +83,10 @@ def prepared() -> Driven:
     return driven
 
 
-def changes_of_a_checkpoint() -> int:
+def changes_of(command: c.Command) -> int:
     driven = prepared()
     before = driven.disk.changing_calls
-    assert not isinstance(driven.run(c.Checkpoint()), GibramError)
+    assert not isinstance(driven.run(command), GibramError)
     driven.store.close()
     return driven.disk.changing_calls - before
 
@@ -99,7 +104,7 @@ def quiet_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("ending", ["kill", "power cut"])
 def test_every_start_gives_what_was_there_and_goes_on(ending: str) -> None:
-    steps = changes_of_a_checkpoint()
+    steps = changes_of(c.Checkpoint())
     assert steps > 20
     for step in range(1, steps + 1):
         driven = prepared()
@@ -111,6 +116,7 @@ def test_every_start_gives_what_was_there_and_goes_on(ending: str) -> None:
             left = driven.disk.after_power_cut(random.Random(step))
         again = Driven(left)
         assert again.digest() == digest, f"step {step} of {steps}"
+        assert not again.missing(), "a crash is no loss"
         assert not isinstance(again.run(c.AddDocuments("busy", (NewDocument("goes on"),))), GibramError)
         assert not isinstance(again.run(c.Checkpoint()), GibramError)
         assert len(snapshot.list_snapshots(left, SNAPSHOTS)) <= 2
@@ -119,7 +125,39 @@ def test_every_start_gives_what_was_there_and_goes_on(ending: str) -> None:
         again.store.close()
         third = Driven(left.after_kill())
         assert third.digest() == after
+        assert not third.missing()
         third.store.close()
+
+
+@pytest.mark.parametrize("ending", ["kill", "power cut"])
+@pytest.mark.parametrize("command", [c.Checkpoint(), c.RotateLog()])
+def test_a_newest_generation_that_is_lost_is_missed_wherever_the_process_ended_before(
+    command: c.Command, ending: str
+) -> None:
+    steps = changes_of(command)
+    for step in range(1, steps + 2):  # and once not at all
+        driven = prepared()
+        driven.disk.stop_at(step)
+        driven.run(command)
+        cut = random.Random(step)
+        left = driven.disk.after_kill() if ending == "kill" else driven.disk.after_power_cut(cut)
+        again = Driven(left)
+        assert not again.missing(), f"step {step} of {steps}"
+        assert not isinstance(again.run(c.AddDocuments("busy", (NewDocument("acknowledged"),))), GibramError)
+        left = left.after_kill() if ending == "kill" else left.after_power_cut(cut)
+        (_, newest) = wal.list_logs(left, LOGS)[-1]
+        left.unlink(newest)
+        left.sync_dir(LOGS)
+        try:
+            third = Driven(left)
+        except FatalError:
+            continue
+        assert "what was logged behind LSN" in third.missing(), f"step {step} of {steps}"
+        assert not isinstance(third.run(c.AddDocuments("busy", (NewDocument("goes on"),))), GibramError)
+        third.store.close()
+        fourth = Driven(left.after_kill())
+        assert not fourth.missing(), "what goes on is the newest again"
+        fourth.store.close()
 
 
 @pytest.mark.parametrize(
@@ -155,7 +193,9 @@ def test_a_generation_that_may_not_be_begun_stops_no_writes_and_is_tried_again(o
     driven.disk.fail_below(LOGS, operation, error)
     assert not isinstance(driven.run(c.Checkpoint()), GibramError), "the snapshot itself is published"
     assert not isinstance(driven.run(c.AddDocuments("busy", (NewDocument("meanwhile"),))), GibramError)
-    assert driven.run(c.GetHealth()).components["durable_state"] == "serving"  # type: ignore[union-attr]
+    health = driven.run(c.GetHealth())
+    assert health.components["durable_state"] == "degraded"  # type: ignore[union-attr]
+    assert os.strerror(error) in health.components["durable_state_reason"]  # type: ignore[union-attr]
     driven.disk.fail_below(LOGS, operation, error)
     refused = driven.run(c.RotateLog())
     assert isinstance(refused, DiskFullError if error == errno.ENOSPC else StorageError)
@@ -166,6 +206,7 @@ def test_a_generation_that_may_not_be_begun_stops_no_writes_and_is_tried_again(o
     assert left.digest() == digest
     left.store.close()
     assert not isinstance(driven.run(c.RotateLog()), GibramError)
+    assert driven.run(c.GetHealth()).components["durable_state"] == "serving"  # type: ignore[union-attr]
     driven.store.close()
     again = Driven(driven.disk.after_kill())
     assert again.digest() == digest
@@ -199,6 +240,7 @@ def test_generations_and_snapshots_of_any_age_give_the_same_state_or_are_refused
             refused += 1
             continue
         found = again.digest()
+        assert bool(again.missing()) == (logs[-1] not in present), "the end is gone, and that is said; or neither"
         again.store.close()
         newest = max((cuts[path].generation for path in present & set(snapshots)), default=0)
         there = [generation for generation, path in wal.list_logs(disk, LOGS) if path in present]
@@ -236,6 +278,17 @@ def test_a_log_with_vectors_of_another_dimension_is_refused_by_both_numbers(
         open_store(
             msgspec.structs.replace(CONFIG, server=server), FakeClock(), lambda _: None, driven.disk.after_kill()
         )
+
+
+def test_a_halted_store_says_once_what_to_do() -> None:
+    driven = Driven(FaultyDisk(ROOT))
+    driven.disk.fail_below(LOGS, "fdatasync", errno.EIO)
+    driven.run(c.AddDocuments("s", (NewDocument("d"),)))
+    refused = driven.run(c.AddDocuments("s", (NewDocument("e"),)))
+    assert isinstance(refused, HaltedError)
+    assert re.search(r"next: .*start it again$", str(refused))
+    assert len(re.findall("start (it )?again", str(refused))) == 1
+    driven.store.close()
 
 
 def test_a_disk_that_is_nearly_full_is_told_while_everything_is_still_taken() -> None:

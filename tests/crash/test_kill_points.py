@@ -77,6 +77,7 @@ def digest_of(data: Path) -> Any:
     """What a start gives; it must then go on: a write, a checkpoint, and all of that again."""
     with gibramdb.open(data, vector_dim=8) as db:
         found = db.digest()
+        assert "This start found no" not in db.health().components["warnings"], "a crash is no loss"
         furnish(db.session("after"))
         db.checkpoint()
         after = db.digest()

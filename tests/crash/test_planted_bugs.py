@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.faulty_disk import FaultyDisk, Stopped
+from support.faulty_disk import PAGE_BYTES, FaultyDisk, Stopped
 from support.owned_store import ROOT, VECTOR_DIM, FakeClock
 
 from gibramdb import NewEntity
@@ -29,9 +29,9 @@ from gibramdb.database.snapshot_files import SnapshotFiles
 from gibramdb.errors import GibramError
 from gibramdb.model import commands as c
 from gibramdb.model.ids import Lsn
-from gibramdb.storage import wal
-from gibramdb.storage.files import TEMPORARY_SUFFIX
-from gibramdb.storage.snapshot import Manifest
+from gibramdb.storage import snapshot, wal
+from gibramdb.storage.files import TEMPORARY_SUFFIX, publish
+from gibramdb.storage.snapshot import PACK_HEADER_BYTES, Manifest
 from gibramdb.storage.wal import LogWriter
 
 WITHIN = 20
@@ -61,6 +61,7 @@ class Life:
         self._store: OpenStore = open_store(CONFIG, FakeClock(), self._posted.put, disk)
         self.digests = [self._digest()]
         """After the start, and after each write."""
+        self.misses = [each for each in self._store.database.facts.warnings if each.startswith("This start found no")]
         self.acknowledged = 0
         """Of those, the last one that somebody was told of. What a start shows can be read at once."""
         self._unanswered = 0
@@ -170,6 +171,9 @@ def outlived(seed: int, disk_type: type[FaultyDisk] = FaultyDisk) -> str:
             again = Life(disk, rng)
         except Exception as refusal:  # whatever it is: a store that does not start again after a crash
             return f"seed {seed}, death {number}: the start was refused: {refusal!r}"
+        if again.misses:
+            again.die(power_fails=False)
+            return f"seed {seed}, death {number}: a crash is taken for a loss: {again.misses}"
         found, kept = again.digests[0], life.digests[life.acknowledged :]
         if found not in kept:
             again.die(power_fails=False)
@@ -315,3 +319,59 @@ def test_a_bug_in_the_order_of_steps_is_seen(
 ) -> None:
     plant(monkeypatch)
     assert any(outlived(seed, disk_type) for disk_type in (FaultyDisk, KeepsItsCache) for seed in range(WITHIN))
+
+
+# --- reading back -----------------------------------------------------------------------------------------------------
+
+
+class ChangesPacks(FaultyDisk):
+    """Of some files a byte is another on the disk than in the cache, which shows what was written until it is dropped."""
+
+    NAMED = "pack-"
+
+    def fsync(self, fd: int) -> None:
+        super().fsync(fd)
+        path, file, _ = self._open[fd]
+        if path.name.startswith(self.NAMED) and self._rng.random() < 0.3:
+            at = self._rng.randrange(PACK_HEADER_BYTES, len(file.content))
+            page = at - at % PAGE_BYTES
+            state = file.content[page : page + PAGE_BYTES]
+            state[at - page] ^= 1
+            file.lost_pages[page // PAGE_BYTES] = bytes(state)
+
+
+class ChangesManifests(ChangesPacks):
+    NAMED = "snapshot-"
+
+
+def never_reads_packs_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(snapshot, "verify_section", lambda *_: None)
+
+
+def never_reads_manifests_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(snapshot, "publish", lambda fs, path, data, read_back: publish(fs, path, data))
+
+
+def reads_the_cache_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(FaultyDisk, "drop_cache", lambda _disk, _fd: None)
+
+
+@pytest.mark.parametrize("disk_type", [ChangesPacks, ChangesManifests])
+def test_what_the_disk_changes_on_the_way_down_is_never_published(disk_type: type[FaultyDisk]) -> None:
+    assert [found for seed in range(WITHIN) if (found := outlived(seed, disk_type))] == []
+
+
+@pytest.mark.parametrize(
+    ("plant", "disk_type"),
+    [
+        (never_reads_packs_back, ChangesPacks),
+        (never_reads_manifests_back, ChangesManifests),
+        (reads_the_cache_back, ChangesPacks),
+        (reads_the_cache_back, ChangesManifests),
+    ],
+)
+def test_a_snapshot_that_is_not_read_back_is_seen(
+    plant: Callable[[pytest.MonkeyPatch], None], disk_type: type[FaultyDisk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    assert any(outlived(seed, disk_type) for seed in range(WITHIN))

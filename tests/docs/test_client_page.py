@@ -23,6 +23,7 @@ SHOWN = [
     [],
     ["2"],
     ["5000 of 12000", "10000 of 12000", "12000 of 12000", "ENTITY 7 1.0"],
+    ["(100, 8) float32 True", "True"],
     ["[1, 2]"],
     ["[1, 2, 3]"],
     ["entity with title Ada Lovelace already exists"],

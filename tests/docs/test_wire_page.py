@@ -27,6 +27,13 @@ def test_every_command_stands_on_the_page_as_it_is_in_the_table() -> None:
     assert rows_below("Commands") == expected
 
 
+def test_those_that_answer_nothing_for_a_session_that_is_not_there_are_named() -> None:
+    named = re.search(r"Those that read many, (.*?),\s+must name one too", PAGE, re.DOTALL)
+    assert named is not None
+    many = {row.number.value for row in TABLE if row.session_rule == "required" and row.name[:5] in {"MGET_", "LIST_"}}
+    assert {int(number) for number in re.findall(r"\d+", named[1])} == many
+
+
 def test_every_test_that_the_page_names_exists() -> None:
     root = Path(__file__).resolve().parents[2]
     rows = rows_below("Conformance")

@@ -39,7 +39,7 @@ SAID: dict[str, list[str]] = {
     "GET_RELATIONSHIP_BY_EXTERNAL_ID": ["r1"], "GET_COMMUNITY_BY_EXTERNAL_ID": ["c1"],
     "MGET_DOCUMENTS": ["[1,2]"], "MGET_TEXTUNITS": ["[1]"], "MGET_ENTITIES": ["[1]"], "MGET_RELATIONSHIPS": ["[1]"],
     "LIST_DOCUMENTS": ["limit=2"], "LIST_TEXTUNITS": [], "LIST_ENTITIES": [], "LIST_RELATIONSHIPS": [], "LIST_COMMUNITIES": [],
-    "QUERY": [VECTOR, "top_k=2", 'search_types=["entity"]'], "EXPLAIN": ["1"],
+    "QUERY": [VECTOR, "top_k=2", 'search_types=["entity"]'], "EXPLAIN": ["1"], "GET_EMBEDDINGS": ["entity", "[2,1]"],
     "COMPUTE_COMMUNITIES": ["resolution=1.5"], "HIERARCHICAL_LEIDEN": [], "REBUILD_INDEX": [],
     "UNLINK_TEXTUNIT_ENTITY": ["1", "1"],
     "DELETE_COMMUNITY": ["1"], "DELETE_RELATIONSHIP": ["2"], "DELETE_TEXTUNIT": ["2"], "DELETE_DOCUMENT": ["3"],
@@ -87,6 +87,8 @@ def test_every_command_can_be_asked_for_and_answers_one_json_document(
                 assert document["content"] == "some = text"
             if name == "QUERY":
                 assert [hit["entity"]["title"] for hit in document["entities"]][:1] == ["ADA"]
+            if name == "GET_EMBEDDINGS":
+                assert document == {"items": [{"id": 1, "embedding": json.loads(VECTOR)}]}
         server.kill()
 
 
@@ -109,9 +111,40 @@ def test_people_are_shown_tables(server: Server, capsys: pytest.CaptureFixture[s
     assert "external_id" in capsys.readouterr().out
 
 
+def test_a_negative_number_is_a_value_and_options_stay_options(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def info() -> tuple[int, int]:
+        assert main(said(server, "SESSION_INFO", "--json", "-s", "negative")) == 0, "behind the words too"
+        document = json.loads(capsys.readouterr().out)
+        return document["ttl_s"], document["idle_ttl_s"]
+
+    assert main(said(server, "-s", "negative", "ADD_DOCUMENT", "-5", "filename=-news")) == 0
+    assert main(said(server, "-s", "negative", "SET_SESSION_TTL", "3600", "1800")) == 0
+    capsys.readouterr()
+    assert info() == (3600, 1800)
+    assert main(said(server, "-s", "negative", "SET_SESSION_TTL", "-1", "--timeout", "5", "-1")) == 0
+    capsys.readouterr()
+    assert info() == (0, 0)
+    assert main(said(server, "-s", "negative", "--json", "GET_DOCUMENT_BY_EXTERNAL_ID", "--", "-5")) == 0
+    assert json.loads(capsys.readouterr().out)["filename"] == "-news", "a text comes as it was given"
+    assert main(said(server, "-s", "-5", "ADD_DOCUMENT", "d")) == 0
+    assert main(said(server, "LIST_SESSIONS")) == 0
+    assert " -5 " in capsys.readouterr().out
+    for wrong in (
+        ["--jsn", "PING"],
+        ["ADD_DOCUMENT", "-news"],
+        ["ADD_DOCUMENT", "- news"],
+        ["PING", "--timeout", "-x"],
+    ):
+        assert main(said(server, "-s", "negative", *wrong)) == 2, wrong
+
+
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
+        (["GET_ENTITY", "-1"], 64, "GET_ENTITY: Value out of range: -1"),
+        (["COMPUTE_COMMUNITIES", "-1.5e3"], 64, "got -1500.0"),
         (["ADD_ENTTY"], 64, "unknown command: ADD_ENTTY; did you mean ADD_ENTITY? `help` lists them all"),
         (["xyz"], 64, "unknown command: xyz; `help` lists them all"),
         (["GET_ENTITY", "seven"], 64, "id takes a whole number, got 'seven'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 import traceback
@@ -27,6 +28,7 @@ from gibramdb.errors import (
     PermissionDeniedError,
     ProtocolError,
     RateLimitedError,
+    UnavailableError,
 )
 from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec import CommandNumber as N
@@ -219,11 +221,11 @@ class Gibram:
         return id(connection) in self._let_in and pong(request, connection)
 
 
-def outcome(way: str, url: str, api_key: str | None = None) -> GibramError | None:
+def outcome(way: str, url: str, api_key: str | None = None, timeout_s: float = 30) -> GibramError | None:
     """What comes of connecting and asking PING twice more."""
 
     async def run() -> None:
-        async with connected(way, url, api_key=api_key) as store:
+        async with connected(way, url, api_key=api_key, timeout_s=timeout_s) as store:
             await told(store.ping())
             await told(store.ping())
 
@@ -273,6 +275,45 @@ def test_other_answers(way: str, number: int, payload: bytes, expected: type[Gib
     with Peer(answering(number, payload)) as peer:
         assert type(outcome(way, peer.url, KEY)) is expected
         assert peer.numbers == [N.AUTH]
+
+
+@ways
+def test_a_server_that_is_too_busy_to_check_a_key_is_asked_again(way: str) -> None:
+    tries = 0
+
+    def answer(request: Request, connection: socket.socket) -> bool:
+        nonlocal tries
+        tries += request.number == N.AUTH
+        if request.number != N.AUTH or tries > 3:
+            return answering(N.AUTH_RESPONSE, pb.AuthResponse(success=True).SerializeToString())(request, connection)
+        busy = pb.AuthResponse(success=False, message="busy, try again", code=UnavailableError.code)
+        connection.sendall(encode_reply(request.request_id, N.AUTH_RESPONSE, busy.SerializeToString()))
+        return False
+
+    with Peer(answer) as peer:
+        assert outcome(way, peer.url, KEY) is None
+        assert peer.numbers[:4] == [N.AUTH] * 4, "on connections of their own"
+        tries = -1_000
+        began = time.monotonic()
+        error = outcome(way, peer.url, KEY, timeout_s=1)
+        assert type(error) is UnavailableError, "which says nothing of the key"
+        assert "busy, try again; nothing was carried out" in str(error)
+        assert time.monotonic() - began < 1.5
+
+
+def test_many_who_show_one_hashed_key_at_once_are_all_let_in(tmp_path: Path) -> None:
+    """As when the processes of one host meet a server that has just been started."""
+    hashed = entry("hashed", "write", key_hash=hash_of("key-hashed", cost=12))
+
+    async def run(server: Server) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            stores = await asyncio.gather(
+                *(stack.enter_async_context(connected("async", url(server), api_key="key-hashed")) for _ in range(10))
+            )
+            await asyncio.gather(*(told(store.ping()) for store in stores))
+
+    with started(tmp_path, [hashed]) as server:
+        asyncio.run(run(server))
 
 
 @ways

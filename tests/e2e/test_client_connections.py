@@ -8,23 +8,34 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.peer import Peer, pong
 from support.server import Server
+from support.ways import connected, told, ways
 
 import gibramdb
 from gibramdb.errors import (
     ConnectionFailedError,
+    GibramError,
     InvalidArgumentError,
     OutcomeUnknownError,
     ProtocolError,
     RateLimitedError,
 )
 from gibramdb.model import commands as c
+from gibramdb.model.results import Health
 from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec import CommandNumber as N
-from gibramdb.wire.codec import Request, decode_pipeline, decode_request, encode_error, encode_pipeline_response
+from gibramdb.wire.codec import (
+    Request,
+    decode_pipeline,
+    decode_request,
+    encode_error,
+    encode_pipeline_response,
+    encode_result,
+)
 from gibramdb.wire.framing import FrameReader, encode_reply
 
 TRICKLE_S = 0.1
@@ -146,9 +157,6 @@ def call(way: str, url: str, command: c.Command, timeout_s: float = 10) -> None:
     asyncio.run(run())
 
 
-ways = pytest.mark.parametrize("way", ["blocking", "async"])
-
-
 @ways
 @pytest.mark.parametrize(
     ("script", "command"),
@@ -208,6 +216,73 @@ def test_an_answer_that_trickles_in_holds_a_call_no_longer_than_its_time(way: st
             call(way, peer.url, command, timeout_s=0.5)
         assert 0.4 < time.monotonic() - began < 2
         assert len(peer.requests) == 2
+
+
+@ways
+def test_a_write_under_which_every_connection_breaks_is_given_up_before_the_calls_time_is_over(way: str) -> None:
+    """Where the server answers otherwise: one that is restarted breaks connections too, and is waited for."""
+    away = 2
+
+    def answer(request: Request, connection: socket.socket) -> bool:
+        nonlocal away
+        if request.number == N.HEALTH:
+            away -= 1
+            if away >= 0:
+                return False
+            reply = encode_result(Health("ok", {"tokens": "remembered"}), request)
+            connection.sendall(encode_reply(request.request_id, *reply))
+            return True
+        return request.number != N.TOUCH_SESSION and pong(request, connection)
+
+    async def run(url: str) -> None:
+        async with connected(way, url, retry_writes=True, timeout_s=20) as store:
+            await told(store.session("s").touch())
+
+    with Peer(answer) as peer:
+        began = time.monotonic()
+        with pytest.raises(OutcomeUnknownError, match="it broke 4 times, though the server answers otherwise"):
+            asyncio.run(run(peer.url))
+        assert time.monotonic() - began < 10
+        assert peer.numbers.count(N.TOUCH_SESSION) == 1 + 4
+        assert peer.numbers.count(N.HEALTH) == 3 + 4
+
+
+@ways
+def test_a_request_above_the_servers_limit_is_told_from_a_server_that_speaks_tls(way: str, tmp_path: Path) -> None:
+    async def run(url: str, **options: Any) -> list[str]:
+        said: list[str] = []
+        async with connected(way, url, **options) as store:
+            session = store.session("s")
+            document = await told(session.add_document(str(options)))
+            for _ in range(2):  # on a connection that was there, and on one made for this
+                with pytest.raises(GibramError) as caught:
+                    await told(session.add_textunit("t", document, "x" * 100_000))
+                said.append(str(caught.value))
+        return said
+
+    config = tmp_path / "gibramdb.yaml"
+    config.write_text("security: {max_frame_size: 65536}")
+    with Server(tmp_path / "data", "--config", str(config), mode="ephemeral") as server:
+        for retries in (False, True):
+            said = asyncio.run(run(f"gibram://127.0.0.1:{server.port}", retry_writes=retries))
+            for each in said:
+                assert "the request has 1000" in each
+                assert "security.max_frame_size" in each
+                assert "TLS" not in each
+
+
+@ways
+def test_a_connection_that_breaks_after_an_earlier_one_was_answered_is_not_said_to_be_tls(way: str) -> None:
+    async def run(url: str) -> str:
+        async with connected(way, url) as store:
+            with pytest.raises(OutcomeUnknownError) as caught:
+                await told(store.ping())
+        return str(caught.value)
+
+    with Peer(Script(["answer", *["close"] * 4])) as peer:
+        assert "TLS" not in asyncio.run(run(peer.url))
+    with Peer(Script(["close"] * 4)) as peer, pytest.raises(OutcomeUnknownError, match="if it speaks TLS"):
+        asyncio.run(run(peer.url))
 
 
 @ways

@@ -168,14 +168,17 @@ def test_everything_that_it_has_works() -> None:
         assert set(FORMS) | {N.LIST_ENTITIES, N.PIPELINE} == set(peer.numbers)
 
 
-@pytest.mark.parametrize("method", ["documents", "textunits", "digest"])
-def test_what_it_lacks_is_said(method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [("documents", ()), ("textunits", ()), ("digest", ()), ("get_embeddings", ("entity", [1]))],
+)
+def test_what_it_lacks_is_said(method: str, arguments: tuple[object, ...]) -> None:
     with (
         Peer(reference) as peer,
         gibramdb.connect(peer.url) as db,
         pytest.raises(UnknownCommandError, match="unknown command"),
     ):
-        list(getattr(db.session("s"), method)())
+        list(getattr(db.session("s"), method)(*arguments))
 
 
 @pytest.mark.parametrize(

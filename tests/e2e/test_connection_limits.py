@@ -14,20 +14,26 @@ from pathlib import Path
 import pytest
 from support.gate import Frames, config_file, encode_auth, entry
 from support.server import Server
+from support.strace import needs_strace, strace
 from support.tls import Authority
 
-from gibramdb import NewDocument, NewTextUnit
+from gibramdb import NewDocument, NewEntity, NewTextUnit
 from gibramdb.clock import SystemClock
 from gibramdb.model import commands as c
 from gibramdb.server.admission import TOLD_EVERY_US, Seldom
 from gibramdb.wire.codec import CommandNumber as N
-from gibramdb.wire.codec import encode_command
+from gibramdb.wire.codec import encode_command, encode_pipeline
 
 MIB = 1 << 20
 
 
 def resident_bytes(server: Server) -> int:
     return int(Path(f"/proc/{server.pid}/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def resident_bytes_peak(server: Server) -> int:
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def cpu_seconds(server: Server) -> float:
@@ -178,6 +184,59 @@ def test_answers_that_nobody_takes_hold_no_more_than_they_may_together(tmp_path:
             for each in crowd:
                 each.socket.close()
             assert len(store.session("s").get_textunits([1, 2, 3])) == 3
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        encode_pipeline([c.GetTextUnit("s", number % 1_000 + 1) for number in range(4_000)], 7),
+        encode_command(c.GetTextUnits("s", tuple(range(1, 1_001)) * 4), 7),
+    ],
+    ids=["pipelines", "single answers"],
+)
+def test_answers_that_are_made_at_once_hold_no_more_than_they_may_together(tmp_path: Path, asked: bytes) -> None:
+    """Each of 40 asks for 24 MB, which take many turns to make, or one long one, and takes nothing."""
+    with serving(tmp_path, max_buffered_bytes=32 * MIB, max_conns_per_ip=100) as server, server.connect() as store:
+        session = store.session("s")
+        session.add_document("d")
+        session.add_textunits(NewTextUnit(f"t{number}", 1, "x" * 6_000) for number in range(1_000))
+        before = resident_bytes(server)
+        crowd = [Frames(server.port) for _ in range(40)]
+        for each in crowd:
+            each.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        for each in crowd:
+            each.socket.sendall(asked)
+        for _ in range(100):
+            store.ping()
+            time.sleep(0.02)
+        assert resident_bytes_peak(server) - before < 160 * MIB, "more than the limit and an answer being made"
+        for each in crowd:
+            each.socket.close()
+        assert len(session.get_textunits([1, 2, 3])) == 3
+
+
+@needs_strace
+def test_answers_that_wait_for_a_slow_disk_hold_no_more_than_they_may_together(tmp_path: Path) -> None:
+    """Each of 20 asks for as much as one connection may, behind a write."""
+    settings = ("--config", config_file(tmp_path, [], security={"max_buffered_bytes": 32 * MIB}))
+    with Server(tmp_path / "data") as server, server.connect() as store:
+        store.session("r").add_entities([NewEntity(f"e{number}", f"e{number}") for number in range(10_000)])
+        server.stop()
+    sent = [encode_command(c.ListEntities("r", limit=10_000), number) for number in range(2, 30)]
+    slow_disk = strace("inject=fdatasync:delay_enter=2000000")
+    with Server(tmp_path / "data", *settings, prefix=slow_disk) as server:
+        before = resident_bytes(server)
+        crowd = [Frames(server.port) for _ in range(20)]
+        for number, each in enumerate(crowd):
+            with suppress(OSError):  # sent away already
+                each.socket.sendall(encode_command(c.AddDocuments(f"w{number}", (NewDocument("d"),)), 1))
+                each.socket.sendall(b"".join(sent))
+        time.sleep(1)
+        assert resident_bytes_peak(server) - before < 160 * MIB
+        for each in crowd:
+            each.socket.close()
+        wait_for(lambda: _is_let_in(server))
+        assert any("all together hold too much" in line for line in server.lines)
 
 
 @pytest.mark.parametrize(

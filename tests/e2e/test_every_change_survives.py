@@ -181,7 +181,8 @@ def test_every_kind_of_mutation_is_walked_here(tmp_path: Path) -> None:
             change(db.session(number.name))
         before = db.digest()
         server.kill()
-    walked = logged(directory) | set(BY_TIME) | {mutations.WrittenOnce}  # the last of them in test_tokens.py
+    marked = {mutations.WrittenOnce, mutations.WrittenOnceInPlace}  # in test_tokens.py
+    walked = logged(directory) | set(BY_TIME) | marked
     assert walked == set(get_args(mutations.Mutation)) - set(mutations.IN_SNAPSHOTS_ONLY)
     with Server(directory) as server, server.connect() as db:
         assert db.digest() == before

@@ -117,11 +117,14 @@ def test_rights_that_are_taken_away_while_it_runs_stop_no_writes(owned_by_nobody
         db.checkpoint()
         db.session("s").add_document("d4")
         assert "can not begin its next generation" in "".join(server.lines)
-        assert db.health().components["durable_state"] == "serving"
+        health = db.health()
+        assert (health.components["durable_state"], health.components["snapshot_error"]) == ("degraded", "")
+        assert "can not begin its next generation" in health.components["durable_state_reason"]
         (data / "session_wal").chmod(0o700)
         generation = int(db.health().components["wal_generation"])
         db.checkpoint()
         assert int(db.health().components["wal_generation"]) == generation + 1
+        assert db.health().components["durable_state"] == "serving"
         server.kill()
     with Server(data, prefix=AS_NOBODY) as server, server.connect() as db:
         assert documents(db) == ["d1", "d2", "d3", "d4"]
@@ -134,11 +137,11 @@ def test_rights_that_are_taken_away_while_it_runs_stop_no_writes(owned_by_nobody
 @pytest.fixture(params=["tmpfs", "overlay"])
 def scratch(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[str, Path]]:
     kind = str(request.param)
-    for name in ("lower", "upper", "work", "mounted"):
+    for name in ("lower", "upper", "work", "mounted here"):  # the kernel writes a blank as \\040
         (tmp_path / name).mkdir()
     layers = f"lowerdir={tmp_path}/lower,upperdir={tmp_path}/upper,workdir={tmp_path}/work"
     options = "size=64m" if kind == "tmpfs" else layers
-    mounted = tmp_path / "mounted"
+    mounted = tmp_path / "mounted here"
     if subprocess.run(["mount", "-t", kind, "-o", options, kind, str(mounted)], check=False).returncode:
         pytest.skip(f"mounting {kind} is not allowed here")
     yield kind, mounted
@@ -146,10 +149,15 @@ def scratch(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[st
 
 
 @pytest.mark.parametrize("lies_there", ["data_dir", "wal_dir", "snapshot_dir"])
+@pytest.mark.parametrize("is_linked", [False, True], ids=["there", "through a link"])
 def test_each_directory_on_scratch_storage_is_warned_of(
-    tmp_path: Path, scratch: tuple[str, Path], lies_there: str
+    tmp_path: Path, scratch: tuple[str, Path], lies_there: str, is_linked: bool
 ) -> None:
     kind, mounted = scratch
+    if is_linked:
+        link = tmp_path / "link"
+        link.symlink_to(mounted)
+        mounted = link
     places = {
         name: (mounted if name == lies_there else tmp_path) / name for name in ("data_dir", "wal_dir", "snapshot_dir")
     }

@@ -216,14 +216,21 @@ def put_an_empty_directory_in_place_of(directory: Path) -> None:
     [("data",), ("wal",), ("snapshots",), ("data", "wal"), ("data", "snapshots"), ("wal", "snapshots")],
     ids="+".join,
 )
+@pytest.mark.parametrize("checkpoints", [0, 2])
 def test_volumes_that_are_not_mounted_are_no_first_start(
-    tmp_path: Path, lost: tuple[str, ...], lose: Callable[[Path], object]
+    tmp_path: Path, lost: tuple[str, ...], lose: Callable[[Path], object], checkpoints: int
 ) -> None:
     store = tmp_path / "store"
     config = tmp_path / "config.yaml"
-    config.write_text(f"session_store:\n  wal_dir: {store / 'wal'}\n  snapshot_dir: {store / 'snapshots'}\n")
+    config.write_text(
+        f"session_store:\n  wal_dir: {store / 'wal'}\n  snapshot_dir: {store / 'snapshots'}\n"
+        "  snapshot_retention_count: 1\n"
+    )
     with Server(store / "data", "--config", str(config)) as server, server.connect() as db:
         db.session("s").add_entity("e", "kept")
+        for number in range(checkpoints):
+            db.checkpoint()
+            db.session("s").add_entity(f"e{number}", f"kept too {number}")
         server.stop()
     for name in lost:
         lose(store / name)
@@ -233,7 +240,22 @@ def test_volumes_that_are_not_mounted_are_no_first_start(
     assert refusal.value.status == 66
     assert any(str(store / name) in refusal.value.output for name in lost), "it names what is missing"
     assert "gibramdb store adopt" in refusal.value.output
+    assert "mounted" in refusal.value.output
     assert tree_hash(store) == before
+
+
+def test_two_directories_that_are_one_folder_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").symlink_to(tmp_path / "one")
+    config = tmp_path / "config.yaml"
+    config.write_text(f"session_store:\n  wal_dir: {tmp_path / 'one'}\n  snapshot_dir: {tmp_path / 'other'}\n")
+    before = tree_hash(tmp_path)
+    with pytest.raises(
+        RefusedError, match=r"the wal directory is the same folder as the snapshots directory"
+    ) as refusal:
+        Server(tmp_path / "data", "--config", str(config)).kill()
+    assert refusal.value.status == 78
+    assert tree_hash(tmp_path) == before
 
 
 def adopt(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -257,6 +279,39 @@ def test_the_one_command_that_accepts_a_loss(tmp_path: Path, what: str, kept: in
     with gibramdb.open(data, vector_dim=8) as db:
         assert db.info().entity_count == kept
     assert adopt(data, "--yes").returncode == 78
+
+
+def test_what_could_not_start_is_not_accepted(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    filled(data)
+    with gibramdb.open(data, vector_dim=8) as db:
+        for number in range(5):  # the first generation is gone with the snapshots that needed it
+            db.session("s").add_document(f"d{number}")
+            db.checkpoint()
+    shutil.rmtree(data / "session_snapshots")
+    before = tree_hash(data)
+    for arguments in ((), ("--yes",)):
+        said = adopt(data, *arguments)
+        assert said.returncode == 66
+        assert "the log alone can not start the store" in said.stderr
+        assert tree_hash(data) == before
+
+
+def test_a_directory_that_lies_elsewhere_is_asked_for(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    config = tmp_path / "config.yaml"
+    config.write_text(f"session_store:\n  wal_dir: {tmp_path / 'wal'}\n")
+    with Server(data, "--config", str(config)) as server, server.connect() as db:
+        db.session("s").add_entity("e", "kept")
+        server.stop()
+    verify = [sys.executable, "-m", "gibramdb", "store", "verify", str(data)]
+    said = subprocess.run(verify, capture_output=True, text=True, timeout=30, check=False)
+    assert said.returncode == 66
+    assert "If it lies elsewhere, name it with --config" in said.stderr
+    assert "is where session_store.wal_dir is by default" in " ".join(adopt(data).stdout.split())
+    said = subprocess.run([*verify, "--config", str(config)], capture_output=True, text=True, timeout=30, check=False)
+    assert said.returncode == 0
+    assert adopt(data, "--config", str(config)).returncode == 78, "nothing is missing"
 
 
 def test_a_first_start_can_be_forbidden(tmp_path: Path) -> None:

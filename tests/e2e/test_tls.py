@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import socket
 import ssl
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from cryptography.x509.oid import NameOID
 from support.gate import Frames, config_file, entry, error_of
 from support.server import RefusedError, Server
 
-from gibramdb import NewDocument, NewTextUnit
+from gibramdb import NewDocument, NewEntity, NewTextUnit
 from gibramdb.clock import SystemClock
 from gibramdb.model import commands as c
 from gibramdb.server.tls import auto_context
@@ -97,6 +99,38 @@ def test_a_client_that_does_not_take_its_answers_is_sent_away(
                     received += len(data)
         with Frames(server.port, tls=context) as frames:
             assert frames.run(c.GetTextUnits("s", (1,) * 5)).cmd_type == N.TEXTUNITS_RESPONSE
+
+
+def test_an_idle_client_that_says_no_goodbye_holds_up_no_stop(tmp_path: Path, authority: trustme.CA) -> None:
+    config = config_file(tmp_path, [], tls=files(tmp_path, authority))
+    with Server(tmp_path / "data", "--config", str(config)) as server:
+        idle = trusting(authority).wrap_socket(
+            socket.create_connection(("127.0.0.1", server.port)), server_hostname="localhost"
+        )
+        idle.sendall(encode_command(c.Ping(), 1))
+        assert idle.recv(1 << 16), "it has its answer"
+        assert server.stop() < 2
+        idle.close()
+
+
+def test_who_asks_for_much_and_goes_fills_no_log(tmp_path: Path, authority: trustme.CA) -> None:
+    config = config_file(tmp_path, [], tls=files(tmp_path, authority))
+    with Server(tmp_path / "data", "--config", str(config)) as server:
+        connect = partial(socket.create_connection, ("127.0.0.1", server.port))
+        with trusting(authority).wrap_socket(connect(), server_hostname="localhost") as writer:
+            units = tuple(NewEntity(f"e{n}", f"e{n}", description="d" * 500) for n in range(6_000))
+            writer.sendall(encode_command(c.AddEntities("s", units), 1))
+            assert writer.recv(1 << 16)
+        said = len(server.lines)
+        for _ in range(10):
+            with trusting(authority).wrap_socket(connect(), server_hostname="localhost") as asking:
+                asking.sendall(encode_command(c.ListEntities("s", 0, 6_000), 1) * 20)
+                asking.settimeout(0.2)
+                with contextlib.suppress(OSError):
+                    asking.unwrap()
+        time.sleep(1)
+        assert not [line for line in server.lines[said:] if "closed" in line], server.lines[said:]
+        server.kill()
 
 
 def test_an_address_that_is_taken_is_refused_before_anything_is_made(tmp_path: Path, authority: trustme.CA) -> None:

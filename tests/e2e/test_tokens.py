@@ -6,15 +6,19 @@ import asyncio
 import socket
 import threading
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.gate import config_file
 from support.peer import Peer, pong
 from support.server import Server
 
 import gibramdb
-from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit
+from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit, Session
+from gibramdb.async_opening import Opening
 from gibramdb.errors import InvalidArgumentError, OutcomeUnknownError
 from gibramdb.model import commands as c
 from gibramdb.model.results import Created, Health
@@ -93,6 +97,23 @@ def test_every_marked_write_is_answered_again_and_not_done_again_after_kill_9(tm
         (again,) = ask(server, encode_command(WRITES[1], 7))
         assert again.number == CommandNumber.ERROR
         assert b"already exists" in again.payload
+
+
+def test_in_a_full_session_the_newest_token_takes_the_oldest_ones_place_after_kill_9_too(tmp_path: Path) -> None:
+    settings = ("--config", config_file(tmp_path, [], security={"max_memory_bytes": 1_000}))
+    first, *ends = (encode_command(c.SetSessionTtl("s", 900 + n, token=b"%d" % n), 7) for n in range(5))
+    with Server(tmp_path / "data", *settings) as server:
+        with server.connect() as db:
+            db.session("s").add_document("d", filename="x" * 700)
+        assert all(reply.number != CommandNumber.ERROR for reply in ask(server, first, *ends))
+        assert server.connect().session("s").info().ttl_s == 904
+        server.kill()
+    with Server(tmp_path / "data", *settings) as server:
+        ask(server, ends[-1])
+        assert server.connect().session("s").info().ttl_s == 904
+        ask(server, first)
+        assert server.connect().session("s").info().ttl_s == 900, "it was forgotten, and is carried out again"
+        server.kill()
 
 
 def test_commands_in_a_pipeline_carry_their_own(tmp_path: Path) -> None:
@@ -250,3 +271,59 @@ def test_the_async_face_and_the_store_in_this_process() -> None:
         assert session.once(b"n").add_relationship(1, 2, weight=0.5) == first
         with pytest.raises(InvalidArgumentError, match="token too large: 65 bytes"):
             db.session("s").once(bytes(65)).add_document("d")
+
+
+Marked = tuple[Session, Session]
+VIEWS: dict[str, Callable[[Session], Marked]] = {
+    "first, then the view": lambda job: (job, job.with_timeout(60)),
+    "the view, then first": lambda job: (job.with_timeout(60), job),
+    "two views": lambda job: (job.with_timeout(60), job.with_timeout(50)),
+    "a view of a view": lambda job: (job.with_timeout(60), job.with_timeout(50).with_timeout(40)),
+}
+
+
+@pytest.mark.parametrize("way", ["embedded", "over the wire"])
+@pytest.mark.parametrize("order", VIEWS)
+def test_views_of_a_job_never_give_the_same_token_twice(way: str, order: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        if way == "embedded":
+            db = stack.enter_context(gibramdb.open(vector_dim=8))
+        else:
+            db = stack.enter_context(stack.enter_context(Server(tmp_path, mode="ephemeral")).connect())
+        for attempt in (1, 2):
+            first, second = VIEWS[order](db.session("s").once(b"j"))
+            document = first.add_document("d")
+            first.delete_document(document)
+            again = second.add_document("d")
+            assert again != document, f"attempt {attempt}"
+            assert [each.id for each in db.session("s").documents()] == [again], "the same calls, carried out once"
+
+
+@pytest.mark.parametrize("way", ["embedded", "over the wire"])
+def test_views_of_a_job_on_the_event_loop(way: str, tmp_path: Path) -> None:
+    async def run(opening: Opening) -> None:
+        async with opening as db:
+            for swap in (False, True):
+                session = db.session(f"s{swap}")
+                job = session.once(b"j")
+                first, second = (job.with_timeout(60), job) if swap else (job, job.with_timeout(60))
+                document = await first.add_document("d")
+                await first.delete_document(document)
+                again = await second.add_document("d")
+                assert [each.id async for each in session.documents()] == [again]
+
+    with ExitStack() as stack:
+        if way == "embedded":
+            opening = gibramdb.open_async(vector_dim=8)
+        else:
+            server = stack.enter_context(Server(tmp_path, mode="ephemeral"))
+            opening = gibramdb.connect_async(f"gibram://127.0.0.1:{server.port}")
+        asyncio.run(run(opening))
+
+
+def test_a_job_within_a_job_has_its_own_tokens() -> None:
+    with gibramdb.open(vector_dim=8) as db:
+        outer = db.session("s").once(b"outer")
+        document = outer.once(b"inner").add_document("d")
+        assert outer.once(b"inner").add_document("d") == document
+        assert outer.add_document("d2") != document

@@ -468,7 +468,7 @@ def test_tables_of_the_engine_have_no_gaps() -> None:
 
     in_place = {
         mutations.SessionDeleted, mutations.SessionExpired, mutations.SessionReadNoted, mutations.SessionEnded,
-        mutations.WrittenOnce,
+        mutations.WrittenOnce, mutations.WrittenOnceInPlace,
     }  # fmt: skip
     assert set(_APPLY) | in_place == set(get_args(Mutation))
     classes = leaves(c.Command)

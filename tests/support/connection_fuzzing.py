@@ -19,7 +19,7 @@ import random
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,14 +30,14 @@ from gibramdb.api_keys import ApiKey
 from gibramdb.clock import SystemClock
 from gibramdb.config import Config, load_config
 from gibramdb.core.digest import state_digest
-from gibramdb.database.database import Answer, Database
+from gibramdb.database.database import Answer, Database, Weigh
 from gibramdb.database.opening import OpenStore, open_store
 from gibramdb.errors import GibramError, ProtocolError
 from gibramdb.model import commands as c
 from gibramdb.model.commands import AdminCommand, Command
 from gibramdb.model.results import Health
 from gibramdb.server.app import Server
-from gibramdb.server.auth import Found, Gate
+from gibramdb.server.auth import Found, Gate, Leave
 from gibramdb.server.connection import Connection
 from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec import TABLE, CommandNumber, decode_request, encode_command, encode_pipeline, row_of
@@ -109,7 +109,7 @@ class Watched:
         self.told: list[Told] = []
         self.waiting = 0
 
-    def submit(self, command: Command, done: Callable[[Answer], None]) -> bool:
+    def submit(self, command: Command, done: Callable[[Answer], None], weigh: Weigh | None = None) -> bool:
         """As Database."""
         self.waiting += 1
 
@@ -118,27 +118,35 @@ class Watched:
             self.told.append(Told(command, answer))
             done(answer)
 
-        return self._database.submit(command, answered)
+        return self._database.submit(command, answered, weigh)
 
     def submit_batch(
         self,
-        items: Sequence[Command | GibramError],
+        items: Iterable[Command | GibramError],
         done: Callable[[list[Answer]], None],
-        objects_max: int | None = None,
+        weigh: Weigh | None = None,
+        *,
+        is_bounded: bool = False,
     ) -> Callable[[], None]:
         """As Database."""
         self.waiting += 1
+        run: list[Command | GibramError] = []
+
+        def noted() -> Iterator[Command | GibramError]:
+            for item in items:
+                run.append(item)
+                yield item
 
         def answered(answers: list[Answer]) -> None:
             self.waiting -= 1
-            for item, answer in zip(items, answers, strict=False):
+            for item, answer in zip(run, answers, strict=False):
                 if isinstance(item, GibramError):
                     assert answer is item
                 else:
                     self.told.append(Told(item, answer))
             done(answers)
 
-        return self._database.submit_batch(items, answered, objects_max)
+        return self._database.submit_batch(noted(), answered, weigh, is_bounded=is_bounded)
 
 
 class WatchedGate(Gate):
@@ -146,17 +154,24 @@ class WatchedGate(Gate):
 
     def __init__(self, keys: Sequence[ApiKey], rate_burst: int) -> None:
         super().__init__(keys, rate_burst, rate_burst)
-        self.waiting = 0
+        self.waiting: set[Found] = set()
 
-    def identify(self, peer: str, api_key: str, found: Found) -> None:
+    def identify(self, peer: str, api_key: str, found: Found) -> Leave:
         """See Gate."""
-        self.waiting += 1
+        self.waiting.add(found)
 
         def told(who: Any) -> None:
-            self.waiting -= 1
+            self.waiting.discard(found)
             found(who)
 
-        super().identify(peer, api_key, told)
+        leave = super().identify(peer, api_key, told)
+
+        def left() -> None:
+            self.waiting.discard(found)
+            if leave is not None:
+                leave()
+
+        return left
 
 
 class Line(asyncio.Transport):

@@ -201,7 +201,7 @@ _BOUNDS = {
     FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
 }
 
-_REQUESTS: dict[CommandNumber, type[Any] | None] = {}
+REQUESTS: dict[CommandNumber, type[Any] | None] = {}
 for _row in TABLE:
     _name = {
         "GET_DOCUMENT": "GetByIDRequest", "DELETE_DOCUMENT": "DeleteByIDRequest", "ADD_DOCUMENT": "AddDocumentRequest",
@@ -210,7 +210,7 @@ for _row in TABLE:
         "UNLINK_TEXTUNIT_ENTITY": "LinkTextUnitEntityRequest",
         "GET_ENTITY_BY_TITLE": "GetEntityByTitleRequest", "UPDATE_ENTITY_DESC": "UpdateEntityDescRequest",
         "COMPUTE_COMMUNITIES": "ComputeCommunitiesRequest", "HIERARCHICAL_LEIDEN": "HierarchicalLeidenRequest",
-        "QUERY": "QueryRequest", "EXPLAIN": "ExplainRequest", "SET_SESSION_TTL": "SetSessionTTLRequest",
+        "QUERY": "QueryRequest", "GET_EMBEDDINGS": "GetEmbeddingsRequest", "EXPLAIN": "ExplainRequest", "SET_SESSION_TTL": "SetSessionTTLRequest",
         "WAL_TRUNCATE": "WALTruncateRequest", "SAVE": "SaveRequest", "BGSAVE": "SaveRequest", "BGRESTORE": "RestoreRequest",
     }.get(_row.name)  # fmt: skip
     if _name is None and _row.name.startswith("GET_") and _row.name.endswith("_BY_EXTERNAL_ID"):
@@ -228,7 +228,7 @@ for _row in TABLE:
         and _row.name not in {"GET_DIGEST", "DELETE_SESSION"}
     ):
         _name = "GetByIDRequest"
-    _REQUESTS[_row.number] = None if _name is None else getattr(pb, _name)
+    REQUESTS[_row.number] = None if _name is None else getattr(pb, _name)
 
 
 class Exchange(NamedTuple):
@@ -356,7 +356,7 @@ class WireTarget:
 def chosen_envelope(choices: Choices) -> bytes:
     """A request of any command of the table, with whatever its fields can hold; perhaps damaged."""
     row = choices.one_of(TABLE)
-    message_class = _REQUESTS[row.number]
+    message_class = REQUESTS[row.number]
     payload = b"" if message_class is None else choices.message(message_class()).SerializeToString()
     if choices.byte() == 255 and payload:  # damaged in one place
         at = choices.byte() % len(payload)

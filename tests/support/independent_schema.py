@@ -73,6 +73,8 @@ WALTruncateRequest: 1 target_lsn u64
 AuthRequest: 1 api_key string
 AuthResponse: 1 success bool, 2 message string, 3 key_id string, 4 permissions r string
 CommunityListResponse: 1 communities r Community, 3 next_cursor u64
+GetEmbeddingsRequest: 1 kind string, 2 ids r u64
+EmbeddingsResponse: 1 ids r u64, 2 vector_dim u32, 3 vectors r float
 DigestResponse: 1 sha256 string, 2 object_count u64
 """
 _TYPES = {

@@ -61,7 +61,10 @@ class OwnedStore:
 
     def _open(self) -> OpenStore:
         self._posted = queue.SimpleQueue()
-        return open_store(self._config, self.clock, self._posted.put, self.disk)
+        store = open_store(self._config, self.clock, self._posted.put, self.disk)
+        said = store.database.facts.warnings
+        assert not any(each.startswith("This start found no") for each in said), "no crash is taken for a loss"
+        return store
 
     def run(self, command: Command) -> Answer:
         """The command's answer, once it may be shown."""

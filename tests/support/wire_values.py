@@ -152,6 +152,7 @@ COMMANDS: dict[N, st.SearchStrategy[Any]] = {
     N.REBUILD_INDEX: st.builds(c.RebuildIndexes, SESSION),
     N.QUERY: st.builds(c.Query, SESSION, EMBEDDING, WORDS, INT32, INT32, INT32, INT32, INT32, IDS, WORDS, WORDS),
     N.EXPLAIN: _of_id(c.Explain),
+    N.GET_EMBEDDINGS: st.builds(c.GetEmbeddings, SESSION, TEXT, IDS),
     N.BGSAVE: st.builds(c.BackgroundSave, TEXT),
     N.SAVE: st.builds(c.Save, TEXT),
     N.LASTSAVE: st.just(c.GetLastSave()),
@@ -175,6 +176,13 @@ def _objects(item: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 def _page(item: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.builds(r.Page, st.lists(item, max_size=3).map(tuple), UINT64)
+
+
+@st.composite
+def _stored_embeddings(draw: st.DrawFn) -> r.StoredEmbeddings:
+    ids, vector_dim = draw(IDS), draw(st.integers(1, 3))
+    size_bytes = 4 * vector_dim * len(ids)
+    return r.StoredEmbeddings(ids, memoryview(draw(st.binary(min_size=size_bytes, max_size=size_bytes))), vector_dim)
 
 
 RESULTS: dict[N, st.SearchStrategy[Any]] = {
@@ -233,6 +241,7 @@ RESULTS: dict[N, st.SearchStrategy[Any]] = {
     N.REBUILD_INDEX: _DONE,
     N.QUERY: QUERY_RESULT,
     N.EXPLAIN: EXPLANATION,
+    N.GET_EMBEDDINGS: _stored_embeddings(),
     N.BGSAVE: _DONE,
     N.SAVE: _DONE,
     N.LASTSAVE: st.builds(r.Saved, INT64, TEXT),

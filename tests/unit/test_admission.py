@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import socket
+import weakref
 
 import pytest
-from support.gate import entry, hash_of
+from support.gate import encode_auth, entry, hash_of
 
 from gibramdb.api_keys import parse_api_keys
+from gibramdb.clock import SystemClock
+from gibramdb.config import load_config
 from gibramdb.server.admission import FAILURES_FREE, Admission, Throttle
+from gibramdb.server.app import Server
 from gibramdb.server.auth import BUSY, CHECKS_OF_ADDRESS_MAX, Gate, Principal
+from gibramdb.server.connection import Connection
 
 # Two addresses of one party, and one of another's.
 PARTIES = [
@@ -66,3 +73,82 @@ def test_checks_of_hashes_are_counted_for_one_party(first: str, second: str, str
     waits = None
     expected = [*[waits] * CHECKS_OF_ADDRESS_MAX, BUSY, BUSY, waits, waits]
     assert asyncio.run(answers_at_once()) == expected, "and each is counted out again"
+
+
+def test_who_shows_a_key_that_is_being_checked_waits_for_that_check_and_counts_for_nothing() -> None:
+    keys = parse_api_keys(json.dumps([entry("k", "read", key_hash=hash_of("key-k", cost=8))]))
+
+    async def run() -> None:
+        gate = Gate(keys, 1, 1)
+        told: list[list[Principal | str]] = [[] for _ in range(20)]
+        for number in range(1, CHECKS_OF_ADDRESS_MAX):
+            gate.identify("192.0.2.1", f"guess {number}", told[number].append)
+        first = asyncio.get_running_loop().create_future()
+        assert gate.identify("192.0.2.1", "key-k", first.set_result) is None, "a check goes on, whoever leaves"
+        leaves = [gate.identify("192.0.2.1", "key-k", each.append) for each in told[CHECKS_OF_ADDRESS_MAX:]]
+        gate.identify("192.0.2.1", "one guess more", told[0].append)
+        assert told[0] == [BUSY]
+        assert leaves[0] is not None
+        leaves[0]()
+        principal = await first
+        assert isinstance(principal, Principal)
+        assert told[CHECKS_OF_ADDRESS_MAX] == [], "who has left is told nothing, and held by nothing"
+        assert told[CHECKS_OF_ADDRESS_MAX + 1 :] == [[principal]] * (20 - CHECKS_OF_ADDRESS_MAX - 1)
+        gate.close()
+
+    asyncio.run(run())
+
+
+def test_a_wrong_key_shown_by_many_at_once_is_as_many_failures() -> None:
+    keys = parse_api_keys(json.dumps([entry("k", "read", key_hash=hash_of("key-k", cost=8))]))
+
+    async def run() -> None:
+        gate = Gate(keys, 1, 1)
+        told: list[Principal | str] = []
+        last = asyncio.get_running_loop().create_future()
+        for _ in range(FAILURES_FREE - 1):
+            gate.identify("192.0.2.1", "guess", told.append)
+        gate.identify("192.0.2.1", "guess", last.set_result)
+        await last
+        await asyncio.sleep(0)
+        gate.identify("192.0.2.1", "key-k", told.append)
+        assert "too many failed attempts" in str(told[-1])
+        gate.close()
+
+    asyncio.run(run())
+
+
+def test_a_connection_that_is_gone_is_not_held_by_the_check_of_its_key() -> None:
+    """Else whoever shows one key and goes, again and again, fills memory for as long as a check takes."""
+    keys = json.dumps([entry("k", "read", key_hash=hash_of("key-k", cost=13))])
+    config = load_config(None, environment={"GIBRAMDB_AUTH__KEYS": keys}, flags={}, insecure=False, now_ms=0)
+
+    async def run() -> None:
+        server = Server(config)
+
+        async def shown() -> tuple[weakref.ref[Connection], socket.socket]:
+            theirs, ours = socket.socketpair()
+            connection = Connection(server, "192.0.2.1", SystemClock().steady_us())
+            server.admission.enter("192.0.2.1")
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, ours)
+            theirs.sendall(encode_auth("key-k"))
+            await asyncio.sleep(0.01)
+            return weakref.ref(connection), theirs
+
+        first, first_socket = await shown()
+        second, second_socket = await shown()
+        second_socket.close()
+        await asyncio.sleep(0.01)
+        gc.collect()
+        there = first()
+        assert there is not None
+        assert there.needs_key, "the check goes on"
+        assert second() is None
+        await asyncio.to_thread(first_socket.recv, 100)
+        assert not there.needs_key
+        there.abort()
+        first_socket.close()
+        assert server.gate is not None
+        server.gate.close()
+
+    asyncio.run(run())

@@ -19,7 +19,13 @@ from gibramdb.core.digest import state_digest
 from gibramdb.core.limits import KEPT_TOKEN_BYTES, SESSION_BYTES, TOKEN_AGE_MS_MAX, TOKEN_BYTES_MAX, Limits
 from gibramdb.core.state import SessionState, StoreState
 from gibramdb.core.table import BLOCK_RECORDS, Table
-from gibramdb.errors import CallerError, InvalidArgumentError, SessionNotFoundError, StillReferencedError
+from gibramdb.errors import (
+    CallerError,
+    InvalidArgumentError,
+    LimitExceededError,
+    SessionNotFoundError,
+    StillReferencedError,
+)
 from gibramdb.model import commands as c
 from gibramdb.model.ids import Lsn
 from gibramdb.model.mutations import (
@@ -30,6 +36,7 @@ from gibramdb.model.mutations import (
     SessionEnded,
     SessionReadNoted,
     WrittenOnce,
+    WrittenOnceInPlace,
 )
 from gibramdb.storage import record
 
@@ -247,9 +254,58 @@ def test_tokens_are_forgotten_by_age_and_by_number_oldest_first(monkeypatch: pyt
     assert state_digest(run.replayed().sessions.values())[0] == run.digest()
 
 
+@pytest.mark.parametrize("full", ["session_memory_bytes_max", "total_memory_bytes_max"])
+def test_what_a_full_session_is_not_refused_does_not_fill_it_further(full: str) -> None:
+    run = filled()
+    for number in range(40):
+        assert run.take(c.AddDocuments("a", (NewDocument(f"e{number}"),))) is None
+        assert run.take(c.LinkTextUnitEntity("a", 2, 3)) is None
+    session = run.state.sessions["a"]
+    held = session.memory_bytes if full == "session_memory_bytes_max" else run.state.memory_bytes
+    run.limits = msgspec.structs.replace(run.limits, **{full: held})
+    most = session.memory_bytes
+    assert isinstance(run.take(c.TouchSession("a", token=b"touch")), LimitExceededError)
+
+    for number in range(50):
+        ending = c.SetSessionTtl("a", 1_000 + number, token=b"end-%d" % number)
+        assert run.take(ending) is None
+        assert session.memory_bytes <= most
+        count = len(run.records)
+        assert run.take(ending) is None, "asked for again it is answered"
+        assert len(run.records) == count, "and not done again"
+    assert session.kept_token(b"touched") is None, "of the filled session"
+    assert len(session.tokens) == 1
+    assert run.take(c.UnlinkTextUnitEntity("a", 2, 3, token=b"unlink")) is None
+    assert session.memory_bytes <= most
+    for number in range(40):
+        id = session.documents_by_external_id[f"e{number}"]
+        deletion = c.CascadeDeleteDocument if number % 2 else c.DeleteDocument
+        assert run.take(deletion("a", id, token=b"delete-%d" % number)) is None
+        assert session.memory_bytes <= most
+    assert session.kept_token(b"delete-39") is not None
+    assert state_digest(run.replayed().sessions.values())[0] == run.digest()
+    assert derived(run.replayed().sessions["a"]) == derived(session)
+
+
+def test_a_full_session_remembers_its_last_marked_write_if_nothing_else() -> None:
+    run = Run(Limits())
+    run.take(c.AddDocuments("a", (NewDocument("d"),)))
+    run.take(c.AddEntities("a", (NewEntity("e", "e"),)))
+    session = run.state.sessions["a"]
+    most = session.memory_bytes
+    run.limits = msgspec.structs.replace(run.limits, session_memory_bytes_max=most)
+    for number in range(3):
+        assert run.take(c.SetSessionTtl("a", 1_000 + number, token=b"%d" % number)) is None
+        assert session.kept_token(b"%d" % number) is not None
+        assert session.memory_bytes == most + KEPT_TOKEN_BYTES
+    entity = c.DeleteEntity("a", 1, token=b"entity")
+    assert run.take(entity) is None
+    assert session.kept_token(b"2") is not None, "what frees more than its token weighs takes no other's place"
+
+
 def test_no_kind_of_change_is_left_out_here() -> None:
     assert set(CHANGES) == set(WRITES) == set(_DECIDE)
-    made: set[type] = {SessionReadNoted, SessionEnded, WrittenOnce}
+    made: set[type] = {SessionReadNoted, SessionEnded, WrittenOnce, WrittenOnceInPlace}
     for kind, command in CHANGES.items():
         run = filled()
         run.now_ms += 60_000 if kind is c.ExpireSession else 1

@@ -118,6 +118,7 @@ FROZEN: list[tuple[m.Mutation, str]] = [
     (m.TokensKept(*BASE, 8, (KEPT,)), f"9617{HEAD}0891{K}"),
     (m.WrittenOnce(*BASE, KEPT, m.DocumentDeleted(*BASE, 1)), f"9628{HEAD}{K}951e{HEAD}01"),
     (m.WrittenOnce(*BASE, msgspec.structs.replace(KEPT, created_count=None), None), f"9628{HEAD}{K[:-2]}c0c0"),
+    (m.WrittenOnceInPlace(*BASE, KEPT, m.SessionTtlSet(*BASE, 60_000, 0)), f"9629{HEAD}{K}9603{HEAD}cdea6000"),
 ]
 """One of each kind, as it lies on disks that exist. A line here is added, never changed."""
 

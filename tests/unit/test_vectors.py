@@ -372,6 +372,22 @@ def test_an_emptied_index_gives_its_block_back() -> None:
         tracemalloc.stop()
 
 
+def test_what_was_picked_stays_as_it_was_whatever_happens_later() -> None:
+    count = 2 * BLOCK_ROWS + 100
+    rows = np.random.default_rng(5).standard_normal((count, 3)).astype("<f4")
+    index = VectorIndex(3)
+    index.add(range(count), rows.tobytes())
+    asked = [count - 1, 0, BLOCK_ROWS, 0, 7, BLOCK_ROWS - 1]
+    picked = index.pick(asked)
+    assert index.pick(()).tobytes() == b""
+    for id in range(count):
+        index.replace(id, bytes(12)) if id % 3 else index.remove(id)
+    assert index.pick([7]).tobytes() == bytes(12)
+    for _ in index.dismantle():
+        pass
+    assert picked.tobytes() == rows[asked].tobytes()
+
+
 def test_blocks_given_up_are_taken_again() -> None:
     index = VectorIndex(1)
     for first in range(0, 40 * BLOCK_ROWS, BLOCK_ROWS):

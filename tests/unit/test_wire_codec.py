@@ -34,6 +34,7 @@ from gibramdb.model.results import (
     QueryStats,
     SessionInfo,
     SessionPage,
+    StoredEmbeddings,
     TextUnitHit,
 )
 from gibramdb.wire import gibramdb_pb2 as pb
@@ -357,14 +358,27 @@ def test_unknown_fields_are_not_taken_for_floats(number: int, field: int, vector
 @pytest.mark.parametrize("chunks", [[3], [5], [2, 2], [4, 1], [6, 2]])
 def test_a_chunk_cut_inside_a_float_is_refused(number: int, field: int, vector_of: Any, chunks: list[int]) -> None:
     payload = b"".join(packed_field(field, bytes(size)) for size in chunks)
-    with pytest.raises(InvalidArgumentError, match="not a whole number of floats"):
+    with pytest.raises(InvalidArgumentError, match=r"undecodable payload: .*'gibramdb\.wire\.v1\."):
         decoded(number, payload)
 
 
 @EVERY_EMBEDDING
-def test_a_mixture_of_both_forms_is_refused(number: int, field: int, vector_of: Any) -> None:
-    with pytest.raises(InvalidArgumentError, match="mixed"):
-        decoded(number, packed_field(field, PACKED) + unpacked_field(field, PACKED[:4]))
+def test_a_mixture_of_both_forms_is_read_in_the_order_in_which_it_came(number: int, field: int, vector_of: Any) -> None:
+    one, *rest = (PACKED[i : i + 4] for i in range(0, 12, 4))
+    for sent in (
+        packed_field(field, one + rest[0]) + unpacked_field(field, rest[1]),
+        unpacked_field(field, one) + packed_field(field, b"".join(rest)),
+        unpacked_field(field, one) + packed_field(field, rest[0]) + unpacked_field(field, rest[1]),
+    ):
+        assert vector_of(decoded(number, sent)) == PACKED
+
+
+@EVERY_EMBEDDING
+def test_no_bit_of_a_float_changes(number: int, field: int, vector_of: Any) -> None:
+    odd = bytes.fromhex("010080ff 0100c0ff 00000080 01000000".replace(" ", ""))  # NaNs of two kinds, -0.0, a subnormal
+    assert vector_of(decoded(number, packed_field(field, odd))) == odd
+    unpacked = b"".join(unpacked_field(field, odd[i : i + 4]) for i in range(0, 16, 4))
+    assert vector_of(decoded(number, unpacked)) == odd
 
 
 def test_unpacked_floats_inside_a_bulk_request_are_read() -> None:
@@ -416,6 +430,21 @@ def test_a_query_result_too_large_for_a_reply_is_refused() -> None:
     hits = tuple(TextUnitHit(textunit, 0.5, 0) for textunit in LARGE)
     with pytest.raises(LimitExceededError, match="reply too large: 70"):
         encode_result(QueryResult(1, hits, (), (), (), QueryStats()), request(CommandNumber.QUERY))
+
+
+def test_embeddings_too_large_for_a_reply_are_refused() -> None:
+    found = StoredEmbeddings((1, 2), memoryview(bytes(REPLY_PAYLOAD_BYTES_MAX)), REPLY_PAYLOAD_BYTES_MAX // 8)
+    with pytest.raises(LimitExceededError, match="reply too large: 67108"):
+        encode_result(found, request(CommandNumber.GET_EMBEDDINGS))
+
+
+@pytest.mark.parametrize(("ids", "size_bytes", "vector_dim"), [((1,), 4, 2), ((1, 2), 8, 2), ((), 4, 1), ((), 0, 0)])
+def test_embeddings_that_are_not_one_for_each_id_are_no_answer(
+    ids: tuple[int, ...], size_bytes: int, vector_dim: int
+) -> None:
+    reply = pb.EmbeddingsResponse(ids=ids, vectors=bytes(size_bytes), vector_dim=vector_dim).SerializeToString()
+    with pytest.raises(ProtocolError, match=f"{size_bytes} bytes are not {len(ids)} embeddings"):
+        decode_reply(CommandNumber.EMBEDDINGS_RESPONSE, reply, c.GetEmbeddings("s", "entity", ids))
 
 
 def test_query_stats_are_present_even_when_they_are_empty() -> None:

@@ -102,6 +102,7 @@ EMBEDDING_FIELDS = {
     ("QueryRequest", "query_vector"),
 }
 ADDED_FIELDS = {
+    ("AuthResponse", "code"),
     ("Community", "origin"),
     ("Community", "parent_id"),
     ("DocumentsResponse", "next_cursor"),
@@ -119,6 +120,8 @@ ADDED_MESSAGES = {
     "GetByExternalIDRequest",
     "ListCommunitiesRequest",
     "CommunityListResponse",
+    "GetEmbeddingsRequest",
+    "EmbeddingsResponse",
 }
 
 

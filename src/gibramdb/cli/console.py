@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,11 +14,13 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.table import Table
+from typer.core import TyperCommand
 
 from gibramdb.cli import grammar
 from gibramdb.cli.screen import screen
 from gibramdb.cli.target import DEFAULT_SERVER, Server, Timeout, Tls, open_server, without_key
 from gibramdb.errors import GibramError, InvalidArgumentError
+from gibramdb.model.results import StoredEmbeddings
 from gibramdb.session import Store
 
 HISTORY = Path("~/.gibramdb_history")
@@ -24,6 +28,10 @@ DIALOGUE_WORDS = ("use", "pipeline", "help", "exit")
 SHOWN_NUMBERS_MAX = 8
 COMPLETION_TIMEOUT_S = 1.0
 """Names of sessions are asked for while somebody types, who does not want to wait for a server that is not there."""
+
+_NEGATIVE = re.compile(r"-\d+(\.\d+)?([eE][+-]?\d+)?")
+_HIDDEN = "\0"
+"""Stands in no argument of a process."""
 
 CommandWords = Annotated[
     list[str] | None,
@@ -51,6 +59,21 @@ def cli(
             talk.answer(words)
         else:
             _converse(talk, server)
+
+
+class CommandOfWords(TyperCommand):
+    """`cli`, among whose words a negative number is a value and no option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As for any command, but that nothing takes such a number for an option meanwhile."""
+        taking = {name for each in self.params if not getattr(each, "is_flag", True) for name in each.opts}
+        hidden = [
+            _HIDDEN + word if _NEGATIVE.fullmatch(word) and before not in taking else word
+            for before, word in itertools.pairwise(["", *args])
+        ]
+        rest: list[str] = super().parse_args(ctx, hidden)
+        ctx.params["words"] = [word.removeprefix(_HIDDEN) for word in ctx.params["words"] or ()]
+        return rest
 
 
 class Talk:
@@ -131,6 +154,9 @@ class Talk:
 
 def _named(value: Any) -> Any:
     """Structs as objects with names, whatever their form on disk."""
+    if isinstance(value, StoredEmbeddings):
+        pairs = zip(value.ids, value.matrix().tolist(), strict=True)
+        return {"items": [{"id": id, "embedding": embedding} for id, embedding in pairs]}
     if isinstance(value, msgspec.Struct):
         return {name: _named(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, list | tuple):

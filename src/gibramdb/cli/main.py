@@ -62,7 +62,7 @@ def _program() -> typer.Typer:
     import typer
 
     from gibramdb.cli.check_config import check_config
-    from gibramdb.cli.console import cli
+    from gibramdb.cli.console import CommandOfWords, cli
     from gibramdb.cli.import_gibram import import_gibram
     from gibramdb.cli.index import index
     from gibramdb.cli.query import query
@@ -87,7 +87,7 @@ def _program() -> typer.Typer:
     program.command("check-config")(check_config)
     program.command("index")(index)
     program.command("query")(query)
-    program.command("cli")(cli)
+    program.command("cli", cls=CommandOfWords)(cli)
     program.command("import-gibram")(import_gibram)
     program.add_typer(store, name="store")
     program.command("version")(version)

@@ -6,6 +6,7 @@ import datetime as dt
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.table import Column, Table
 
@@ -48,7 +49,10 @@ def verify(
         ("state digest", digest),
     ):
         table.add_row(name, value)
-    screen().print(table)
+    console = screen()
+    console.print(table)
+    if recovered.missing:
+        console.print(recovered.missing)
 
 
 @app.command()
@@ -97,6 +101,10 @@ def repair(
     proposal = propose(settings)
     if proposal is None:
         console.print("Nothing is wrong with this store: it starts.")
+        from gibramdb.database.opening import verify as verify_store
+
+        if missing := verify_store(settings)[0].missing:
+            console.print(missing)
         return
     table = Table(show_header=False, box=None)
     table.add_column()
@@ -142,9 +150,10 @@ def adopt(
 
 
 def _settings(directory: str | None, config: Path | None, data: str | None, dim: str | None = None) -> Config:
-    from gibramdb.database.opening import with_own_dimension
-
     if directory is not None and data is not None:
         raise ConfigError(f"the data directory is given twice: {directory} and --data {data}")
     settings = flags.config_from(config, insecure=False, data=directory or data, dim=dim, mode="durable")
-    return with_own_dimension(settings)
+    if settings.origins["server.vector_dim"] == "default":
+        # Only the operator's words could contradict the store: 0 is whatever its embeddings have.
+        settings = msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, vector_dim=0))
+    return settings

@@ -44,6 +44,7 @@ from gibramdb.errors import (
     GibramError,
     OutcomeUnknownError,
     PermissionDeniedError,
+    PipelineFullError,
     ProtocolError,
     RateLimitedError,
     UnavailableError,
@@ -60,7 +61,7 @@ from gibramdb.wire.codec import (
     objects_asked,
     read_reply,
 )
-from gibramdb.wire.framing import FrameReader
+from gibramdb.wire.framing import HEADER, FrameReader
 
 TIMEOUT_S = 30.0
 CONNECTIONS_MAX = 16
@@ -73,7 +74,10 @@ REPLY_BYTES_MAX = 256 * 1024 * 1024
 OWN_TOKEN_BYTES = 16
 """Of random: no two writes ever have the same."""
 TRIES_MAX = 4
-"""How often a connection is tried, or a read asked, before its error is raised."""
+"""How often a connection is tried, a read asked, or a write under which connections break while the server is there,
+before its error is raised."""
+FRAME_BYTES_LARGE = 16 * 1024
+"""A server may have been told to refuse such a one; it does so by closing the connection."""
 PAUSE_S_FIRST = 0.05
 PAUSE_S_MAX = 1.0
 """Before the second try at most the first; it doubles with each. Half of it is random, so that many clients spread."""
@@ -159,9 +163,10 @@ S = TypeVar("S", bound=Stream)
 class Connection(Generic[S]):
     """A stream, and what has been said on it."""
 
-    def __init__(self, address: Address, stream: S) -> None:
+    def __init__(self, address: Address, stream: S, pool: Pool[S]) -> None:
         self._address = address
         self.stream = stream
+        self._pool = pool
         self._reader = FrameReader(REPLY_BYTES_MAX)
         self._request_id = 0
 
@@ -182,7 +187,7 @@ class Connection(Generic[S]):
         try:
             yield self.stream.send(frame, deadline)
         except OSError as error:
-            raise self._broken(error, was_sent=not self.stream.knows_what_left) from error
+            raise self._broken(error, len(frame), was_sent=not self.stream.knows_what_left) from error
         try:
             while (body := self._reader.next_frame()) is None:
                 data = yield self.stream.receive(deadline)
@@ -190,23 +195,28 @@ class Connection(Generic[S]):
                     raise ConnectionResetError("the server closed it")
                 self._reader.feed(data)
         except OSError as error:
-            raise self._broken(error, was_sent=True) from error
+            raise self._broken(error, len(frame), was_sent=True) from error
         except ProtocolError as error:
             raise ProtocolError(
-                f"{self._address} answered with bytes that are no frame: {error}{self._hint()}"
+                f"{self._address} answered with bytes that are no frame: {error}{self._tls_hint()}"
             ) from None
         reply = read_reply(body)
+        self._pool.was_answered = True
         if reply.request_id != request_id and (reply.request_id or not may_be_unnumbered):
             raise ProtocolError(f"expected the answer to request {request_id}, got one to {reply.request_id}")
         return reply
 
-    def _hint(self) -> str:
-        """What it may be, when not even the first answer comes."""
-        is_first = self._request_id == 1
-        return "; if it speaks TLS, connect with gibrams:// or tls=" if is_first and self._address.tls is None else ""
+    def _tls_hint(self) -> str:
+        """What it may be, where no answer has ever come."""
+        is_likely = self._address.tls is None and not self._pool.was_answered
+        return "; if it speaks TLS, connect with gibrams:// or tls=" if is_likely else ""
 
-    def _broken(self, error: OSError, *, was_sent: bool) -> GibramError:
-        why = f"the connection to {self._address} broke: {error}{self._hint()}"
+    def _broken(self, error: OSError, frame_bytes: int, *, was_sent: bool) -> GibramError:
+        hint = self._tls_hint()
+        if frame_bytes >= FRAME_BYTES_LARGE and not isinstance(error, TimeoutError):
+            hint = f"; the request has {frame_bytes - HEADER.size} bytes, and a server closes the connection of one "
+            hint += "above its security.max_frame_size"
+        why = f"the connection to {self._address} broke: {error}{hint}"
         if was_sent:
             return OutcomeUnknownError(f"{why}; what was under way may or may not have been carried out")
         return ConnectionFailedError(f"{why}; the request had not left, so nothing was carried out")
@@ -224,6 +234,8 @@ class Pool(Generic[S]):
         self._lock = threading.Lock()
         self._owner_pid = os.getpid()
         self._is_closed = False
+        self.was_answered = False
+        """Whether the server has ever said anything on any connection."""
 
     def take(self) -> Connection[S] | None:
         """The one used last, or None. Raises ClosedError."""
@@ -300,6 +312,7 @@ class Caller(Generic[S]):
         deadline = Deadline(self._timeout_s)
         done, width = 0, len(batch)
         failures = breaks = 0  # since something was answered; of the connection
+        broke_alone = 0  # breaks of a write in a row at which the server was there all the same
         unknown: OutcomeUnknownError | None = None  # of a write: then only an answer ends the call before its time
         unknown_end = 0  # where those end whose outcome it is
         while done < len(batch):
@@ -307,21 +320,26 @@ class Caller(Generic[S]):
             pause_s_first = PAUSE_S_FIRST
             try:
                 answers = yield from self._one_try(asked, ask, deadline)
-            except OutcomeUnknownError as error:
+            except (OutcomeUnknownError, ConnectionFailedError) as error:
                 failures, breaks = failures + 1, breaks + 1
-                if not is_repeatable(asked) or (is_read(asked) and breaks >= TRIES_MAX):
-                    raise
-                if not is_read(asked):
-                    if unknown is None and not (yield from self._remembers_tokens(deadline)):
+                if isinstance(error, OutcomeUnknownError):
+                    if not is_repeatable(asked):
                         raise
-                    unknown, unknown_end = unknown or error, max(unknown_end, done + len(asked))
+                    if not is_read(asked):
+                        unknown, unknown_end = unknown or error, max(unknown_end, done + len(asked))
+                if unknown is None:
+                    # Who is not trusted now will not be in a moment.
+                    if breaks >= TRIES_MAX or isinstance(error.__cause__, ssl.SSLError):
+                        raise
+                else:
+                    tries = yield from self._tries_until_remembering(deadline)
+                    if not tries:
+                        raise unknown from error.__cause__
+                    broke_alone = broke_alone + 1 if tries == 1 else 0  # one that was away may just have been restarted
+                    if broke_alone >= TRIES_MAX:
+                        told = f"{unknown}; it broke {broke_alone} times, though the server answers otherwise"
+                        raise OutcomeUnknownError(told) from error.__cause__
                 refusal: GibramError = unknown or error
-            except ConnectionFailedError as error:
-                failures, breaks = failures + 1, breaks + 1
-                # Who is not trusted now will not be in a moment.
-                if unknown is None and (breaks >= TRIES_MAX or isinstance(error.__cause__, ssl.SSLError)):
-                    raise
-                refusal = unknown or error
             except GibramError as error:
                 # No answer to this write: AUTH was refused on the way to it, or what came is no answer.
                 if unknown is None:
@@ -335,12 +353,15 @@ class Caller(Generic[S]):
                 if answers:
                     results += answers
                     done += len(answers)
-                    failures = breaks = 0
+                    failures = breaks = broke_alone = 0
                     deadline = Deadline(self._timeout_s)
                     if done >= unknown_end:
                         unknown = None
                 if refused is None:
                     width *= 2
+                    continue
+                if answers and isinstance(refused, PipelineFullError):
+                    width = len(answers)  # what follows will hardly weigh less
                     continue
                 if unknown is not None and isinstance(refused, AuthenticationError | PermissionDeniedError):
                     raise unknown from refused  # the server has not looked at the write this time
@@ -354,32 +375,41 @@ class Caller(Generic[S]):
                     if results:
                         pause_s_first = PAUSE_S_PACED
                 refusal = unknown or refused
-            pause_s = min(pause_s_first * 2 ** min(failures - 1, 10), PAUSE_S_MAX) * random.uniform(0.5, 1)  # noqa: S311
-            try:
-                remaining_s = deadline.remaining_s()
-            except TimeoutError:
-                remaining_s = 0
-            if pause_s >= remaining_s:
-                raise refusal
-            yield self._io.pause(pause_s)
+            yield from self._pause(pause_s_first, failures, deadline, refusal)
 
-    def _remembers_tokens(self, deadline: Deadline) -> Steps[bool]:
-        """Whether the server does; asks until one answers. GibRAM 0.3.0 would carry the write out a second time."""
+    def _pause(self, first_s: float, failures: int, deadline: Deadline, refusal: GibramError) -> Steps[None]:
+        """Wait before the next try. Raises the refusal if there is no time for one."""
+        pause_s = min(first_s * 2 ** min(failures - 1, 10), PAUSE_S_MAX) * random.uniform(0.5, 1)  # noqa: S311
+        try:
+            remaining_s = deadline.remaining_s()
+        except TimeoutError:
+            remaining_s = 0
+        if pause_s >= remaining_s:
+            raise refusal
+        yield self._io.pause(pause_s)
+
+    def _tries_until_remembering(self, deadline: Deadline) -> Steps[int]:
+        """How often it took to ask until a server says that it remembers tokens; 0 if it says that it does not.
+
+        GibRAM 0.3.0 would carry the write out a second time.
+        """
+        tries = 0
         while True:
+            tries += 1
             try:
                 answer = (yield from self._one_try((GetHealth(),), _ask_one, deadline))[0]
             except ClosedError:
-                return False
+                return 0
             except GibramError:  # not let in just now, for example
                 answer = None
             if isinstance(answer, Health):
-                return "tokens" in answer.components
+                return tries if "tokens" in answer.components else 0
             if isinstance(answer, CallerError):
-                return False
+                return 0
             try:
                 yield self._io.pause(min(PAUSE_S_MAX, deadline.remaining_s()))
             except TimeoutError:
-                return False
+                return 0
 
     def _one_try(
         self,
@@ -395,7 +425,7 @@ class Caller(Generic[S]):
                 f"all connections to {self._address} were in use, and no other may be opened: {error}"
             ) from error
         try:
-            connection = self._take() or (yield from self._open(deadline))
+            connection = self._take() or (yield from self._welcomed(deadline))
             try:
                 answers = yield from ask(connection, asked, deadline)
             except CallerError:  # by us, before anything was sent: a server's are values
@@ -419,6 +449,19 @@ class Caller(Generic[S]):
             connection.stream.close()
         return None
 
+    def _welcomed(self, deadline: Deadline) -> Steps[Connection[S]]:
+        """A connection on which the server has let us in; while it is too busy to say, it is asked again."""
+        tries = 0
+        while True:
+            connection = yield from self._open(deadline)
+            busy = (yield from self._greet(connection, deadline)) if self._address.api_key else ""
+            if not busy:
+                return connection
+            connection.stream.close()
+            tries += 1
+            refusal = UnavailableError(f"{self._address} does not let us in now: {busy}; nothing was carried out")
+            yield from self._pause(PAUSE_S_FIRST, tries, deadline, refusal)
+
     def _open(self, deadline: Deadline) -> Steps[Connection[S]]:
         address = self._address
         try:
@@ -436,23 +479,25 @@ class Caller(Generic[S]):
             raise ConnectionFailedError(
                 f"no server answers at {address}: {error}; start one with `gibramdb serve`"
             ) from error
-        connection = Connection(address, stream)
-        if address.api_key:
-            try:
-                # GibRAM 0.3.0 answers AUTH with a request id of 0.
-                reply = yield from connection.ask(
-                    lambda request_id: encode_auth(address.api_key, request_id), deadline, may_be_unnumbered=True
-                )
-                decode_welcome(reply)
-            except OutcomeUnknownError as error:
-                stream.close()
-                raise ConnectionFailedError(
-                    f"{address} did not answer AUTH: {error.__cause__}; nothing was carried out"
-                ) from error
-            except BaseException:
-                stream.close()
-                raise
-        return connection
+        return Connection(address, stream, self._pool)
+
+    def _greet(self, connection: Connection[S], deadline: Deadline) -> Steps[str]:
+        """Show the key; see `decode_welcome`."""
+        address = self._address
+        try:
+            # GibRAM 0.3.0 answers AUTH with a request id of 0.
+            reply = yield from connection.ask(
+                lambda request_id: encode_auth(address.api_key, request_id), deadline, may_be_unnumbered=True
+            )
+            return decode_welcome(reply)
+        except OutcomeUnknownError as error:
+            connection.stream.close()
+            raise ConnectionFailedError(
+                f"{address} did not answer AUTH: {error.__cause__}; nothing was carried out"
+            ) from error
+        except BaseException:
+            connection.stream.close()
+            raise
 
     def _explained(self, error: GibramError) -> GibramError:
         """What a server refused with, and what to do where we know it."""
@@ -496,7 +541,7 @@ def pipelines(batch: Sequence[Command]) -> Iterator[Sequence[Command]]:
     """The batch in parts that a server takes in one frame."""
     start = size_bytes = objects = 0
     for index, command in enumerate(batch):
-        command_bytes, command_objects = len(encode_command(command, index)), objects_asked(command)
+        command_bytes, command_objects = len(encode_command(command, index)), max(1, objects_asked(command))
         if index > start and (
             index - start == PIPELINE_COMMANDS_MAX
             or size_bytes + command_bytes > PIPELINE_BYTES_MAX

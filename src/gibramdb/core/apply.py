@@ -29,6 +29,8 @@ def apply(state: StoreState, mutation: Mutation, lsn: Lsn) -> None:
         apply(state, mutation.change or _use(mutation), lsn)
         session = state.sessions[mutation.session_id]
         before_bytes = session.memory_bytes
+        if isinstance(mutation, mutations.WrittenOnceInPlace):
+            _forget_oldest_token(session)
         _keep_token(session, mutation.kept)
         state.memory_bytes += session.memory_bytes - before_bytes
         return
@@ -68,8 +70,14 @@ def _keep_token(session: SessionState, kept: mutations.KeptToken) -> None:
     while (oldest := session.oldest_token()) is not None and (
         len(session.tokens) > limits.TOKENS_KEPT_MAX or oldest.at_ms < kept.at_ms - limits.TOKEN_AGE_MS_MAX
     ):
-        session.tokens.remove(session.tokens.next_id - len(session.tokens))
-        session.forget_token(oldest)
+        _forget_oldest_token(session)
+
+
+def _forget_oldest_token(session: SessionState) -> None:
+    oldest = session.oldest_token()
+    assert oldest is not None
+    session.tokens.remove(session.tokens.next_id - len(session.tokens))
+    session.forget_token(oldest)
 
 
 def _tokens_kept(session: SessionState, mutation: mutations.TokensKept) -> None:

@@ -16,6 +16,8 @@ SESSION_BYTES = 8 * 1024
 BULK_ITEMS_MAX = 100_000
 """Objects, or ids, in one command; to read and check them takes a turn that nobody else gets."""
 ANSWERED_LINK_BYTES = 8
+ANSWERED_OBJECT_BYTES = 128
+"""What an object takes in an answer that waits, beside what it shares with the state; its links are added."""
 SESSIONS_MAX_DEFAULT = 10_000
 CONTENT_BYTES_MAX_DEFAULT = 1_048_576
 
@@ -29,6 +31,7 @@ KEPT_TOKEN_BYTES = 160
 LIST_LIMIT_DEFAULT = 1_000
 LIST_LIMIT_MAX = 10_000
 PIPELINE_OBJECTS_MAX = 100_000
+PIPELINE_LINKS_MAX = 2_000_000
 """What the answers of one pipeline may tell of before no more of its commands is run; they are held until the last."""
 TOP_K_DEFAULT = 10
 TOP_K_MAX = 10_000
@@ -54,7 +57,7 @@ ITERATIONS_MAX = 100
 """Leiden seldom finds anything after ten; each takes a tenth of a second for 80,000 relationships, and others wait."""
 HIERARCHY_LEVELS_MAX = 5
 GET_BYTES_MAX = 64 * 1024 * 1024
-"""The most text that one bulk read answers; ids may repeat, so a small request could ask for any amount."""
+"""The most text, or embeddings, that one bulk read answers; ids may repeat, so a small request could ask for more."""
 TTL_MS_MAX = 2**53
 """About 285,000 years: longer TTLs mean this."""
 

@@ -375,6 +375,24 @@ class StoreState:
         self.serving_since_ms = 0  # ephemeral
         self.expiry_paused = False  # ephemeral: the clock can not be believed just now
 
+    def holds_vectors(self) -> bool:
+        """Whether any session does."""
+        return any(session.holds_vectors() for session in self.sessions.values())
+
+    def take_dimension(self, vector_dim: int) -> None:
+        """From here on embeddings have this many numbers.
+
+        Raises:
+            ValueError: there are some, of another dimension.
+        """
+        if self.holds_vectors():
+            raise ValueError(f"expected vectors of dimension {self.vector_dim}, found some of {vector_dim}")
+        self.vector_dim = vector_dim
+        for session in self.sessions.values():
+            session.textunit_vectors = VectorIndex(vector_dim)
+            session.entity_vectors = VectorIndex(vector_dim)
+            session.community_vectors = VectorIndex(vector_dim)
+
     def is_expired(self, session: SessionState, now_ms: int) -> bool:
         """Whether a session's time is over. Idle time counts from when the store began to serve, at the earliest."""
         if session.is_ended:

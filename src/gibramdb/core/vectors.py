@@ -23,7 +23,7 @@ One owner uses an index, from one thread; but an iterator from `items` belongs t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -93,6 +93,12 @@ class VectorIndex:
         number, row = divmod(slot, BLOCK_ROWS)
         stored: bytes = self._blocks[number].rows[row].tobytes()
         return stored
+
+    def pick(self, ids: Sequence[int]) -> PickedVectors:
+        """The embeddings of ids that are here, one for each, as they are now, whatever happens later. Copies none."""
+        numbers, places = np.divmod(np.array([self._slots[id] for id in ids], np.int64), BLOCK_ROWS)
+        blocks = {number: self._blocks[number].rows for number in np.unique(numbers).tolist()}
+        return PickedVectors(blocks, numbers, places, self._vector_dim)
 
     def stored_bytes(self, id: int) -> int:
         """The length of the embedding in bytes, or 0 if there is none."""
@@ -296,6 +302,31 @@ class VectorIndex:
         return self._blocks[self._tail]
 
 
+class PickedVectors:
+    """Some embeddings as they were at one moment, in an order of their own. May be read in any thread."""
+
+    def __init__(
+        self,
+        blocks: Mapping[int, NDArray[np.float32]],
+        numbers: NDArray[np.int64],
+        places: NDArray[np.int64],
+        vector_dim: int,
+    ) -> None:
+        """blocks: rows by a block's number; numbers and places: for each embedding its block's number and its row."""
+        self._blocks = blocks
+        self._numbers = numbers
+        self._places = places
+        self._vector_dim = vector_dim
+
+    def tobytes(self) -> bytes:
+        """One row after the other, as they were given."""
+        rows = np.empty((len(self._numbers), self._vector_dim), np.float32)
+        for number in np.unique(self._numbers):
+            here = self._numbers == number
+            rows[here] = self._blocks[number][self._places[here]]
+        return rows.tobytes()
+
+
 class FrozenVectors:
     """Embeddings as they were at one moment. Sorted when first read; may be read in any thread, by one at a time."""
 
@@ -314,12 +345,9 @@ class FrozenVectors:
         """Ids from `first` to `last`, both included, ascending, and their rows, one after the other."""
         ids, numbers, places = self._order()
         begin, end = np.searchsorted(ids, first), np.searchsorted(ids, last, "right")
-        rows = np.empty((end - begin, self._vector_dim), np.float32)
-        numbers, places = numbers[begin:end], places[begin:end]
-        for number in np.unique(numbers):
-            here = numbers == number
-            rows[here] = self._views[number][0][places[here]]
-        return tuple(ids[begin:end].tolist()), rows.tobytes()
+        blocks = {number: rows for number, (rows, _, _) in enumerate(self._views)}
+        picked = PickedVectors(blocks, numbers[begin:end], places[begin:end], self._vector_dim)
+        return tuple(ids[begin:end].tolist()), picked.tobytes()
 
     def items(self) -> Iterator[tuple[int, bytes]]:
         """Ids with their embeddings, by ascending id."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -46,13 +46,25 @@ from gibramdb.errors import (
     LimitExceededError,
     NotFoundError,
     OutcomeUnknownError,
+    PipelineFullError,
     UnavailableError,
 )
 from gibramdb.model import commands
 from gibramdb.model.commands import AdminCommand, Command, ReadCommand, WriteCommand
 from gibramdb.model.ids import NO_LSN, Lsn
 from gibramdb.model.mutations import SessionEnded, SessionReadNoted
-from gibramdb.model.results import Digest, Done, Explanation, Health, Info, Pong, QueryResult, Result, objects_in
+from gibramdb.model.results import (
+    Digest,
+    Done,
+    Explanation,
+    Health,
+    Info,
+    Pong,
+    QueryResult,
+    Result,
+    links_in,
+    objects_in,
+)
 from gibramdb.model.scope import SessionScope
 from gibramdb.retrieval import detection, query
 from gibramdb.retrieval.detection import DetectionView
@@ -65,6 +77,8 @@ T = TypeVar("T")
 
 Answer = Result | GibramError
 Done_ = Callable[[Answer], None]
+Weigh = Callable[[int], None]
+"""Is told, as soon as a command has run, what its answer takes beside what it shares with the state."""
 
 BATCH_TURN_US = 5_000
 """So long commands of one pipeline run in one turn; then others get theirs."""
@@ -151,7 +165,7 @@ class Database:
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
-    def submit(self, command: Command, done: Done_) -> bool:
+    def submit(self, command: Command, done: Done_, weigh: Weigh | None = None) -> bool:
         """Run a command; `done` gets the answer once it may be shown, perhaps before this returns.
 
         Returns whether the command has run. If not, it waits for room in the log or for a computation, and who needs
@@ -160,6 +174,8 @@ class Database:
         is_write = isinstance(command, WriteCommand)
 
         def finish(answer: Answer, lsn: Lsn) -> None:
+            if weigh is not None:
+                weigh(_taken_bytes(*_told_in(answer)))
             self._answer(answer, lsn, done, has_changed=is_write and not isinstance(answer, GibramError))
 
         executed = self._start(command, finish)
@@ -170,18 +186,23 @@ class Database:
 
     def submit_batch(
         self,
-        items: Sequence[Command | GibramError],
+        items: Iterable[Command | GibramError],
         done: Callable[[list[Answer]], None],
-        objects_max: int | None = None,
+        weigh: Weigh | None = None,
+        *,
+        is_bounded: bool = False,
     ) -> Callable[[], None]:
         """Run commands one after the other, up to the first that fails; an error in `items` is one that has failed.
 
-        Once the answers tell of `objects_max` objects, the next command is refused.
+        Each is taken out of `items` when it is to run.
+
+        is_bounded: once the answers tell of as much as those of one pipeline may, the next command is refused:
+        PipelineFullError.
 
         Nothing is rolled back. `done` gets the answers of those that ran, once the last of them may be shown. What is
         returned may be called when nobody waits any more: then no further command is run.
         """
-        batch = _Batch(self, items, done, objects_max)
+        batch = _Batch(self, items, done, weigh, is_bounded=is_bounded)
         batch.advance()
         return batch.stop
 
@@ -222,7 +243,7 @@ class Database:
         failure = self._halted_because or self.journal.failure
         if failure is None:
             return None
-        return HaltedError(f"durable session store is unhealthy: {failure}; start it again")
+        return HaltedError(f"durable session store is unhealthy: {failure}")
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -675,7 +696,7 @@ class Database:
                 unknown = OutcomeUnknownError(f"outcome unknown, this write may or may not be kept: {failure}")
                 _give(each.done, unknown)
             else:
-                _give(each.done, HaltedError(f"durable session store is unhealthy: {failure}; start it again"))
+                _give(each.done, HaltedError(f"durable session store is unhealthy: {failure}"))
 
     def rest(self) -> None:
         """The log has nothing to do: leave a witness for what it wrote last."""
@@ -729,23 +750,38 @@ def _weight(explanation: Explanation) -> int:
     return characters + bounds.EXPLAINED_STEP_BYTES * (1 + len(explanation.seeds) + len(explanation.steps))
 
 
+def _told_in(answer: Answer) -> tuple[int, int]:
+    """Objects and links."""
+    return (1, 0) if isinstance(answer, GibramError) else (objects_in(answer), links_in(answer))
+
+
+def _taken_bytes(objects: int, links: int) -> int:
+    """By an answer that waits, beside what it shares with the state."""
+    return bounds.ANSWERED_OBJECT_BYTES * objects + bounds.ANSWERED_LINK_BYTES * links
+
+
 class _Batch:
     """A pipeline on its way."""
 
     def __init__(
         self,
         database: Database,
-        items: Sequence[Command | GibramError],
+        items: Iterable[Command | GibramError],
         done: Callable[[list[Answer]], None],
-        objects_max: int | None,
+        weigh: Weigh | None,
+        *,
+        is_bounded: bool,
     ) -> None:
         self._database = database
-        self._items = items
+        self._items = iter(items)
         self._done = done
         self._answers: list[Answer] = []
-        self._objects = 0
-        self._objects_max = objects_max
+        self._weigh = weigh
+        self._is_bounded = is_bounded
+        self._objects = self._links = 0
         self._is_stopped = False
+        self._is_write = False  # the command that is under way
+        self._has_changed = False
         self._lsn = NO_LSN
 
     def stop(self) -> None:
@@ -757,23 +793,20 @@ class _Batch:
         database = self._database
         ends_us = database._clock.steady_us() + BATCH_TURN_US  # noqa: SLF001 (as below)
         while True:
-            if len(self._answers) == len(self._items) or self._is_stopped:
+            item = None if self._is_stopped else next(self._items, None)
+            if item is None:
                 self._finish()
                 return
-            if self._objects_max is not None and self._objects >= self._objects_max:
-                self._answers.append(
-                    LimitExceededError(
-                        f"answers too many: this pipeline has been answered {self._objects} objects "
-                        f"(max: {self._objects_max}); nothing was run from here on, send it in another"
-                    )
-                )
+            refusal = self._refusal() if self._is_bounded else None
+            if refusal is not None:
+                self._answers.append(refusal)
                 self._finish()
                 return
-            item = self._items[len(self._answers)]
             if isinstance(item, GibramError):
                 self._answers.append(item)
                 self._finish()
                 return
+            self._is_write = isinstance(item, WriteCommand)
             executed = database._start(item, self._resume)  # noqa: SLF001 (one class in two: the batch is the database's own)
             if executed is None:
                 return
@@ -783,6 +816,18 @@ class _Batch:
                 break
         database._post(self.advance)  # noqa: SLF001 (as above)
 
+    def _refusal(self) -> GibramError | None:
+        for noun, answered, most in (
+            ("objects", self._objects, bounds.PIPELINE_OBJECTS_MAX),
+            ("links", self._links, bounds.PIPELINE_LINKS_MAX),
+        ):
+            if answered >= most:
+                return PipelineFullError(
+                    f"answers too many: this pipeline has been answered {answered} {noun} (max: {most}); nothing was "
+                    "run from here on, send it in another"
+                )
+        return None
+
     def _resume(self, answer: Answer, lsn: Lsn) -> None:
         if self._take(answer, lsn):
             self.advance()
@@ -790,10 +835,15 @@ class _Batch:
     def _take(self, answer: Answer, lsn: Lsn) -> bool:
         self._answers.append(answer)
         self._lsn = max(self._lsn, lsn)
+        objects, links = _told_in(answer)
+        self._objects += objects
+        self._links += links
+        if self._weigh is not None:
+            self._weigh(_taken_bytes(objects, links))
         if isinstance(answer, GibramError):
             self._finish()
             return False
-        self._objects += objects_in(answer)
+        self._has_changed |= self._is_write
         return True
 
     def _finish(self) -> None:
@@ -807,11 +857,7 @@ class _Batch:
                 self._done(answers)
 
         last = answers[-1] if answers else Done()
-        has_changed = any(
-            isinstance(item, WriteCommand) and not isinstance(answer, GibramError)
-            for item, answer in zip(self._items, answers, strict=False)
-        )
-        self._database._answer(last, self._lsn, release, has_changed=has_changed)  # noqa: SLF001 (as above)
+        self._database._answer(last, self._lsn, release, has_changed=self._has_changed)  # noqa: SLF001 (as above)
 
 
 def _give(taker: Callable[..., None], *answer: Answer | Lsn) -> None:

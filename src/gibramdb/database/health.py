@@ -50,7 +50,7 @@ def report(
     memory shows in it.
     """
     is_durable = facts.mode == "durable"
-    pressure = resource_pressure(state, limits, scope)
+    pressure = resource_pressure(state, limits, scope, now_ms)
     reasons: list[str] = []
     if failure is not None:
         reasons.append(str(failure))
@@ -64,6 +64,7 @@ def report(
         reasons.append(f"the log's disk is nearly full: {journal.disk_free_bytes} bytes are free")
     if snapshots.error:
         reasons.append(f"the last snapshot failed, the log is kept meanwhile: {snapshots.error}")
+    is_snapshot_wrong = bool(snapshots.error or snapshots.troubles)
     wal_bytes_since_snapshot = max(0, journal.released_lsn - snapshots.cut_lsn) if is_durable else 0
     is_behind = 0 < snapshots.wal_bytes_max < wal_bytes_since_snapshot
     if is_behind:
@@ -71,11 +72,12 @@ def report(
             f"writers are faster than the snapshots: a start would replay {wal_bytes_since_snapshot} bytes of log, "
             f"session_store.snapshot_wal_size_bytes is {snapshots.wal_bytes_max}"
         )
+    reasons += snapshots.troubles
     if state.expiry_paused:
         reasons.append("wall clock and steady clock disagree by more than 60 s: nothing expires meanwhile")
     if failure is not None:
         durable_state = "unhealthy"
-    elif is_durable and (pressure != "ok" or journal.disk_full or is_nearly_full or snapshots.error or is_behind):
+    elif is_durable and (pressure != "ok" or journal.disk_full or is_nearly_full or is_behind or is_snapshot_wrong):
         durable_state = "degraded"
     else:
         durable_state = "serving"
@@ -118,6 +120,7 @@ def report(
         "snapshot_running": snapshots.operation,
         "snapshot_failures": str(snapshots.failures),
         "snapshot_error": snapshots.error,
+        "snapshot_files_damaged": str(snapshots.files_damaged),
         "last_snapshot_age_ms": str(now_ms - snapshots.published_at_ms if snapshots.published_at_ms else 0),
         "recovery_records_replayed": str(facts.recovered_records),
         "recovery_bytes_truncated": str(facts.torn_bytes),
@@ -145,15 +148,16 @@ def starting(facts: Facts, now_ms: int) -> Health:
     return Health("degraded", report_.components | told)
 
 
-def resource_pressure(state: StoreState, limits: Limits, scope: SessionScope | None) -> str:
-    """Of what may be used, by the worst session of the scope or by all sessions together.
+def resource_pressure(state: StoreState, limits: Limits, scope: SessionScope | None, now_ms: int) -> str:
+    """Of what may be used, by the worst session of the scope that is alive, or by all sessions together.
 
     ok, warning from 0.75, critical from 0.90.
     """
     worst = 0.0
     if limits.session_memory_bytes_max:
         seen = (each for each in state.sessions.values() if scope is None or scope.holds(each.session_id))
-        worst = max((each.memory_bytes for each in seen), default=0) / limits.session_memory_bytes_max
+        alive = (each.memory_bytes for each in seen if not state.is_expired(each, now_ms))
+        worst = max(alive, default=0) / limits.session_memory_bytes_max
     if limits.total_memory_bytes_max:
         worst = max(worst, state.memory_bytes / limits.total_memory_bytes_max)
     if worst >= PRESSURE_CRITICAL:

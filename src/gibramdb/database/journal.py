@@ -412,7 +412,11 @@ class WalJournal:
                 pass
         except BaseException as error:
             log.critical("the log failed, the store is halted: %s", error)
-            self._failure = error if isinstance(error, StorageError) else StorageError(f"the log failed: {error!r}")
+            self._failure = (
+                error
+                if isinstance(error, StorageError)
+                else StorageError(f"the log failed: {error!r}; next: start it again")
+            )
             _refuse(self._in_hand, self._failure)
             self._refuse_waiting()
         self._on_progress()
@@ -500,9 +504,11 @@ class WalJournal:
     def _switch_to(self, successor: LogWriter) -> None:
         old, self._writer = self._writer, successor
         self._reserved_lsn = int(successor.reserved_lsn)
-        old.give_back_reserve()
-        with contextlib.suppress(OSError):  # everything in it is synced; the next generation is what counts
-            old.close()
+        try:
+            old.end()
+        finally:
+            with contextlib.suppress(OSError):  # everything in it is synced; the next generation is what counts
+                old.close()
 
     def _not_begun(self, error: OSError) -> GibramError:
         if error.errno in NO_ROOM:

@@ -5,11 +5,14 @@ look (reads only) -> lock -> recover -> log thread -> Database
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import re
 import weakref
 from collections.abc import Callable
 from importlib.metadata import version
+from itertools import combinations
 from pathlib import Path
 
 import msgspec
@@ -22,19 +25,23 @@ from gibramdb.core.state import StoreState
 from gibramdb.database.database import Database, Facts
 from gibramdb.database.detector import Post
 from gibramdb.database.journal import Journal, NullJournal, WalJournal
-from gibramdb.database.recovery import Recovered, collector_paused, recover, stored_dimension
+from gibramdb.database.recovery import Recovered, collector_paused, recover
 from gibramdb.database.snapshots import Snapshots, Triggers
 from gibramdb.errors import ConfigError, FatalError, IncompatibleStoreError, MissingStoreError, StorageError
 from gibramdb.model.ids import NO_LSN, Generation
 from gibramdb.storage import gibram, identity, snapshot, wal
 from gibramdb.storage.files import FileSystem, OsFileSystem, next_step, publish
 from gibramdb.storage.identity import Directories, Locks
-from gibramdb.storage.wal import BasedOnSnapshot, FirstLog, LogHeader, LogWriter
+from gibramdb.storage.wal import BasedOnSnapshot, FirstLog, LogHeader, LogTail, LogWriter
 
 log = logging.getLogger(__name__)
 
 REPORT_NAME = "recovery-report.json"
 SCRATCH_FILE_SYSTEMS = {"tmpfs", "ramfs", "overlay"}
+_ESCAPED = re.compile(r"\\([0-7]{3})")  # how the kernel writes a blank in a mount point
+
+
+_SETTING_OF = {identity.WAL: "session_store.wal_dir", identity.SNAPSHOTS: "session_store.snapshot_dir"}
 
 
 class OpenStore:
@@ -144,6 +151,7 @@ def _open_durable(
 ) -> OpenStore:
     began_ms = clock.steady_ms()
     directories = directories_of(config)
+    _require_distinct(directories)
     config = msgspec.structs.replace(config, warnings=(*config.warnings, *_scratch_warnings(directories)))
     locks = Locks(fs)
     _LOCKS.add(locks)
@@ -168,13 +176,8 @@ def _open_durable(
         locks.release()
         raise
     _tell(fs, directories, recovered, store_id, duration_ms)
-    if recovered.last is None:
-        assert recovered.snapshot is not None
-        warning = (
-            f"This start found no log behind snapshot {recovered.snapshot.number}, and took the snapshot alone: what "
-            f"was logged behind LSN {recovered.snapshot.cut.lsn} is not here."
-        )
-        config = msgspec.structs.replace(config, warnings=(*config.warnings, warning))
+    if recovered.missing:
+        config = msgspec.structs.replace(config, warnings=(*config.warnings, recovered.missing))
     database: Database | None = None
 
     def on_progress() -> None:
@@ -211,6 +214,17 @@ def _open_durable(
     return OpenStore(database, locks)
 
 
+def _require_distinct(directories: Directories) -> None:
+    """The settings have seen to it that the paths differ; by a link or a mount they may still lead to one folder."""
+    for (role, directory), (other, same) in combinations(directories.by_role(), 2):
+        with contextlib.suppress(OSError):  # what is missing is said by who needs it
+            if directory.samefile(same):
+                raise ConfigError(
+                    f"{directory}: the {role} directory is the same folder as the {other} directory {same}; "
+                    "allowed: three distinct directories"
+                )
+
+
 def _require_writable(fs: FileSystem, directories: Directories) -> None:
     """Without that no snapshot could be published and the log would only grow: better known now than then."""
     for role, directory in directories.by_role()[1:]:
@@ -228,14 +242,15 @@ def _scratch_warnings(directories: Directories) -> list[str]:
         lines = Path("/proc/self/mountinfo").read_text().splitlines()
     except OSError:
         return []  # not Linux: nobody to ask
-    kinds: dict[str, str] = {}
+    kinds: dict[Path, str] = {}
     for line in lines:
         before, _, after = line.partition(" - ")
-        kinds[before.split()[4]] = after.split()[0]  # id, parent, device, root, mount point; behind the dash: type
+        mount = before.split()[4]  # id, parent, device, root, mount point; behind the dash: type
+        kinds[Path(_ESCAPED.sub(lambda found: chr(int(found[1], 8)), mount))] = after.split()[0]
     warnings = []
     for role, directory in directories.by_role():
-        mount = next((str(each) for each in (directory, *directory.parents) if str(each) in kinds), "")
-        kind = kinds.get(mount, "")
+        place = directory.resolve()
+        kind = next((kinds[each] for each in (place, *place.parents) if each in kinds), "")
         if kind in SCRATCH_FILE_SYSTEMS:
             warnings.append(
                 f"The {role} directory {directory} lies on {kind}, which does not outlive this machine or container: "
@@ -246,6 +261,8 @@ def _scratch_warnings(directories: Directories) -> list[str]:
 
 def _writer(fs: FileSystem, directories: Directories, recovered: Recovered, store_id: bytes, clock: Clock) -> LogWriter:
     """The end of the log; where there is no log, a new generation on the snapshot."""
+    if recovered.before is not None and not recovered.before[2].is_ended:
+        _end(fs, *recovered.before)
     if recovered.last is not None:
         path, header, tail = recovered.last
         writer = LogWriter.reopen(fs, path, header, tail.end_lsn, tail.last_checksum, recovered.unfinished)
@@ -255,6 +272,19 @@ def _writer(fs: FileSystem, directories: Directories, recovered: Recovered, stor
     based_on = BasedOnSnapshot(recovered.snapshot.number, recovered.snapshot_checksum)
     header = LogHeader(store_id, recovered.next_generation, recovered.end_lsn, os.urandom(16), clock.now_ms(), based_on)
     return LogWriter.create(fs, directories.wal, header)
+
+
+def _end(fs: FileSystem, path: Path, header: LogHeader, tail: LogTail) -> None:
+    """What a crash behind the beginning of the next generation has left to do."""
+    try:
+        writer = LogWriter.reopen(fs, path, header, tail.end_lsn, tail.last_checksum)
+    except OSError as error:  # it may be read and not written: that takes nothing from what is served
+        log.warning("%s could not be marked as ended: %s", path, error.strerror)
+        return
+    try:
+        writer.end()
+    finally:
+        writer.close()
 
 
 def _first_start(config: Config, fs: FileSystem, directories: Directories, locks: Locks, clock: Clock) -> bytes:
@@ -307,12 +337,12 @@ def _require_unused(fs: FileSystem, directories: Directories) -> None:
     Raises:
         MissingStoreError, IncompatibleStoreError: a store or something foreign is there.
     """
+    _unfinished_id(fs, directories)  # a store that lost a part is told from what is foreign by its markers
     own = {identity.WAL: (wal.log_path(directories.wal, Generation(1)).name,)}
     for role, directory in directories.by_role()[1:]:
         if fs.exists(directory):
             names = (identity.LOCK_NAME, identity.MARKER_NAME, *own.get(role, ()))
             identity.refuse_foreign_files(fs, directory, names)
-    _unfinished_id(fs, directories)
 
 
 def _unfinished_id(fs: FileSystem, directories: Directories) -> bytes | None:
@@ -340,9 +370,9 @@ def _unfinished_id(fs: FileSystem, directories: Directories) -> bytes | None:
             continue
         if store_id is None:
             raise MissingStoreError(
-                f"{directories.data}: expected the marker {identity.MARKER_NAME}, found none, and no log in "
-                f"{directories.wal}, but {directory} belongs to store {marker.store_id}; are the right volumes mounted "
-                f"there? If they are lost for good, `{identity.ADOPT}` accepts it"
+                f"{directories.data}: expected the marker {identity.MARKER_NAME}, found none, but {directory} belongs "
+                f"to store {marker.store_id}; are the right volumes mounted? If one is lost for good, "
+                f"`{identity.ADOPT}` says what would be kept and accepts it"
             )
         if marker.store_id != store_id.hex():
             raise IncompatibleStoreError(
@@ -368,6 +398,7 @@ def _tell(fs: FileSystem, directories: Directories, recovered: Recovered, store_
         "sessions": len(state.sessions),
         "objects": sum(session.object_count() for session in state.sessions.values()),
         "duration_ms": duration_ms,
+        "missing": recovered.missing or None,
     }
     log.info("recovered", extra=told)
     if recovered.torn_bytes:
@@ -379,22 +410,6 @@ def _tell(fs: FileSystem, directories: Directories, recovered: Recovered, store_
         publish(fs, directories.data / REPORT_NAME, msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n")
     except OSError as error:
         log.warning("the recovery report could not be written: %s", error)
-
-
-def with_own_dimension(config: Config) -> Config:
-    """The same settings; where nobody has set the vector dimension, with that of the store's own embeddings.
-
-    For work on a store's files, where only the operator's words could contradict the store.
-    """
-    if config.origins["server.vector_dim"] != "default":
-        return config
-    fs, directories = OsFileSystem(), directories_of(config)
-    try:
-        found = stored_dimension(fs, directories)
-    except OSError:
-        return config  # what is missing is said by who reads it next
-    server = msgspec.structs.replace(config.server, vector_dim=found or config.server.vector_dim)
-    return msgspec.structs.replace(config, server=server)
 
 
 def verify(config: Config, fs: FileSystem | None = None) -> tuple[Recovered, str]:
@@ -428,12 +443,14 @@ def adopt(config: Config, fs: FileSystem | None = None, *, accept: bool) -> list
 
     Raises:
         ConfigError: the store is not durable, or nothing is missing.
+        MissingStoreError: what is left could not start.
         StoreLockedError, StorageError: as their names say.
     """
     if config.session_store.mode != "durable":
         raise ConfigError("session_store.mode is ephemeral: there is no store on disk to adopt")
     fs = fs or OsFileSystem()
     directories = directories_of(config)
+    _require_distinct(directories)
     markers = {role: identity.read_marker(fs, path, role) for role, path in directories.by_role()}
     logs = wal.list_logs(fs, directories.wal) if fs.exists(directories.wal) else []
     snapshots = snapshot.list_snapshots(fs, directories.snapshots) if fs.exists(directories.snapshots) else []
@@ -448,10 +465,22 @@ def adopt(config: Config, fs: FileSystem | None = None, *, accept: bool) -> list
         marker = markers[role]
         if marker is None:
             said.append(f"{path}: its marker is missing and is made anew")
+            if config.origins.get(_SETTING_OF.get(role, "")) == "default":
+                said.append(
+                    f"{path} is where {_SETTING_OF[role]} is by default; if it lies elsewhere, name it: --config"
+                )
         elif (logs or snapshots) and marker.store_id != store_id.hex():
             said.append(f"{path}: its marker names another store than the log ({marker.store_id}) and is made anew")
     if (logs or snapshots) and not said:
         raise ConfigError(f"{directories.data}: nothing is missing of this store; `gibramdb serve` says what is wrong")
+    if logs and not snapshots:
+        origin = wal.read_header(fs, logs[0][1]).origin
+        if not isinstance(origin, FirstLog):
+            raise MissingStoreError(
+                f"{directories.snapshots}: there is no snapshot, and the log alone can not start the store: "
+                f"{logs[0][1]} goes on from {origin}; next: mount the right volume, name it with --config, or restore "
+                "a backup"
+            )
     if logs:
         said.append(f"{directories.wal}: the log is there ({len(logs)} files); all that it holds is kept")
     elif snapshots:

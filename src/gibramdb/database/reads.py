@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,10 +15,16 @@ from gibramdb.core.table import Table
 from gibramdb.core.titles import normalise_title
 from gibramdb.errors import LimitExceededError, NotFoundError
 from gibramdb.model import commands
-from gibramdb.model.commands import ReadCommand
+from gibramdb.model.commands import ReadCommand, check_kind
 from gibramdb.model.knowledge import Community, Document, Entity, Relationship, TextUnit
-from gibramdb.model.results import Objects, Page, Result, SessionInfo, SessionPage
-from gibramdb.retrieval.query import entity_with_links, textunit_with_links
+from gibramdb.model.results import Objects, Page, Result, SessionInfo, SessionPage, StoredEmbeddings
+from gibramdb.retrieval.query import (
+    answered_entity_bytes,
+    answered_textunit_bytes,
+    entity_with_links,
+    textunit_with_links,
+    vector_indexes,
+)
 
 T = TypeVar("T")
 
@@ -129,16 +136,6 @@ def _session_or_none(state: StoreState, session_id: str, now_ms: int) -> Session
     return None if session is None or state.is_expired(session, now_ms) else session
 
 
-def _textunit_weight(session: SessionState) -> Callable[[TextUnit], int]:
-    linked = session.entities_by_textunit
-    return lambda each: limits.textunit_bytes(each, 0) + limits.ANSWERED_LINK_BYTES * len(linked.get(each.id, ()))
-
-
-def _entity_weight(session: SessionState) -> Callable[[Entity], int]:
-    linked = session.textunits_by_entity
-    return lambda each: limits.entity_bytes(each, 0) + limits.ANSWERED_LINK_BYTES * len(linked.get(each.id, ()))
-
-
 def _found(table: Table[T], ids: Iterable[int], weigh: Callable[[T], int]) -> list[T]:
     found: list[T] = []
     total_bytes = 0
@@ -165,7 +162,7 @@ def _get_textunits(state: StoreState, command: commands.GetTextUnits, now_ms: in
     session = _session_or_none(state, command.session_id, now_ms)
     if session is None:
         return Objects(())
-    found = _found(session.textunits, command.ids, _textunit_weight(session))
+    found = _found(session.textunits, command.ids, partial(answered_textunit_bytes, session))
     return Objects(tuple(textunit_with_links(session, textunit) for textunit in found))
 
 
@@ -173,7 +170,7 @@ def _get_entities(state: StoreState, command: commands.GetEntities, now_ms: int)
     session = _session_or_none(state, command.session_id, now_ms)
     if session is None:
         return Objects(())
-    found = _found(session.entities, command.ids, _entity_weight(session))
+    found = _found(session.entities, command.ids, partial(answered_entity_bytes, session))
     return Objects(tuple(entity_with_links(session, entity) for entity in found))
 
 
@@ -182,6 +179,21 @@ def _get_relationships(state: StoreState, command: commands.GetRelationships, no
     if session is None:
         return Objects(())
     return Objects(tuple(_found(session.relationships, command.ids, limits.relationship_bytes)))
+
+
+def _get_embeddings(state: StoreState, command: commands.GetEmbeddings, now_ms: int) -> StoredEmbeddings:
+    session = _session_or_none(state, command.session_id, now_ms)
+    kind = check_kind(command.kind)
+    if session is None:
+        return StoredEmbeddings((), memoryview(b""), state.vector_dim)
+    index = vector_indexes(session)[kind]
+    ids = tuple([id for id in command.ids if id in index])
+    if len(ids) * index.row_bytes > limits.GET_BYTES_MAX:
+        raise LimitExceededError(
+            f"answer too large: {len(ids)} embeddings of {index.row_bytes} bytes each "
+            f"(max: {limits.GET_BYTES_MAX} bytes in all); ask for fewer"
+        )
+    return StoredEmbeddings(ids, index.pick(ids), state.vector_dim)
 
 
 def _page(table: Table[T], cursor: int, limit: int, weigh: Callable[[T], int]) -> tuple[list[T], bool]:
@@ -208,7 +220,9 @@ def _list_textunits(state: StoreState, command: commands.ListTextUnits, now_ms: 
     session = _session_or_none(state, command.session_id, now_ms)
     if session is None:
         return Page(())
-    records, has_more = _page(session.textunits, command.cursor, command.limit, _textunit_weight(session))
+    records, has_more = _page(
+        session.textunits, command.cursor, command.limit, partial(answered_textunit_bytes, session)
+    )
     answered = tuple(textunit_with_links(session, record) for record in records)
     return Page(answered, records[-1].id if has_more else 0)
 
@@ -217,7 +231,7 @@ def _list_entities(state: StoreState, command: commands.ListEntities, now_ms: in
     session = _session_or_none(state, command.session_id, now_ms)
     if session is None:
         return Page(())
-    records, has_more = _page(session.entities, command.cursor, command.limit, _entity_weight(session))
+    records, has_more = _page(session.entities, command.cursor, command.limit, partial(answered_entity_bytes, session))
     answered = tuple(entity_with_links(session, record) for record in records)
     return Page(answered, records[-1].id if has_more else 0)
 
@@ -293,6 +307,7 @@ READS: dict[type[ReadCommand], Callable[[StoreState, Any, int], Result]] = {
     commands.GetTextUnits: _get_textunits,
     commands.GetEntities: _get_entities,
     commands.GetRelationships: _get_relationships,
+    commands.GetEmbeddings: _get_embeddings,
     commands.ListDocuments: _list_documents,
     commands.ListTextUnits: _list_textunits,
     commands.ListEntities: _list_entities,

@@ -17,7 +17,6 @@ from gibramdb.core.state import StoreState
 from gibramdb.errors import (
     CorruptLogError,
     CorruptSnapshotError,
-    FatalError,
     IncompatibleStoreError,
     MissingStoreError,
     StorageError,
@@ -36,11 +35,12 @@ class Recovered(msgspec.Struct, frozen=True):
     """The state as snapshot and log have it, and where the log ends.
 
     `last` is the newest generation, in which the log goes on; None if there is none: then it begins anew on `snapshot`,
-    as generation `next_generation`. `unfinished`: an empty generation of a restore that was cut short, to be removed
-    before anything is logged.
+    as generation `next_generation`. `before` is the one before it, if that was read. `unfinished`: an empty generation
+    of a restore that was cut short, to be removed before anything is logged.
     """
 
     state: StoreState
+    before: tuple[Path, LogHeader, LogTail] | None
     last: tuple[Path, LogHeader, LogTail] | None
     unfinished: Path | None
     snapshot: Manifest | None
@@ -69,6 +69,21 @@ class Recovered(msgspec.Struct, frozen=True):
         """How much of the log was never acknowledged."""
         return 0 if self.last is None else self.last[2].torn_bytes
 
+    @property
+    def missing(self) -> str:
+        """What was logged, or may have been, and is not here, in words: it was moved aside, or lost."""
+        if self.last is None:
+            assert self.snapshot is not None
+            found = f"no log behind snapshot {self.snapshot.number}, and took the snapshot alone"
+        elif self.last[2].is_ended:
+            found = f"no log behind {self.last[0].name}, which ended where a next generation began"
+        else:
+            return ""
+        advice = (
+            "Unless it was moved aside on purpose, stop and put it back: once something new is logged, it fits no more."
+        )
+        return f"This start found {found}: what was logged behind LSN {self.end_lsn} is not here. {advice}"
+
 
 class Plan(msgspec.Struct, frozen=True):
     """Which generations are replayed, in order, as indexes into the list of logs.
@@ -87,7 +102,7 @@ def recover(fs: FileSystem, directories: Directories, store_id: bytes, vector_di
         fs: the disk.
         directories: where the store lies.
         store_id: whose files they must be.
-        vector_dim: what its embeddings must have.
+        vector_dim: what its embeddings must have, if it holds any; 0: whatever they have.
 
     Raises:
         CorruptSnapshotError, CorruptLogError: what lies there is damaged, or does not join.
@@ -102,8 +117,10 @@ def recover(fs: FileSystem, directories: Directories, store_id: bytes, vector_di
             raise StorageError(
                 f"{directory}: the directory can not be synced: {error.strerror}; {next_step(error)}"
             ) from error
-    state = StoreState(vector_dim)
-    manifest, checksum = _newest(fs, snapshot.list_snapshots(fs, directories.snapshots), store_id, vector_dim)
+    manifest_path, manifest, checksum = _newest(fs, directories.snapshots, store_id)
+    dimension_from = str(manifest_path)
+    # Embeddings may have had another dimension before the last of them was deleted: what remains is what counts.
+    state = StoreState(vector_dim if manifest is None else manifest.vector_dim or vector_dim)
     logs = wal.list_logs(fs, directories.wal)
     headers = [wal.read_header(fs, path) for _, path in logs]
     for (generation, path), header in zip(logs, headers, strict=True):
@@ -111,20 +128,26 @@ def recover(fs: FileSystem, directories: Directories, store_id: bytes, vector_di
     plan = replay_plan(directories.wal, logs, headers, manifest, checksum)
     if manifest is not None:
         load(fs, directories.snapshots, manifest, state)
-    tail: LogTail | None = None
+    before = last = None
     records = log_bytes = 0
     for index, begin, reading in readings(fs, plan, logs, headers, manifest):
-        _replay(state, logs[index][1], reading, vector_dim)
-        tail = reading.tail
-        records += tail.records
-        log_bytes += tail.end_lsn - headers[index].base_lsn - begin
+        path, header = logs[index][1], headers[index]
+        dimension_from = _replay(state, path, reading) or dimension_from
+        before, last = last, (path, header, reading.tail)
+        records += reading.tail.records
+        log_bytes += reading.tail.end_lsn - header.base_lsn - begin
     if plan.unfinished is not None:
         _check_empty(fs, logs[plan.unfinished][1])
-    last = None
-    if tail is not None:
-        last = logs[plan.replayed[-1]][1], headers[plan.replayed[-1]], tail
+    if vector_dim and vector_dim != state.vector_dim:
+        if state.holds_vectors():
+            raise IncompatibleStoreError(
+                f"{dimension_from}: the store holds vectors of dimension {state.vector_dim}, server.vector_dim is "
+                f"{vector_dim}; next: set server.vector_dim to {state.vector_dim}"
+            )
+        state.take_dimension(vector_dim)
     recovered = Recovered(
         state,
+        before,
         last,
         None if plan.unfinished is None else logs[plan.unfinished][1],
         manifest,
@@ -159,11 +182,10 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _newest(
-    fs: FileSystem, snapshots: list[tuple[int, Path]], store_id: bytes, vector_dim: int
-) -> tuple[Manifest | None, int]:
+def _newest(fs: FileSystem, directory: Path, store_id: bytes) -> tuple[Path, Manifest | None, int]:
+    snapshots = snapshot.list_snapshots(fs, directory)
     if not snapshots:
-        return None, 0
+        return directory, None, 0
     path = snapshots[-1][1]
     manifest, checksum = snapshot.read_manifest(fs, path)
     if manifest.store_id != store_id.hex():
@@ -171,12 +193,7 @@ def _newest(
             f"{path}: expected a snapshot of store {store_id.hex()}, found one of store {manifest.store_id}; next: "
             "move it out of the snapshot directory; a copy of another store is taken in by a restore"
         )
-    if manifest.vector_dim not in (0, vector_dim):
-        raise IncompatibleStoreError(
-            f"{path}: the store holds vectors of dimension {manifest.vector_dim}, server.vector_dim is {vector_dim}; "
-            f"next: set server.vector_dim to {manifest.vector_dim}"
-        )
-    return manifest, checksum
+    return path, manifest, checksum
 
 
 def replay_plan(
@@ -339,17 +356,23 @@ def load_section(state: StoreState, path: Path, section: Section, payloads: Iter
         ) from error
 
 
-def _replay(state: StoreState, path: Path, reading: wal.LogReading, vector_dim: int) -> None:
+def _replay(state: StoreState, path: Path, reading: wal.LogReading) -> str:
+    """Returns where embeddings of another dimension than before began, or nothing."""
+    dimension_from = ""
     for lsn, _, payload in reading:
         mutation = _decoded(path, lsn, payload)
-        _check_dimension(path, lsn, mutation, vector_dim)
         try:
+            dimension = _dimension_of(mutation)
+            if dimension not in (0, state.vector_dim):
+                state.take_dimension(dimension)
+                dimension_from = f"{path}: LSN {lsn}"
             apply(state, mutation, lsn)
         except Exception as error:
             raise CorruptLogError(
                 f"{path}: LSN {lsn}: the record is whole, but does not fit what came before it ({error!r}); next: "
                 "keep the files as they are and report this, it is a defect"
             ) from error
+    return dimension_from
 
 
 def _check_identity(path: Path, generation: Generation, header: LogHeader, store_id: bytes) -> None:
@@ -383,15 +406,6 @@ def _decoded(path: Path, lsn: int, payload: bytes) -> Mutation:
         ) from error
 
 
-def _check_dimension(path: Path, lsn: int, mutation: Mutation, vector_dim: int) -> None:
-    found = _dimension_of(mutation)
-    if found not in (0, vector_dim):
-        raise IncompatibleStoreError(
-            f"{path}: LSN {lsn}: the store holds vectors of dimension {found}, server.vector_dim is {vector_dim}; "
-            f"next: set server.vector_dim to {found}"
-        )
-
-
 def _dimension_of(mutation: Mutation) -> int:
     """Of the embeddings in it; 0 where there is none."""
     change = mutation.change if isinstance(mutation, mutations.WrittenOnce) else mutation
@@ -399,20 +413,4 @@ def _dimension_of(mutation: Mutation) -> int:
         return len(change.vectors) // 4 // len(change.vector_ids)
     if isinstance(change, mutations.CommunityAdded | mutations.EntityDescribed):
         return len(change.vector) // 4
-    return 0
-
-
-def stored_dimension(fs: FileSystem, directories: Directories) -> int:
-    """Of the embeddings that a store holds, as far as its files can be read; 0 if none is found."""
-    for _, path in reversed(snapshot.list_snapshots(fs, directories.snapshots)):
-        with contextlib.suppress(FatalError):
-            manifest, _ = snapshot.read_manifest(fs, path)
-            if manifest.vector_dim:
-                return manifest.vector_dim
-    for _, path in wal.list_logs(fs, directories.wal):
-        with contextlib.suppress(FatalError):
-            for _, _, payload in wal.read_log(fs, path):
-                found = _dimension_of(record.decode(payload))
-                if found:
-                    return found
     return 0

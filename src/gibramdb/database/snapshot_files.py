@@ -1,9 +1,9 @@
 """What a snapshot, a copy and a restore do on the disk, one step each; the order is that of `database/snapshots`.
 
-Owns: the files in the snapshot directory; how large each pack is.
+Owns: the files in the snapshot directory.
 Never: decides when; changes the store's state; touches the log, but for removing generations that nothing needs.
 
-Everything here runs on the snapshot thread, but for `sparse_packs`.
+Everything here runs on the snapshot thread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from gibramdb.core.dump import FrozenSession
 from gibramdb.core.state import StoreState
 from gibramdb.database import memory, recovery
 from gibramdb.database.journal import Base
-from gibramdb.errors import IncompatibleStoreError, UnavailableError
+from gibramdb.database.pack_watch import PackWatch
+from gibramdb.errors import GibramError, IncompatibleStoreError, UnavailableError
 from gibramdb.model.ids import Lsn
 from gibramdb.storage import operator_path, record, snapshot, wal
 from gibramdb.storage.files import TEMPORARY_SUFFIX, FileSystem, OsFileSystem
@@ -89,33 +90,18 @@ class SnapshotFiles:
         self._fs = fs
         self._directories = directories
         self._store_id = store_id
-        self._pack_bytes: dict[int, int] = {}
-
-    def find_packs(self) -> None:
-        """Look how large the packs are that lie there."""
-        for number, path in snapshot.list_packs(self._fs, self._directories.snapshots):
-            fd = self._fs.open_read(path)
-            try:
-                self._pack_bytes[number] = self._fs.size(fd)
-            finally:
-                self._fs.close(fd)
-
-    def sparse_packs(self, kept: Iterable[Section]) -> set[int]:
-        """Packs of which less than half would still be read, or that are not there."""
-        alive: dict[int, int] = {}
-        for section in kept:
-            alive[section.pack] = alive.get(section.pack, 0) + section.length
-        sizes = self._pack_bytes
-        return {pack for pack, length in alive.items() if pack not in sizes or 2 * length < sizes[pack]}
+        self.packs = PackWatch(fs, directories.snapshots)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def next_number(self, above: int) -> int:
-        """Above all that lies there, also what a failed attempt has left: a name is never given twice."""
+        """Above all snapshots that lie there, so that it is also how many were ever published.
+
+        A pack beyond them is what a kill has left; nothing names it, and the next one takes its place.
+        """
         if self._store_id is None:
             return 1
-        directory = self._directories.snapshots
-        found = (*snapshot.list_snapshots(self._fs, directory), *snapshot.list_packs(self._fs, directory))
+        found = snapshot.list_snapshots(self._fs, self._directories.snapshots)
         return max(above, *(number for number, _ in found), 0) + 1
 
     def manifest(
@@ -145,7 +131,7 @@ class SnapshotFiles:
         finally:
             fs.close(fd)
         snapshot.publish_pack(fs, directory, number, work.counting(sections))
-        self._pack_bytes[number] = writer.bytes_so_far
+        self.packs.add(number, writer.bytes_so_far)
         return sections
 
     def publish(self, manifest: Manifest) -> None:
@@ -181,7 +167,7 @@ class SnapshotFiles:
         with contextlib.suppress(OSError):
             if self.is_published(number):
                 return False
-            self._pack_bytes.pop(number, None)
+            self.packs.forget(number)
             snapshot.discard_pack(self._fs, self._directories.snapshots, number)
         return True
 
@@ -189,6 +175,10 @@ class SnapshotFiles:
         """Drop what no kept snapshot needs. Returns the LSN up to which the log is gone.
 
         In an order that leaves every kept snapshot whole, whenever it ends: manifests, then packs, then generations.
+
+        Raises:
+            GibramError: something that is kept is damaged.
+            OSError: the disk refused.
         """
         fs, directories = self._fs, self._directories
         found = snapshot.list_snapshots(fs, directories.snapshots)
@@ -201,21 +191,34 @@ class SnapshotFiles:
         for number, path in snapshot.list_packs(fs, directories.snapshots):
             if number not in named:
                 fs.unlink(path)
-                self._pack_bytes.pop(number, None)
+                self.packs.forget(number)
         for name in fs.list_dir(directories.snapshots):
             if name.endswith(TEMPORARY_SUFFIX):
                 fs.unlink(directories.snapshots / name)
         fs.sync_dir(directories.snapshots)
         covered_lsn = min([manifest.cut.lsn for manifest in manifests] or [0])
-        logs = wal.list_logs(fs, directories.wal)
-        bases = [wal.read_header(fs, path).base_lsn for _, path in logs]
-        gone_lsn = int(bases[0])
-        for (_, path), next_base in zip(logs, bases[1:], strict=False):
-            if next_base > min(covered_lsn, target_lsn):
+        return self._drop_generations(min(covered_lsn, target_lsn))
+
+    def _drop_generations(self, covered_lsn: int) -> int:
+        """Those that end by this LSN, as the beginning of a later one says: their own headers need not be whole."""
+        fs, directory = self._fs, self._directories.wal
+        logs = wal.list_logs(fs, directory)
+        first_kept = gone_lsn = 0
+        damage: GibramError | None = None
+        for index, (_, path) in enumerate(logs):
+            try:
+                base_lsn = int(wal.read_header(fs, path).base_lsn)
+            except GibramError as error:
+                damage = error
+                continue
+            if index and base_lsn > covered_lsn:
                 break
+            first_kept, gone_lsn, damage = index, base_lsn, None
+        for _, path in logs[:first_kept]:
             fs.unlink(path)
-            gone_lsn = int(next_base)
-        fs.sync_dir(directories.wal)
+        fs.sync_dir(directory)
+        if damage is not None:
+            raise damage  # of one that is kept
         return gone_lsn
 
     # --- restoring ----------------------------------------------------------------------------------------------------

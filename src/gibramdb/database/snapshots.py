@@ -2,13 +2,15 @@
 
     cut        one turn of the owner: the moment is marked, and the log is asked to sync and to say where it stands
     freeze     some sessions a turn; one that is about to change before its turn is frozen first
-    write      a thread of its own: changed sessions into one pack, read back; an operator's copy, if one was asked for
+    look       a thread of its own: at the packs that go on being used; where one is damaged, back to the cut
+    write      changed sessions into one pack, read back; an operator's copy, if one was asked for
     publish    the manifest: from its rename on, this is the newest snapshot
     rotate     the log goes on in its next generation
     prune      snapshots beyond the retention count, packs that nothing names, generations that every snapshot covers
 
-A failure at any step costs a message: snapshots and log lie there as they did. A restore loads and writes everything on
-the side; only then is admission stopped, for as long as it takes to begin a generation on the new snapshot.
+A failure at any step costs a message: snapshots and log lie there as they did. Between snapshots the look goes on,
+where there is a trigger, and asks for a snapshot if something is damaged. A restore loads and writes everything on the
+side; only then is admission stopped, for as long as it takes to begin a generation on the new snapshot.
 
 One module, because each step leads to the next, and what happens when it fails is said in one place; what a step does
 on the disk is in `snapshot_files`.
@@ -25,7 +27,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -77,10 +79,18 @@ RETRY_MS = 10_000
 """After a failure, the next automatic one is tried no sooner."""
 SIZE_TRIGGER_SHARE = 0.75
 """Of `snapshot_wal_size_bytes`, where a snapshot is begun: while it is written, most stores stay below the whole."""
+LOOK_BYTES = 32 * 1024 * 1024
+"""So much of the packs is read again by each snapshot."""
+LOOK_BYTES_AT_REST = 4 * 1024 * 1024
+"""And so much with each tick between them: no writer feels it, and a gigabyte takes two minutes."""
+LOOK_EVERY_MS = 600_000
+"""From the beginning of a round to that of the next, where no snapshot begins one."""
 TURN_US = 2_000
 """So long sessions are frozen in one turn; then others get theirs."""
 WAITING_MAX = 16
 NEVER_LSN = 2**63
+
+_ROTATE, _PRUNE, _LOOK, _DAMAGE = "rotate", "prune", "look", "damage"
 
 Finish = Callable[[Result | GibramError, Lsn], None]
 
@@ -96,7 +106,8 @@ class Triggers(msgspec.Struct, frozen=True):
 class SnapshotFacts(msgspec.Struct, frozen=True):
     """What health tells about snapshots. `cut_lsn`: what the newest covers; times in Unix milliseconds, 0 for never.
 
-    `wal_bytes_max`: so much log may lie behind the newest, 0 for no limit.
+    `wal_bytes_max`: so much log may lie behind the newest, 0 for no limit. `troubles`: what is not as it should be,
+    though the last snapshot may have been published. `files_damaged`: found damaged or missing while they were used.
     """
 
     count: int = 0
@@ -107,6 +118,8 @@ class SnapshotFacts(msgspec.Struct, frozen=True):
     error: str = ""
     operation: str = ""
     wal_bytes_max: int = 0
+    troubles: tuple[str, ...] = ()
+    files_damaged: int = 0
 
 
 class Owner(Protocol):
@@ -195,6 +208,10 @@ class Snapshots:
         self._last_backup: _Job | None = None  # a save or restore; the one that runs, if one does
         self._failures = 0
         self._snapshot_error = ""
+        self._troubles: dict[str, str] = {}  # by step, until it succeeds: what failed at rotate, prune, look; damage
+        self._files_damaged = 0
+        self._is_looking = False
+        self._look_due_ms = clock.steady_ms() + LOOK_EVERY_MS
         self._retained = 0
         self._retry_at_ms = 0
         self._interval_began_ms = clock.steady_ms()
@@ -207,7 +224,7 @@ class Snapshots:
         self._thread: threading.Thread | None = None
         if store_id is not None:
             self._count_retained()
-            self._files.find_packs()
+            self._files.packs.find()
             if triggers.interval_ms or triggers.wal_bytes:
                 self._begin_thread()
 
@@ -290,23 +307,30 @@ class Snapshots:
             self._snapshot_error,
             "" if self._running is None else self._running.kind,
             self._triggers.wal_bytes,
+            tuple(self._troubles.values()),
+            self._files_damaged,
         )
 
+    @property
+    def is_covered(self) -> bool:
+        """Whether the newest snapshot holds all that is there."""
+        return int(self._owner.state.last_lsn) == self._covered_lsn
+
     def tick(self) -> None:
-        """Begin a snapshot if one is due."""
+        """Begin a snapshot if one is due; else go on looking at the packs, if that is."""
         if self._running is not None or self._is_stopping or self._store_id is None:
             return
         now_ms = self._clock.steady_ms()
         state_lsn = int(self._owner.state.last_lsn)
         interval_ms = self._triggers.interval_ms
         is_due = bool(interval_ms) and now_ms - self._interval_began_ms >= interval_ms
-        is_due |= state_lsn >= self._size_due_lsn()
+        is_due |= state_lsn >= self._size_due_lsn() or _DAMAGE in self._troubles
         if not is_due or now_ms < self._retry_at_ms:
-            return
-        if state_lsn == self._covered_lsn:
+            self._look_at_rest(now_ms)
+        elif self.is_covered:
             self._interval_began_ms = now_ms  # nothing has changed: the next interval begins
-            return
-        self._ask("snapshot", None, _nobody)
+        else:
+            self._ask("snapshot", None, _nobody)
 
     def stop(self, reason: GibramError) -> None:
         """No more from now on; what runs is stopped at its next step. `join` waits for that."""
@@ -437,7 +461,7 @@ class Snapshots:
                 changed.append(name)
         if self._store_id is None:
             kept, changed = [], []
-        sparse = self._files.sparse_packs(kept)
+        sparse = self._files.packs.sparse(kept)
         if sparse:
             changed += [each.session_id for each in kept if each.pack in sparse]
             kept = [each for each in kept if each.pack not in sparse]
@@ -471,6 +495,43 @@ class Snapshots:
         self.unfrozen.clear()
         self._finished(job, self._refusal_of(error))
 
+    def _cut_again(self, job: _Job) -> None:
+        """What was to be kept is damaged: the sessions in it are frozen too, as they are now."""
+        if self._running is not job:
+            return
+        try:
+            self._cut(job)
+        except Exception as error:  # as where it began
+            self._give_up(job, error)
+
+    def _look_at_rest(self, now_ms: int) -> None:
+        """Nothing is asked for: read on in the packs, if a round has begun, or is due."""
+        newest, packs = self._newest, self._files.packs
+        if newest is None or self._is_looking or _DAMAGE in self._troubles:
+            return
+        if not packs.is_reading:
+            if now_ms < self._look_due_ms:
+                return
+            self._look_due_ms = now_ms + LOOK_EVERY_MS
+        self._is_looking = True
+        self._in_thread(partial(self._look, newest.sections, LOOK_BYTES_AT_REST, newest))
+
+    def _looked(self, damages: list[str]) -> None:
+        """Damaged files are not counted on from here on, and a snapshot that does not need them is due."""
+        self._is_looking = False
+        if damages:
+            self._files_damaged += len(damages)
+            self._covered_lsn = -1
+            more = f" (and {len(damages) - 1} more)" if damages[1:] else ""
+            self._note(_DAMAGE, f"a snapshot on the disk is damaged, and is written anew: {damages[0]}{more}")
+
+    def _note(self, step: str, trouble: str) -> None:
+        """How the step ended; empty for well."""
+        if trouble:
+            self._troubles[step] = trouble
+        else:
+            self._troubles.pop(step, None)
+
     def _size_due_lsn(self) -> int:
         if not self._triggers.wal_bytes or self._store_id is None:
             return NEVER_LSN
@@ -486,8 +547,6 @@ class Snapshots:
         if self._running is not job:
             return  # closed meanwhile, and the caller told
         self._running = None
-        if job.kind != "truncate":
-            self._interval_began_ms = self._clock.steady_ms()
         if isinstance(outcome, GibramError):
             log.error("%s failed: %s", job.kind, outcome)
             if job.kind in {"save", "restore"}:
@@ -512,11 +571,15 @@ class Snapshots:
         self._sections = {each.session_id: each for each in manifest.sections}
         self._covered_lsn = covered_lsn
         if covered_lsn >= 0:
-            self._snapshot_error = ""  # from here on; what is tidied up behind it may take its time
+            # From here on; what is tidied up behind it may take its time.
+            self._snapshot_error = ""
+            self._interval_began_ms = self._clock.steady_ms()
+            self._note(_DAMAGE, "")
 
     def _rotated(self, finish: Finish, refusal: GibramError | None) -> None:
         """On the log thread."""
         if refusal is None:
+            self._tell(partial(self._note, _ROTATE, ""))
             self._tell(partial(self._aside, lambda: Done(len(self._generations())), _itself, finish))
         else:
             self._tell(lambda: finish(_failed("rotate", refusal), NO_LSN))
@@ -583,9 +646,13 @@ class Snapshots:
         manifest: Manifest | None = None
         try:
             cut = freezing.cuts.get()
-            number = files.next_number(self._number)
             if isinstance(cut, GibramError):
                 raise cut  # noqa: TRY301 (the refusal of another thread)
+            self._look(freezing.kept, LOOK_BYTES)
+            if files.packs.sparse(freezing.kept):
+                self._tell(partial(self._cut_again, job))
+                return
+            number = files.next_number(self._number)
             now_ms = self._clock.now_ms()
             copied = [] if job.path is None else list(freezing.frozen.values())
             packed = [freezing.frozen[name] for name in freezing.changed]
@@ -622,23 +689,45 @@ class Snapshots:
         log.error("a snapshot or restore failed in a way that is a defect of ours", exc_info=error)
         return InternalError(f"internal error: {error!r}; nothing was changed")
 
-    def _tidy_up(self) -> None:
-        """The snapshot counts already; what fails here is done by the next one."""
+    def _look(self, sections: Sequence[Section], bytes_max: int, manifest: Manifest | None = None) -> None:
+        """At the packs that hold these sections; and at the manifest's file, when a round begins."""
+        packs = self._files.packs
+        damages: list[str] = []
+        trouble = None
         try:
-            self._rotate()
-            self._prune(NEVER_LSN)
-        except (GibramError, OSError) as error:
-            log.warning("what the new snapshot makes superfluous could not all be removed: %s", error)
+            if manifest is not None and not packs.is_reading and (damage := packs.manifest_damage(manifest)):
+                damages.append(damage)
+            packs.look(sections, bytes_max, damages)
+        except Exception as error:  # the edge of the step: of the rest nothing is known, and what waits for it goes on
+            trouble = f"snapshots on the disk can not be read again: {self._refusal_of(error)}"
+        for damage in damages:
+            log.error("%s; it is not needed any more once the next snapshot is published", damage)
+        self._tell_of(_LOOK, trouble)
+        self._tell(partial(self._looked, damages))
 
-    def _rotate(self) -> None:
+    def _tidy_up(self) -> None:
+        """The snapshot counts already; what fails here is done by the next one, and HEALTH tells until it is."""
         answers: queue.SimpleQueue[GibramError | None] = queue.SimpleQueue()
         self._journal.rotate(answers.put)
         refusal = answers.get()
-        if refusal is not None:
-            log.warning("the log could not begin its next generation: %s", refusal)
+        self._tell_of(_ROTATE, None if refusal is None else str(refusal))
+        self._prune_behind()
+
+    def _prune_behind(self) -> None:
+        trouble = None
+        try:
+            self._prune(NEVER_LSN)
+        except (GibramError, OSError) as error:
+            trouble = f"what the snapshots make superfluous could not all be removed: {self._refusal_of(error)}"
+        self._tell_of(_PRUNE, trouble)
 
     def _prune(self, target_lsn: int) -> int:
         return self._files.prune(self._triggers.retention_count, target_lsn)
+
+    def _tell_of(self, step: str, trouble: str | None) -> None:
+        if trouble:
+            log.warning(trouble)
+        self._tell(partial(self._note, step, trouble or ""))
 
     def _end(self, job: _Job, outcome: Result | GibramError) -> None:
         """The last step of a job: however far it came, what is on disk now is counted."""
@@ -654,6 +743,7 @@ class Snapshots:
         outcome: Result | GibramError
         try:
             outcome = Done(self._prune(job.target_lsn))
+            self._tell_of(_PRUNE, None)
         except Exception as error:  # as above
             outcome = self._refusal_of(error)
         self._end(job, outcome)
@@ -705,10 +795,7 @@ class Snapshots:
 
     def _tidy_up_behind(self, job: _Job) -> None:
         """A restore publishes a snapshot too, and makes others superfluous."""
-        try:
-            self._prune(NEVER_LSN)
-        except (GibramError, OSError) as error:
-            log.warning("what the restored snapshot makes superfluous could not all be removed: %s", error)
+        self._prune_behind()
         self._end(job, Done())
 
 

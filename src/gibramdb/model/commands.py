@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import msgspec
 
+from gibramdb.errors import InvalidArgumentError
 from gibramdb.model.ids import Lsn
 from gibramdb.model.knowledge import (
     Embedding,
@@ -28,7 +29,14 @@ from gibramdb.model.knowledge import (
 from gibramdb.model.scope import SessionScope
 
 SEED_KINDS = ("textunit", "entity", "community")
-"""What a query may search by vector, in the order in which it does so unless told otherwise."""
+"""What has embeddings; a query searches them in this order unless told otherwise."""
+
+
+def check_kind(kind: str) -> str:
+    """The kind. Raises InvalidArgumentError if it is none that has embeddings."""
+    if kind not in SEED_KINDS:
+        raise InvalidArgumentError(f"kind must be one of {', '.join(SEED_KINDS)}, got {kind!r}")
+    return kind
 
 
 class Command(msgspec.Struct, frozen=True, gc=False):
@@ -493,6 +501,14 @@ class GetRelationships(ReadCommand, frozen=True, gc=False):
     """Answers those that are there, in the order asked for."""
 
     session_id: str
+    ids: tuple[int, ...]
+
+
+class GetEmbeddings(ReadCommand, frozen=True, gc=False):
+    """Answers StoredEmbeddings: of those that are there and have one, in the order asked for. `kind`: of SEED_KINDS."""
+
+    session_id: str
+    kind: str
     ids: tuple[int, ...]
 
 

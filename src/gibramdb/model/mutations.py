@@ -236,6 +236,10 @@ class WrittenOnce(MutationBase, frozen=True, tag=40):
     change: Change | None
 
 
+class WrittenOnceInPlace(WrittenOnce, frozen=True, tag=41):
+    """The same where memory had run out: the session's oldest token makes room for this one."""
+
+
 Mutation = (
     Change
     | SessionDeleted
@@ -248,6 +252,7 @@ Mutation = (
     | TextUnitsLinked
     | TokensKept
     | WrittenOnce
+    | WrittenOnceInPlace
 )
 
 IN_SNAPSHOTS_ONLY: tuple[type[MutationBase], ...] = (SessionRestored, CommunitiesAdded, TextUnitsLinked, TokensKept)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
+from gibramdb.model.commands import check_kind
 from gibramdb.model.knowledge import Community, Document, Entity, Relationship, TextUnit
 
 T = TypeVar("T")
@@ -39,6 +43,26 @@ class Page(msgspec.Struct, Generic[T], frozen=True, gc=False):
 
     items: tuple[T, ...]
     next_cursor: int = 0
+
+
+class Rows(Protocol):
+    """Embeddings, put together when their bytes are asked for: an answer that waits for the log holds none of them."""
+
+    def tobytes(self) -> bytes:
+        """All of them, as little-endian float32."""
+        ...
+
+
+class StoredEmbeddings(msgspec.Struct, frozen=True, gc=False):
+    """Those of the embeddings asked for that are there: `rows` holds one for each of `ids`."""
+
+    ids: tuple[int, ...]
+    rows: Rows
+    vector_dim: int
+
+    def matrix(self) -> NDArray[np.float32]:
+        """Shape (len(ids), vector_dim), read-only."""
+        return np.frombuffer(self.rows.tobytes(), "<f4").reshape(len(self.ids), self.vector_dim)
 
 
 class Info(msgspec.Struct, frozen=True, gc=False):
@@ -161,18 +185,14 @@ class QueryResult(msgspec.Struct, frozen=True, gc=False):
     relationships: tuple[RelationshipHit, ...]
     stats: QueryStats
 
-
-def objects_in(result: Result) -> int:
-    """How many objects a result tells of, and so roughly what it weighs beside their texts."""
-    if isinstance(result, Objects | Page | SessionPage):
-        return len(result.items)
-    if isinstance(result, QueryResult):
-        return len(result.textunits) + len(result.entities) + len(result.communities) + len(result.relationships)
-    if isinstance(result, Detected):
-        return len(result.communities)
-    if isinstance(result, Explanation):
-        return len(result.seeds) + len(result.steps)
-    return 1
+    def arrays(self, kind: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Ids and scores of the hits of one kind, as they stand here. The score of a community is its similarity."""
+        hits = {
+            "textunit": [(hit.textunit.id, hit.score) for hit in self.textunits],
+            "entity": [(hit.entity.id, hit.score) for hit in self.entities],
+            "community": [(hit.community.id, hit.similarity) for hit in self.communities],
+        }[check_kind(kind)]
+        return np.array([id for id, _ in hits], np.int64), np.array([score for _, score in hits], np.float64)
 
 
 class Seed(msgspec.Struct, frozen=True, gc=False):
@@ -247,6 +267,7 @@ Result = (
     | Page[Entity]
     | Page[Relationship]
     | Page[Community]
+    | StoredEmbeddings
     | Document
     | TextUnit
     | Entity
@@ -265,3 +286,47 @@ Result = (
     | BackupStatus
     | LogStatus
 )
+
+
+def objects_in(result: Result) -> int:
+    """How many objects a result tells of."""
+    count = _OBJECTS.get(type(result))
+    return 1 if count is None else count(result)
+
+
+def links_in(result: Result) -> int:
+    """How many ids the objects of a result name, but for the members of communities, which it shares with the state."""
+    count = _LINKS.get(type(result))
+    return 0 if count is None else count(result)
+
+
+def _links_of_all(records: Sequence[Any]) -> int:
+    """Of records of one kind."""
+    count = _LINKS.get(type(records[0])) if records else None
+    return 0 if count is None else sum(map(count, records))
+
+
+# Any: each takes its own kind of result.
+_OBJECTS: dict[type, Callable[[Any], int]] = {
+    Objects: lambda result: len(result.items),
+    Page: lambda result: len(result.items),
+    SessionPage: lambda result: len(result.items),
+    StoredEmbeddings: lambda result: len(result.ids),
+    QueryResult: lambda result: (
+        len(result.textunits) + len(result.entities) + len(result.communities) + len(result.relationships)
+    ),
+    Detected: lambda result: len(result.communities),
+    Explanation: lambda result: len(result.seeds) + len(result.steps),
+    Health: lambda result: len(result.components),
+}
+_LINKS: dict[type, Callable[[Any], int]] = {
+    Document: lambda document: len(document.textunit_ids),
+    TextUnit: lambda textunit: len(textunit.entity_ids),
+    Entity: lambda entity: len(entity.textunit_ids),
+    Objects: lambda result: _links_of_all(result.items),
+    Page: lambda result: _links_of_all(result.items),
+    QueryResult: lambda result: (
+        sum(len(hit.textunit.entity_ids) for hit in result.textunits)
+        + sum(len(hit.entity.textunit_ids) for hit in result.entities)
+    ),
+}

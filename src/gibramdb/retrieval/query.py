@@ -97,7 +97,7 @@ def plan(session: SessionState, command: Query, vector_dim: int) -> Plan:
         NotFoundError: a seed entity is not there.
     """
     wanted = tuple(kind for kind in (command.search_types or SEED_KINDS) if kind in SEED_KINDS)
-    indexes = _indexes(session)
+    indexes = vector_indexes(session)
     usable = tuple(dict.fromkeys(kind for kind in wanted if len(indexes[kind])))
     skipped = tuple(kind for kind in wanted if not len(indexes[kind]))
     seed_ids = tuple(dict.fromkeys(command.seed_entity_ids))
@@ -126,7 +126,8 @@ def plan(session: SessionState, command: Query, vector_dim: int) -> Plan:
     )
 
 
-def _indexes(session: SessionState) -> dict[str, VectorIndex]:
+def vector_indexes(session: SessionState) -> dict[str, VectorIndex]:
+    """By kind, as in SEED_KINDS."""
     return {
         "textunit": session.textunit_vectors,
         "entity": session.entity_vectors,
@@ -154,7 +155,7 @@ def _bounded(name: str, value: int, default: int, most: int) -> int:
 def run(session: SessionState, command: Query, vector_dim: int, query_id: int) -> tuple[QueryResult, Explanation]:
     """The answer, without its duration, and how it came about.
 
-    Raises as `plan` does, and LimitExceededError if what it found is more than one answer holds.
+    Raises as `plan` does, and LimitExceededError if what it starts from or what it found is more than an answer holds.
     """
     asked = plan(session, command, vector_dim)
     hits = _search(session, asked)
@@ -169,21 +170,15 @@ def run(session: SessionState, command: Query, vector_dim: int, query_id: int) -
         steps = _walk(session, asked, visits)
         _gather_textunits(session, visits, textunits)
 
-    entity_hits = _ranked_entities(session, visits, asked.entities_max)
-    community_hits = []
-    for id, similarity in hits["community"][: asked.communities_max]:
-        community = session.communities.get(id)
-        assert community is not None
-        community_hits.append(CommunityHit(community, similarity))
+    scales = _Scales("the answer")
     result = QueryResult(
         query_id,
-        _ranked_textunits(session, textunits, asked.textunits_max),
-        entity_hits,
-        tuple(community_hits),
-        _relationships_between(session, visits, asked.relationship_types),
+        _ranked_textunits(session, textunits, asked.textunits_max, scales),
+        _ranked_entities(session, visits, asked.entities_max, scales),
+        _ranked_communities(session, hits["community"][: asked.communities_max], scales),
+        _relationships_between(session, visits, asked.relationship_types, scales),
         QueryStats(0, len(asked.kinds), len(steps), asked.skipped),
     )
-    _refuse_too_large(result)
     return result, Explanation(query_id, _seeds(session, asked, hits), tuple(steps))
 
 
@@ -193,9 +188,26 @@ def timed(result: QueryResult, duration_us: int) -> QueryResult:
     return msgspec.structs.replace(result, stats=stats)
 
 
+class _Scales:
+    """Weighs before anything is built: a few long texts, or lists of links, are soon many times in one query."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._bytes = 0
+
+    def add(self, added_bytes: int) -> None:
+        """Raises LimitExceededError once it is too much in all."""
+        self._bytes += added_bytes
+        if self._bytes > limits.GET_BYTES_MAX:
+            raise LimitExceededError(
+                f"answer too large: {self._what} weighs over {limits.GET_BYTES_MAX} bytes; ask for fewer entities, "
+                "text units, communities or hops"
+            )
+
+
 def _search(session: SessionState, asked: Plan) -> dict[str, list[tuple[int, float]]]:
     hits: dict[str, list[tuple[int, float]]] = {kind: [] for kind in SEED_KINDS}
-    indexes = _indexes(session)
+    indexes = vector_indexes(session)
 
     def is_admitted(id: int) -> bool:
         return _entity(session, id).type in asked.entity_types
@@ -210,23 +222,25 @@ def _start_from_links(
     session: SessionState, asked: Plan, hits: dict[str, list[tuple[int, float]]], visits: dict[int, Visit]
 ) -> None:
     """Entities linked to hit text units and members of hit communities join the start, one step from their hit."""
-    linked: dict[int, Origin] = {}
+    linked: dict[int, tuple[float, Origin]] = {}  # with the origin's score
     for id, similarity in hits["textunit"]:
         _offer(linked, session.linked_entities(id), Origin(similarity, 1))
+    scales = _Scales("what its top_k starts from")  # links are the session's own; members may be the same ones again
     for id, similarity in hits["community"]:
-        community = session.communities.get(id)
-        assert community is not None
+        community = _community(session, id)
+        scales.add(limits.ANSWERED_LINK_BYTES * len(community.entity_ids))
         _offer(linked, community.entity_ids, Origin(similarity, 1))
-    for id, origin in linked.items():
+    for id, (_, origin) in linked.items():
         if id not in visits and _admits_entity(session, asked, id):
             visits[id] = Visit(0, 0.0, origin)
 
 
-def _offer(origins: dict[int, Origin], ids: Iterable[int], origin: Origin) -> None:
+def _offer(origins: dict[int, tuple[float, Origin]], ids: Iterable[int], origin: Origin) -> None:
+    offered = (origin.score(0), origin)
     for id in ids:
         known = origins.get(id)
-        if known is None or origin.score(0) > known.score(0):
-            origins[id] = origin
+        if known is None or offered[0] > known[0]:
+            origins[id] = offered
 
 
 def _walk(session: SessionState, asked: Plan, visits: dict[int, Visit]) -> list[Step]:
@@ -295,6 +309,24 @@ def _entity(session: SessionState, id: int) -> Entity:
     return entity
 
 
+def _community(session: SessionState, id: int) -> Community:
+    community = session.communities.get(id)
+    assert community is not None
+    return community
+
+
+def answered_entity_bytes(session: SessionState, entity: Entity) -> int:
+    """What `entity_with_links` weighs."""
+    links = session.textunits_by_entity.get(entity.id, ())
+    return limits.entity_bytes(entity, 0) + limits.ANSWERED_LINK_BYTES * len(links)
+
+
+def answered_textunit_bytes(session: SessionState, textunit: TextUnit) -> int:
+    """What `textunit_with_links` weighs."""
+    links = session.entities_by_textunit.get(textunit.id, ())
+    return limits.textunit_bytes(textunit, 0) + limits.ANSWERED_LINK_BYTES * len(links)
+
+
 def entity_with_links(session: SessionState, entity: Entity) -> Entity:
     """As it is answered to a caller."""
     return msgspec.structs.replace(entity, textunit_ids=tuple(session.linked_textunits(entity.id)))
@@ -305,27 +337,42 @@ def textunit_with_links(session: SessionState, textunit: TextUnit) -> TextUnit:
     return msgspec.structs.replace(textunit, entity_ids=tuple(session.linked_entities(textunit.id)))
 
 
-def _ranked_entities(session: SessionState, visits: dict[int, Visit], most: int) -> tuple[EntityHit, ...]:
-    ranked = sorted(visits.items(), key=lambda item: (-item[1].score, item[0]))[:most]
-    return tuple(
-        EntityHit(entity_with_links(session, _entity(session, id)), visit.similarity, visit.hop, visit.score)
-        for id, visit in ranked
-    )
+def _ranked_entities(
+    session: SessionState, visits: dict[int, Visit], most: int, scales: _Scales
+) -> tuple[EntityHit, ...]:
+    hits = []
+    for id, visit in sorted(visits.items(), key=lambda item: (-item[1].score, item[0]))[:most]:
+        entity = _entity(session, id)
+        scales.add(answered_entity_bytes(session, entity))
+        hits.append(EntityHit(entity_with_links(session, entity), visit.similarity, visit.hop, visit.score))
+    return tuple(hits)
 
 
 def _ranked_textunits(
-    session: SessionState, textunits: dict[int, tuple[float, int, float]], most: int
+    session: SessionState, textunits: dict[int, tuple[float, int, float]], most: int, scales: _Scales
 ) -> tuple[TextUnitHit, ...]:
     hits = []
     for id, (similarity, hop, score) in sorted(textunits.items(), key=lambda item: (-item[1][2], item[0]))[:most]:
         textunit = session.textunits.get(id)
         assert textunit is not None
+        scales.add(answered_textunit_bytes(session, textunit))
         hits.append(TextUnitHit(textunit_with_links(session, textunit), similarity, hop, score))
     return tuple(hits)
 
 
+def _ranked_communities(
+    session: SessionState, found: list[tuple[int, float]], scales: _Scales
+) -> tuple[CommunityHit, ...]:
+    hits = []
+    for id, similarity in found:
+        community = _community(session, id)
+        scales.add(limits.community_bytes(community, 0))
+        hits.append(CommunityHit(community, similarity))
+    return tuple(hits)
+
+
 def _relationships_between(
-    session: SessionState, found_ids: dict[int, Visit], types: frozenset[str]
+    session: SessionState, found_ids: dict[int, Visit], types: frozenset[str], scales: _Scales
 ) -> tuple[RelationshipHit, ...]:
     """Each relationship whose two ends were both found, before the cut of the entities, by ascending id."""
     found: list[Relationship] = []
@@ -336,30 +383,12 @@ def _relationships_between(
             if relationship.target_id in found_ids and (not types or relationship.type in types):
                 found.append(relationship)
     found.sort(key=lambda relationship: relationship.id)
-    return tuple(
-        RelationshipHit(each, _entity(session, each.source_id).title, _entity(session, each.target_id).title)
-        for each in found[: limits.QUERY_RELATIONSHIPS_MAX]
-    )
-
-
-def _refuse_too_large(result: QueryResult) -> None:
-    """A few texts of megabytes are soon ten thousand times in one answer, as the titles of a hub are."""
-    characters = 0
-    for hit in result.entities:
-        characters += len(hit.entity.title) + len(hit.entity.description) + len(hit.entity.external_id)
-    for textunit_hit in result.textunits:
-        characters += len(textunit_hit.textunit.content) + len(textunit_hit.textunit.external_id)
-    for community_hit in result.communities:
-        community = community_hit.community
-        characters += len(community.title) + len(community.summary) + len(community.full_content)
-    for relationship_hit in result.relationships:
-        characters += len(relationship_hit.source_title) + len(relationship_hit.target_title)
-        characters += len(relationship_hit.relationship.description) + len(relationship_hit.relationship.type)
-    if characters > limits.GET_BYTES_MAX:
-        raise LimitExceededError(
-            f"answer too large: {characters} characters of text (max: {limits.GET_BYTES_MAX}); ask for fewer entities, "
-            "text units or hops"
-        )
+    hits = []
+    for each in found[: limits.QUERY_RELATIONSHIPS_MAX]:
+        source_title, target_title = _entity(session, each.source_id).title, _entity(session, each.target_id).title
+        scales.add(limits.relationship_bytes(each) + len(source_title) + len(target_title))
+        hits.append(RelationshipHit(each, source_title, target_title))
+    return tuple(hits)
 
 
 def _seeds(session: SessionState, asked: Plan, hits: dict[str, list[tuple[int, float]]]) -> tuple[Seed, ...]:

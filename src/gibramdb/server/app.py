@@ -7,6 +7,7 @@ stop    stop listening -> take no more requests -> make durable what was accepte
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -15,7 +16,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -25,7 +26,7 @@ from threadpoolctl import threadpool_limits
 from gibramdb.clock import SystemClock
 from gibramdb.config import Config
 from gibramdb.database import health
-from gibramdb.database.database import Answer, Database
+from gibramdb.database.database import Answer, Database, Weigh
 from gibramdb.database.opening import OpenStore, directories_of, facts_of, open_store
 from gibramdb.errors import GibramError, UnavailableError
 from gibramdb.model.commands import Checkpoint, Command, GetHealth, Ping
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 
 STOP_SECONDS_MAX = 4.0
 """How long clients may take to receive their last answers; a supervisor is promised an end within 5 s."""
+GOODBYE_SECONDS_MAX = 0.25
+"""How long those that have all their answers may take to say goodbye, as TLS asks of them; idle ones do not hear it."""
 SWITCH_INTERVAL_S = 0.0005
 """A busy worker thread gives the interpreter back after this time; Python's own 5 ms would be felt by every request."""
 DESCRIPTORS_KEPT = 64
@@ -62,19 +65,22 @@ class _Recovering:
     def __init__(self, config: Config) -> None:
         self._facts = facts_of(config)
 
-    def submit(self, command: Command, done: Callable[[Answer], None]) -> bool:
-        """As Database."""
+    def submit(self, command: Command, done: Callable[[Answer], None], weigh: Weigh | None = None) -> bool:
+        """As Database. Nothing that it answers takes much."""
+        del weigh
         done(self._answer(command))
         return True
 
     def submit_batch(
         self,
-        items: Sequence[Command | GibramError],
+        items: Iterable[Command | GibramError],
         done: Callable[[list[Answer]], None],
-        objects_max: int | None = None,
+        weigh: Weigh | None = None,
+        *,
+        is_bounded: bool = False,
     ) -> None:
-        """As Database. Nothing that it answers tells of many objects."""
-        del objects_max
+        """As Database."""
+        del weigh, is_bounded
         answers: list[Answer] = []
         for item in items:
             answers.append(item if isinstance(item, GibramError) else self._answer(item))
@@ -111,6 +117,9 @@ class Server:
         self.stall_timeout_us = security.stall_timeout_ms * 1000
         self._buffered_bytes_max = security.buffered_bytes_max
         self._buffered_bytes = 0
+        self._frees = 0
+        self.is_round_over = False
+        self._waiting: dict[Connection, None] = {}  # for the next round, in the order of its keys
         self._last_request_id = 0
         self._is_stopping = False
         self._all_gone: asyncio.Event | None = None  # while stopping
@@ -136,13 +145,46 @@ class Server:
     def count_held(self, change_bytes: int) -> None:
         """What connections hold has changed; beyond what they may hold together, whoever holds most has to go."""
         self._buffered_bytes += change_bytes
-        while change_bytes > 0 and self._buffered_bytes > self._buffered_bytes_max:
+        if change_bytes <= 0 or self._buffered_bytes <= self._buffered_bytes_max:
+            return
+        for connection in self._connections:
+            self._buffered_bytes += connection.recount()  # what a client has taken since may count still
+        while self._buffered_bytes > self._buffered_bytes_max:
             heaviest = max(self._connections, key=lambda connection: connection.held_bytes)
             self._overfull.tell(
                 "closing the connection that holds most: all together hold too much",
                 peer=heaviest.peer, bytes=heaviest.held_bytes, bytes_of_all=self._buffered_bytes,
             )  # fmt: skip
             heaviest.abort()
+            self._frees += 1
+            loop = asyncio.get_running_loop()
+            # Lost in the loop's next round; its memory is given back when that ends.
+            loop.call_soon(loop.call_soon, self._freed)
+
+    def _freed(self) -> None:
+        self._frees -= 1
+
+    @property
+    def is_freeing(self) -> bool:
+        """Whether connections have had to go whose memory is not free yet: until then no more is taken for answers."""
+        return self._frees > 0
+
+    def end_round(self) -> None:
+        """One connection has had a long turn: whoever has a large frame waits for the loop's next round."""
+        if not self.is_round_over:
+            self.is_round_over = True
+            asyncio.get_running_loop().call_soon(self._begin_round)
+
+    def take_turn_next(self, connection: Connection) -> None:
+        """In one of the next rounds, behind those that wait already."""
+        self._waiting[connection] = None
+
+    def _begin_round(self) -> None:
+        self.is_round_over = False
+        while self._waiting and not self.is_round_over:
+            connection = next(iter(self._waiting))
+            del self._waiting[connection]
+            connection.take_turn()
 
     def next_request_id(self) -> int:
         """For a request that asks for one: server-wide, from 1."""
@@ -163,16 +205,21 @@ class Server:
         for connection in list(self._connections):
             connection.leave()
         assert self._store is not None
-        if self._snapshot_on_stop:
+        snapshots = self._store.database.snapshots
+        if self._snapshot_on_stop and snapshots is not None and not snapshots.is_covered:
             await self._take_snapshot()
         self._store.close()
         if self._connections:
             self._all_gone = asyncio.Event()
-            try:
-                await asyncio.wait_for(self._all_gone.wait(), STOP_SECONDS_MAX)
-            except TimeoutError:
-                for connection in list(self._connections):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._all_gone.wait(), GOODBYE_SECONDS_MAX)
+            for connection in list(self._connections):
+                if connection.has_given_all():
                     connection.abort()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._all_gone.wait(), STOP_SECONDS_MAX)
+            for connection in list(self._connections):
+                connection.abort()
 
     async def _take_snapshot(self) -> None:
         taken: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -346,10 +393,17 @@ async def _watch(server: Server) -> None:
     shortest_s = min(server.unauth_timeout_us, server.idle_timeout_us, server.stall_timeout_us) / 1_000_000
     while True:
         await asyncio.sleep(min(CHECK_S_MAX, shortest_s / CHECKS_PER_TIMEOUT))
-        server.check_connections()
+        _look(server.check_connections)
 
 
 async def _sweep(database: Database, every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
-        database.expire_sessions()
+        _look(database.expire_sessions)
+
+
+def _look(look: Callable[[], None]) -> None:
+    try:
+        look()
+    except Exception:  # the edge of one look: a defect in it must not be the last that anybody sees of the others
+        log.exception("a look that is taken from time to time failed in a way that is a defect of ours")

@@ -6,7 +6,8 @@ Never: keeps a key that was presented; blocks the event loop; says more of a fai
 Invariants:
 - A key is looked up by a digest under a secret of this process, so how long that takes tells nothing about any key.
 - What is in no table is refused: a command without a row, or one over all sessions for a key bound to some of them.
-- Checks of hashes are bounded: so many at once, so many waiting, so many for one address; one key is checked once.
+- Checks of hashes are bounded: so many at once, so many waiting, so many for one address. One key is checked once: who
+  shows it meanwhile waits for the same check, which costs nothing and is bounded by the connections there are.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ CHECK_THREADS = 2
 CHECKS_WAITING_MAX = 64
 """Keys that wait to be checked against the hashes, of all connections together."""
 CHECKS_OF_ADDRESS_MAX = 4
+"""That it has caused, and that have not ended."""
 
 INVALID = "invalid api key"
 EXPIRED = "api key expired"
@@ -107,6 +109,16 @@ class Principal:
 
 Found = Callable[[Principal | str], None]
 """Gets who it is, or why nobody."""
+Leave = Callable[[], object]
+
+
+class _Check:
+    """A key that is being checked: for whom it was begun, and who has shown it meanwhile, each by a place of theirs."""
+
+    def __init__(self, peer: str, found: Found) -> None:
+        self.peer = peer
+        self.found = found
+        self.others: dict[object, tuple[str, Found]] = {}
 
 
 class Gate:
@@ -125,36 +137,39 @@ class Gate:
             else:
                 self._hashed.append((key.bcrypt_hash, principal))
         self._threads = ThreadPoolExecutor(CHECK_THREADS, "gibramdb-auth")
-        self._waiting: dict[bytes, list[tuple[str, Found]]] = {}
-        self._waiting_of: Counter[str] = Counter()
+        self._checks: dict[bytes, _Check] = {}
+        self._checks_of: Counter[str] = Counter()
 
-    def identify(self, peer: str, api_key: str, found: Found) -> None:
-        """Find out whose key it is; `found` is told, perhaps before this returns, on the thread of the event loop."""
+    def identify(self, peer: str, api_key: str, found: Found) -> Leave | None:
+        """Find out whose key it is; `found` is told, perhaps before this returns, on the thread of the event loop.
+
+        Returns what to call if whoever asks goes before that. A check that was begun for them goes on, and what it
+        finds counts: else it would cost nothing to ask and to go.
+        """
         key = api_key.encode()
         pause_us = self._throttle.pause_us(peer, _clock.steady_us())
         if pause_us:
             found(f"too many failed attempts from this address, try again in {pause_us // 1_000_000 + 1} s")
-            return
+            return None
         digest = digest_of(key)
         principal = self._known.get(digest)
         if principal is not None or not self._hashed or not 0 < len(key) <= KEY_BYTES_MAX:
             self._tell(principal, peer, found)
-            return
-        waiting = self._waiting.get(digest)
-        if waiting is None and len(self._waiting) >= CHECKS_WAITING_MAX:
-            found(BUSY)
-            return
+            return None
+        check = self._checks.get(digest)
+        if check is not None:
+            place = object()
+            check.others[place] = (peer, found)
+            return partial(check.others.pop, place, None)
         site = site_of(peer)
-        if self._waiting_of[site] >= CHECKS_OF_ADDRESS_MAX:
+        if len(self._checks) >= CHECKS_WAITING_MAX or self._checks_of[site] >= CHECKS_OF_ADDRESS_MAX:
             found(BUSY)
-            return
-        self._waiting_of[site] += 1
-        if waiting is not None:
-            waiting.append((peer, found))
-            return
-        self._waiting[digest] = [(peer, found)]
-        check = asyncio.get_running_loop().run_in_executor(self._threads, self._match, key)
-        check.add_done_callback(partial(self._checked, digest))
+            return None
+        self._checks_of[site] += 1
+        self._checks[digest] = _Check(peer, found)
+        match = asyncio.get_running_loop().run_in_executor(self._threads, self._match, key)
+        match.add_done_callback(partial(self._checked, digest))
+        return None
 
     def close(self) -> None:
         """Begin no more checks."""
@@ -172,15 +187,18 @@ class Gate:
                 return None
         return None
 
-    def _checked(self, digest: bytes, check: asyncio.Future[Principal | None]) -> None:
-        principal = None if check.cancelled() or check.exception() is not None else check.result()
+    def _checked(self, digest: bytes, match: asyncio.Future[Principal | None]) -> None:
+        principal = None if match.cancelled() or match.exception() is not None else match.result()
         if principal is not None:
             self._known[digest] = principal
-        for peer, found in self._waiting.pop(digest):
-            site = site_of(peer)
-            self._waiting_of[site] -= 1
-            if not self._waiting_of[site]:
-                del self._waiting_of[site]
+        check = self._checks.pop(digest)
+        site = site_of(check.peer)
+        self._checks_of[site] -= 1
+        if not self._checks_of[site]:
+            del self._checks_of[site]
+        self._tell(principal, check.peer, check.found)
+        while check.others:  # telling one may end another
+            _, (peer, found) = check.others.popitem()
             self._tell(principal, peer, found)
 
     def _tell(self, principal: Principal | None, peer: str, found: Found) -> None:

@@ -21,7 +21,7 @@ import asyncio
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -40,7 +40,7 @@ from gibramdb.errors import (
     UnknownCommandError,
 )
 from gibramdb.model.commands import Command
-from gibramdb.server.auth import EXPIRED, Principal
+from gibramdb.server.auth import BUSY, EXPIRED, Leave, Principal
 from gibramdb.wire.codec import (
     REPLY_PAYLOAD_BYTES_MAX,
     CommandNumber,
@@ -54,7 +54,6 @@ from gibramdb.wire.codec import (
     encode_error,
     encode_pipeline_response,
     encode_result,
-    objects_asked,
 )
 from gibramdb.wire.framing import FrameReader, encode_reply
 
@@ -69,8 +68,8 @@ log = logging.getLogger(__name__)
 
 OUTSTANDING_ANSWERS_MAX = 1024
 """On one connection; beyond it the server stops reading until some have left."""
-OUTSTANDING_OBJECTS_MAX = 250_000
-"""What those answers may tell of, all together, before the server stops reading: some 25 MB beside the state."""
+OUTSTANDING_BYTES_MAX = 32 * 1024 * 1024
+"""What those answers may take beside the state, all together, before the server stops reading."""
 PIPELINE_REPLY_BYTES = 64
 """What stands around each reply in a pipeline's answer, at most; one error fits in beside it."""
 HELD_BYTES_MAX = 256 * 1024
@@ -82,10 +81,17 @@ BYTES_PER_SECOND_MIN = 16 * 1024
 TLS_WRITE_BYTES = 128 * 1024
 """What is handed to an encrypted connection at once. It takes all that it is given, and tells only from the next write
 on that the client is slow; a large answer would lie in it uncounted."""
+UNCOUNTED_BYTES = 16 * 1024
+"""Less than this in a transport whose client is not slow is on its way, and counts for nothing."""
+UNCOUNTED_ANSWER_BYTES = 256 * 1024
+"""While a pipeline runs, what its answers take is counted in steps of this."""
 AUTH_FRAME_BYTES_MAX = 4_096
 """Nobody needs a longer one to say who they are."""
 TURN_US_MAX = 5_000
 """So long one connection may keep the loop; what it still wants is done after the others had their turn."""
+LARGE_FRAME_BYTES = 16 * 1024
+"""What may take long to read. Once a turn has been long, no other of these is begun in the same round of the loop: who
+wants little waits for one of them, and not for one of every connection."""
 
 RATE_LIMITED = "rate limit exceeded"
 
@@ -98,12 +104,12 @@ class _Slot:
     Of the request it keeps what the answer needs: a payload may be large.
     """
 
-    __slots__ = ("answer", "inner", "number", "objects", "request_id")
+    __slots__ = ("answer", "inner", "number", "request_id", "taken_bytes")
 
     def __init__(self, request_id: int, number: int) -> None:
         self.request_id = request_id
         self.number = number
-        self.objects = 0
+        self.taken_bytes = 0  # by the answer, or the answers of a pipeline, until it is bytes
         self.inner: Sequence[tuple[int, int]] = ()  # a pipeline's: request id and number of each command
         self.answer: Answer | _Replies | bytes | None = None
 
@@ -114,7 +120,7 @@ class _Replies:
     def __init__(self, requests: Sequence[tuple[int, int]], answers: Sequence[Answer]) -> None:
         self._left = deque(zip(requests, answers, strict=False))
         self._replies: list[tuple[int, int, bytes]] = []
-        self._bytes = 0
+        self.encoded_bytes = 0
 
     def encode_one(self) -> bool:
         """Returns whether that was the last. As many as one answer can hold; then it says that there were more."""
@@ -122,8 +128,8 @@ class _Replies:
             return True
         (request_id, command_number), answer = self._left.popleft()
         number, payload = _reply(command_number, answer)
-        self._bytes += len(payload) + PIPELINE_REPLY_BYTES
-        if self._bytes > REPLY_PAYLOAD_BYTES_MAX:
+        self.encoded_bytes += len(payload) + PIPELINE_REPLY_BYTES
+        if self.encoded_bytes > REPLY_PAYLOAD_BYTES_MAX:
             refusal = AnswerTooLargeError(
                 f"answer too large: the replies of this pipeline exceed {REPLY_PAYLOAD_BYTES_MAX} bytes from here on; "
                 "its commands have been carried out"
@@ -135,8 +141,9 @@ class _Replies:
 
     def frame(self, request_id: int) -> bytes:
         """All of them; ends its use."""
-        replies, self._replies = self._replies, []
-        return encode_reply(request_id, CommandNumber.PIPELINE_RESPONSE, encode_pipeline_response(replies))
+        payload = encode_pipeline_response(self._replies)
+        self._replies.clear()  # before it is copied into the frame
+        return encode_reply(request_id, CommandNumber.PIPELINE_RESPONSE, payload)
 
 
 class _Mark(NamedTuple):
@@ -159,15 +166,16 @@ class Connection(asyncio.Protocol):
         self._frames_taken = 0
         self._coming: _Mark | None = None  # a half-sent frame, since the server looked
         self._going: _Mark | None = None  # answers that the client does not take
-        self.held_bytes = 0  # of both, as the server counts them
-        self._held_coming_bytes = 0
+        self.held_bytes = 0  # of requests and answers, as the server counts them
         self._slots: deque[_Slot] = deque()
         self._transport: asyncio.Transport | None = None
         self._waits_for: _Slot | None = None  # its command has not run yet
+        self._waiting_bytes = 0  # of that request
         self._stop_pipeline: Callable[[], None] | None = None  # of the one that has not ended yet
-        self._outstanding_objects = 0
+        self._leave_check: Leave | None = None  # of the key that was shown
+        self._outstanding_bytes = 0  # taken by the answers in the slots
         self._frames: list[bytes] = []  # encoded in this turn
-        self._held_bytes = 0
+        self._frames_bytes = 0
         self._is_encrypted = False
         self._unsent = memoryview(b"")  # of an encrypted connection, whose client is slow
         self._is_pumping = False
@@ -175,7 +183,9 @@ class Connection(asyncio.Protocol):
         self._ran_out_of_time = False
         self._is_peer_slow = False
         self._is_reading = True
+        self._has_heard_all = False
         self._is_leaving = False
+        self._is_over = False
         self.peer = peer
         self.was_made = False
         self.is_given_up = False
@@ -200,15 +210,8 @@ class Connection(asyncio.Protocol):
         del exc
         if self._transport is None:
             return  # it was said already
-        self._is_leaving = True
         self._transport = None
-        self._slots.clear()
-        if self._stop_pipeline is not None:
-            self._stop_pipeline()
-        self._frames.clear()
-        self._unsent = memoryview(b"")
-        self._reader = FrameReader(0)
-        self._hold(0, 0)
+        self._let_go()
         if self.was_made:
             self._server.forget(self)
 
@@ -217,37 +220,67 @@ class Connection(asyncio.Protocol):
         self._reader.feed(data)
         self._pump()
 
+    def eof_received(self) -> bool:
+        """The client sends no more; whether the connection stays open until what it has asked for is answered.
+
+        Most have left. So it does not where a command has yet to run, which may take long and be for nobody; and not
+        under TLS, which has no such thing as half an end.
+        """
+        if self._is_encrypted or self._waits_for is not None or not (self._slots or self._reader.pending_bytes):
+            return False
+        self._has_heard_all = True
+        self._pump()
+        return True
+
     def pause_writing(self) -> None:
         """The client takes its answers too slowly."""
         self._is_peer_slow = True
         self._regulate()
-        self._hold_going()
+        self._hold()
 
     def resume_writing(self) -> None:
         """The client has caught up."""
         self._is_peer_slow = False
         self._going = None
         self._write_unsent()
-        self._hold_going()
         self._pump()
 
-    def _hold_coming(self) -> None:
-        coming_bytes = self._reader.pending_bytes
-        if coming_bytes != self._held_coming_bytes:
-            self._hold(coming_bytes, self.held_bytes - self._held_coming_bytes)
+    def recount(self) -> int:
+        """Find out how much it holds; by how much that is more than it was. Whoever asks tells the server."""
+        held_bytes = 0
+        transport = self._transport
+        if transport is not None and not self._is_over:
+            going_bytes = transport.get_write_buffer_size()
+            if self._is_peer_slow or going_bytes >= UNCOUNTED_BYTES:
+                held_bytes += going_bytes + len(self._unsent)
+            held_bytes += self._reader.pending_bytes + self._outstanding_bytes
+            if self._waits_for is not None:
+                held_bytes += self._waiting_bytes
+            first = self._slots[0].answer if self._slots else None
+            if isinstance(first, _Replies):
+                held_bytes += first.encoded_bytes
+        more_bytes = held_bytes - self.held_bytes
+        self.held_bytes = held_bytes
+        return more_bytes
 
-    def _hold_going(self) -> None:
-        going_bytes = 0
-        if self._is_peer_slow and self._transport is not None:
-            going_bytes = self._transport.get_write_buffer_size() + len(self._unsent)
-        self._hold(self._held_coming_bytes, going_bytes)
-
-    def _hold(self, coming_bytes: int, going_bytes: int) -> None:
+    def _hold(self) -> None:
         """Tell the server how much this connection holds; it may be the one that has to go."""
-        before_bytes = self.held_bytes
-        self._held_coming_bytes = coming_bytes
-        self.held_bytes = coming_bytes + going_bytes
-        self._server.count_held(self.held_bytes - before_bytes)
+        more_bytes = self.recount()
+        if more_bytes:
+            self._server.count_held(more_bytes)
+
+    def _let_go(self) -> None:
+        """Hold nothing more."""
+        self._is_leaving = self._is_over = True
+        self._slots.clear()
+        if self._stop_pipeline is not None:
+            self._stop_pipeline()
+        if self._leave_check is not None:
+            self._leave_check()
+        self._frames.clear()
+        self._unsent = memoryview(b"")
+        self._reader = FrameReader(0)
+        self._hold()
 
     # --- who it is ----------------------------------------------------------------------------------------------------
 
@@ -285,11 +318,13 @@ class Connection(asyncio.Protocol):
         assert self._gate is not None
         self._waits_for = slot
         try:
-            self._gate.identify(self.peer, decode_auth(request.payload), partial(self._identified, slot))
+            found = partial(self._identified, slot)
+            self._leave_check = self._gate.identify(self.peer, decode_auth(request.payload), found)
         except InvalidArgumentError as error:
             self._identified(slot, str(error))
 
     def _identified(self, slot: _Slot, found: Principal | str) -> None:
+        self._leave_check = None
         if isinstance(found, Principal):
             self._principal = found
             self._server.admission.forget(self)
@@ -298,7 +333,7 @@ class Connection(asyncio.Protocol):
             self._fill(slot, encode_reply(slot.request_id, *encode_auth_accepted(found.key_id, found.permissions)))
         else:
             self._is_leaving = True
-            self._fill(slot, encode_reply(slot.request_id, *encode_auth_refused(found)))
+            self._fill(slot, encode_reply(slot.request_id, *encode_auth_refused(found, is_busy=found is BUSY)))
 
     def check(self, now_us: int) -> None:
         """End it where its time is over; the server calls this from time to time."""
@@ -316,6 +351,7 @@ class Connection(asyncio.Protocol):
             self.abort()
         elif self._principal.is_expired():
             self.leave()
+        self._hold()  # what the client has taken since the last look
 
     def _is_stalled(self, now_us: int) -> bool:
         """Whether a half-sent frame, or answers not taken, have moved too little since the server began to look."""
@@ -350,6 +386,12 @@ class Connection(asyncio.Protocol):
         """One turn: run every command that has arrived and may run, send every answer that may leave."""
         if self._is_pumping:
             return
+        if self._server.is_round_over and self._reader.pending_bytes >= LARGE_FRAME_BYTES:
+            self._server.take_turn_next(self)
+            self._ran_out_of_time = True
+            self._regulate()
+            self._hold()
+            return
         self._is_pumping = True
         is_unfinished = False
         try:
@@ -369,9 +411,10 @@ class Connection(asyncio.Protocol):
         self._send()
         self._ran_out_of_time = is_unfinished
         if is_unfinished:
+            self._server.end_round()
             self._take_turn_soon()
         self._regulate()
-        self._hold_coming()
+        self._hold()
 
     def _step(self) -> bool:
         """Run the next command, unless an answer may leave; whether there was either."""
@@ -381,12 +424,17 @@ class Connection(asyncio.Protocol):
                 return False
             body = self._reader.next_frame()
             if body is None:
+                self._is_leaving |= self._has_heard_all
                 return False
             self._frames_taken += 1
             self._serve(decode_request(body))
-            if slots[0].answer is None:
+            self._waiting_bytes = len(body)
+            if not slots or slots[0].answer is None:
                 return True
         if self._is_peer_slow:
+            return False
+        if self._server.is_freeing:
+            self._take_turn_soon()
             return False
         answer = slots[0].answer
         if not isinstance(answer, _Replies) or answer.encode_one():
@@ -396,9 +444,10 @@ class Connection(asyncio.Protocol):
     def _take_turn_soon(self) -> None:
         if not self._is_turn_due:
             self._is_turn_due = True
-            asyncio.get_running_loop().call_soon(self._take_turn)
+            asyncio.get_running_loop().call_soon(self.take_turn)
 
-    def _take_turn(self) -> None:
+    def take_turn(self) -> None:
+        """Go on where time had run out; the server calls this when it is this connection's turn."""
         self._is_turn_due = False
         self._ran_out_of_time = False
         self._pump()
@@ -409,7 +458,7 @@ class Connection(asyncio.Protocol):
             and not self._is_leaving
             and not self._is_peer_slow
             and len(self._slots) < OUTSTANDING_ANSWERS_MAX
-            and self._outstanding_objects < OUTSTANDING_OBJECTS_MAX
+            and self._outstanding_bytes < OUTSTANDING_BYTES_MAX
         )
 
     def _listens_while_it_waits(self) -> bool:
@@ -449,8 +498,8 @@ class Connection(asyncio.Protocol):
             return
         if principal is not None:
             command = principal.scoped(command)
-        self._weigh(slot, command)
-        if not self._server.database.submit(command, partial(self._fill, slot)) and slot.answer is None:
+        has_run = self._server.database.submit(command, partial(self._fill, slot), partial(self._weigh, slot))
+        if not has_run and slot.answer is None:
             self._waits_for = slot
 
     def _serve_pipeline(self, request: Request, slot: _Slot) -> None:
@@ -460,15 +509,10 @@ class Connection(asyncio.Protocol):
             slot.answer = error.as_answer()
             return
         slot.inner = [(each.request_id or self._server.next_request_id(), each.number) for each in inner]
-        items: list[Command | GibramError] = []
-        for each in inner:
-            items.append(self._decoded(each, is_first=not items))
-            self._weigh(slot, items[-1])
-            if isinstance(items[-1], GibramError):
-                break  # what stands behind it is not run
+        self._weigh(slot, limits.ANSWERED_OBJECT_BYTES * len(inner))  # the commands and their numbers
         self._waits_for = slot
-        answered = partial(self._answered, slot)
-        stop = self._server.database.submit_batch(items, answered, limits.PIPELINE_OBJECTS_MAX)
+        answered, weigh = partial(self._answered, slot), partial(self._weigh, slot)
+        stop = self._server.database.submit_batch(self._commands_of(inner), answered, weigh, is_bounded=True)
         if slot.answer is None:
             self._stop_pipeline = stop
 
@@ -476,10 +520,16 @@ class Connection(asyncio.Protocol):
         self._stop_pipeline = None
         self._fill(slot, _Replies(slot.inner, answers))
 
-    def _weigh(self, slot: _Slot, command: Command | GibramError) -> None:
-        objects = objects_asked(command)
-        slot.objects += objects
-        self._outstanding_objects += objects
+    def _weigh(self, slot: _Slot, taken_bytes: int) -> None:
+        slot.taken_bytes += taken_bytes
+        self._outstanding_bytes += taken_bytes
+        if not self._is_pumping and self._outstanding_bytes > self.held_bytes + UNCOUNTED_ANSWER_BYTES:
+            self._hold()  # otherwise the turn does it at its end
+
+    def _commands_of(self, inner: Sequence[Request]) -> Iterator[Command | GibramError]:
+        """Each is decoded when it is to run: a small payload may hold a hundred thousand items, and so may the next."""
+        for index, request in enumerate(inner):
+            yield self._decoded(request, is_first=index == 0)
 
     def _decoded(self, request: Request, *, is_first: bool) -> Command | GibramError:
         """A command of a pipeline, or why there is none; the first is paid for by the frame around them."""
@@ -512,20 +562,21 @@ class Connection(asyncio.Protocol):
             # The store lets go of many answers at once: they leave together, within the time of a turn.
             if was_waited_for or slots[0] is slot:
                 self._take_turn_soon()
-        elif self._is_reading and not was_waited_for:
+        elif self._is_reading and not was_waited_for and not self._server.is_freeing:
             self._encode_next()
             self._send()
+            self._hold()
         else:
             self._pump()
 
     def _encode_next(self) -> None:
         """Turn the first answer, which is there, into bytes."""
         slot = self._slots.popleft()
-        self._outstanding_objects -= slot.objects
+        self._outstanding_bytes -= slot.taken_bytes
         frame = _frame(slot)
         self._frames.append(frame)
-        self._held_bytes += len(frame)
-        if self._held_bytes > HELD_BYTES_MAX:
+        self._frames_bytes += len(frame)
+        if self._frames_bytes > HELD_BYTES_MAX:
             self._send()
 
     def _send(self) -> None:
@@ -534,8 +585,8 @@ class Connection(asyncio.Protocol):
         frames = self._frames
         if frames:
             self._frames = []
-            self._held_bytes = 0
-            if transport is not None:
+            self._frames_bytes = 0
+            if transport is not None and not transport.is_closing():
                 data = frames[0] if len(frames) == 1 else b"".join(frames)
                 if self._is_encrypted and len(data) > TLS_WRITE_BYTES:
                     assert not self._unsent, "an answer was made for a client that is slow"
@@ -549,22 +600,27 @@ class Connection(asyncio.Protocol):
     def _write_unsent(self) -> None:
         """Write until the client is slow; what is left is written when it has caught up, and nothing before it."""
         while self._unsent and not self._is_peer_slow and self._transport is not None:
+            if self._transport.is_closing():
+                self._unsent = memoryview(b"")
+                return
             piece, self._unsent = self._unsent[:TLS_WRITE_BYTES], self._unsent[TLS_WRITE_BYTES:]
             self._transport.write(piece)
-        if self._unsent:
-            self._hold_going()
 
     def leave(self) -> None:
         """Take no more requests; close when the last answer has left."""
         self._is_leaving = True
         self._pump()
 
+    def has_given_all(self) -> bool:
+        """Whether the client has taken every answer, as far as the system tells."""
+        transport = self._transport
+        if sys.platform != "linux" or transport is None:
+            return False
+        return not self._slots and not self._unsent and not _untaken_bytes(transport)
+
     def abort(self) -> None:
         """Close at once, and hold nothing more."""
-        self._is_leaving = True
-        self._reader = FrameReader(0)
-        self._unsent = memoryview(b"")
-        self._hold(0, 0)
+        self._let_go()
         if self._transport is not None:
             self._transport.abort()
 
@@ -572,8 +628,9 @@ class Connection(asyncio.Protocol):
 def _untaken_bytes(transport: asyncio.Transport) -> int:
     """What the client has still to take. The kernel's part counts: it lets us go on only in steps of a megabyte."""
     left_bytes = transport.get_write_buffer_size()
-    if sys.platform == "linux":
-        queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    peer = transport.get_extra_info("socket") if sys.platform == "linux" else None
+    if peer is not None:  # with TLS it is gone a turn before the connection is told
+        queued = fcntl.ioctl(peer.fileno(), termios.TIOCOUTQ, bytes(4))
         left_bytes += int.from_bytes(queued, sys.byteorder)
     return left_bytes
 

@@ -264,10 +264,17 @@ def next_step(error: OSError) -> str:
     return "next: check the disk"
 
 
-def publish(fs: FileSystem, path: Path, data: bytes, mode: int = FILE_MODE) -> None:
+def publish(fs: FileSystem, path: Path, data: bytes, mode: int = FILE_MODE, *, read_back: bool = False) -> None:
     """Puts a whole file under its name, or leaves what was there: temporary, sync, rename, sync the folder.
 
     A temporary left by a crash is replaced. On return the file is durable under its name.
+
+    Args:
+        fs: the disk.
+        path: the name.
+        data: what it is to hold.
+        mode: the file's rights.
+        read_back: see before the rename whether the disk gives back what was written.
 
     Raises:
         OSError: whatever failed. The name then holds the old file or the new one, never a part.
@@ -279,6 +286,10 @@ def publish(fs: FileSystem, path: Path, data: bytes, mode: int = FILE_MODE) -> N
     try:
         fs.pwrite(fd, data, 0)
         fs.fsync(fd)
+        if read_back:
+            fs.drop_cache(fd)
+            if fs.size(fd) != len(data) or fs.pread(fd, len(data), 0) != data:
+                raise OSError(errno.EIO, "the disk does not give back what was written", str(temporary))
     finally:
         fs.close(fd)
     fs.replace(temporary, path)

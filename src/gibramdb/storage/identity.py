@@ -106,14 +106,15 @@ def established_id(fs: FileSystem, directories: Directories) -> bytes | None:
     for role, directory in directories.by_role()[1:]:
         if not fs.exists(directory):
             raise MissingStoreError(
-                f"{directory}: the store's {role} directory is missing; is its volume mounted? "
-                f"If it is lost for good, `{ADOPT}` says what would be kept and accepts it"
+                f"{directory}: the store's {role} directory is missing; is its volume mounted? If it lies elsewhere, "
+                f"name it with --config; if it is lost for good, `{ADOPT}` says what would be kept and accepts it"
             )
         marker = read_marker(fs, directory, role)
         if marker is None:
             raise MissingStoreError(
                 f"{directory}: expected the marker {MARKER_NAME} of store {data_marker.store_id}, found none; "
-                f"is the right volume mounted? If it is lost for good, `{ADOPT}` says what would be kept and accepts it"
+                "is the right volume mounted? If it lies elsewhere, name it with --config; if it is lost for good, "
+                f"`{ADOPT}` says what would be kept and accepts it"
             )
         if marker.store_id != data_marker.store_id:
             raise IncompatibleStoreError(

@@ -31,7 +31,7 @@ from gibramdb.errors import CallerError, InvalidArgumentError, NotFoundError, Un
 from gibramdb.storage.files import FILE_MODE, TEMPORARY_SUFFIX, OsFileSystem
 from gibramdb.storage.identity import LOCK_NAME, MARKER_NAME, Directories
 
-OWN_NAMES = frozenset({MARKER_NAME, LOCK_NAME, "recovery-report.json"})
+OWN_NAMES = frozenset({MARKER_NAME, LOCK_NAME, "recovery-report.json", "auto_cert.pem", "auto_key.pem"})
 """The store's own files in the data directory itself; in a folder of it these names mean nothing."""
 
 NAME_BYTES_MAX = 255

@@ -8,7 +8,7 @@ Owns: the bytes; what is published, and in which order.
 Never: knows what a record means; decides when a snapshot is taken or which are kept.
 
 Invariants:
-- Nothing that has been published is changed. A name ending in `.tmp` was never published.
+- Nothing that a manifest names is changed, nor is a manifest. A name ending in `.tmp` was never published.
 - A manifest is published after everything it names is durable and has been read back.
 """
 
@@ -243,12 +243,13 @@ def discard_pack(fs: FileSystem, directory: Path, number: int) -> None:
 
 
 def publish_manifest(fs: FileSystem, directory: Path, manifest: Manifest) -> None:
-    """Make a snapshot discoverable: from the rename on, it is the newest.
+    """Read the manifest back from the disk, and make it discoverable: from the rename on, it is the newest.
 
     Raises:
-        OSError: the disk refused. The snapshot is there, or not; never a part of it.
+        OSError: the disk refused, or does not give back what was written. The snapshot is there, or not; never a part
+            of it.
     """
-    publish(fs, snapshot_path(directory, manifest.number), encode_manifest(manifest))
+    publish(fs, snapshot_path(directory, manifest.number), encode_manifest(manifest), read_back=True)
 
 
 def _temporary(path: Path) -> Path:

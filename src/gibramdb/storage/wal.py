@@ -47,6 +47,9 @@ TRAILER_BYTES = 8
 ALIGNMENT_BYTES = 8
 SECTOR_BYTES = 512
 
+_ENDED_BYTES = 1
+"""How much longer than its records an ended generation is. Of any other a multiple of ALIGNMENT_BYTES lies there."""
+
 _WRITE_BYTES = 16 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
 _ZEROS = bytes(_READ_BYTES)
@@ -125,7 +128,7 @@ class LogTail(msgspec.Struct, frozen=True, gc=False):
 
     `last_checksum` is the last record's, or the file header's if there is none. `torn_offset` is where the last record
     ends in the file, `torn_bytes` how far something that was never acknowledged lies behind it (0: nothing).
-    `synced_lsn` is the highest that a record or marker noted.
+    `synced_lsn` is the highest that a record or marker noted. `is_ended`: it was followed by a next generation.
     """
 
     end_lsn: Lsn
@@ -135,6 +138,7 @@ class LogTail(msgspec.Struct, frozen=True, gc=False):
     records: int
     markers: int
     synced_lsn: Lsn
+    is_ended: bool
 
 
 def framed_size(payload_bytes: int) -> int:
@@ -376,8 +380,9 @@ class LogReading:
                 records += 1
                 yield Lsn(to_lsn + offset), wall_ms, body if len(body) == length else body[:length]
         torn_bytes = self._torn_bytes(fd, offset, extent, damage)
+        is_ended = not torn_bytes and self._fs.size(fd) == offset + _ENDED_BYTES
         self._tail = LogTail(
-            Lsn(to_lsn + offset), last_checksum, offset, torn_bytes, records, markers, Lsn(highest_synced)
+            Lsn(to_lsn + offset), last_checksum, offset, torn_bytes, records, markers, Lsn(highest_synced), is_ended
         )
 
     def _check_begin(self, fd: int, offset: int) -> None:
@@ -614,10 +619,20 @@ class LogWriter:
         except OSError as error:
             raise self._fail("taking back the next generation", error) from error
 
-    def give_back_reserve(self) -> None:
-        """The file ends where the log ends: nothing more will be written here."""
-        with contextlib.suppress(OSError):  # it only saves space
-            self._fs.truncate(self._fd, self._offset)
+    def end(self) -> None:
+        """Gives the reserve back, and says by the file's length, durably, that the next generation is there.
+
+        Before that one takes a record: should it be lost, this one must not pass for the newest.
+
+        Raises:
+            StorageError: the sync failed.
+        """
+        with contextlib.suppress(OSError):  # nothing has changed then; a start ends it
+            self._fs.truncate(self._fd, self._offset + _ENDED_BYTES)
+        try:
+            self._fs.fdatasync(self._fd)
+        except OSError as error:
+            raise self._fail("ending the generation", error) from error
 
     @property
     def end_lsn(self) -> Lsn:
@@ -854,6 +869,6 @@ class LogWriter:
     def _fail(self, what: str, error: OSError) -> StorageError:
         self._failure = (
             f"{self.path}: offset {self._offset}, LSN {self._end_lsn}: {what} failed: {error}; "
-            f"the log takes nothing more; {next_step(error)}, then start again"
+            f"the log takes nothing more; {next_step(error)}, then start it again"
         )
         return StorageError(self._failure)

@@ -126,16 +126,18 @@ class AuthRequest(_message.Message):
     def __init__(self, api_key: _Optional[str] = ...) -> None: ...
 
 class AuthResponse(_message.Message):
-    __slots__ = ("success", "message", "key_id", "permissions")
+    __slots__ = ("success", "message", "key_id", "permissions", "code")
     SUCCESS_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     KEY_ID_FIELD_NUMBER: _ClassVar[int]
     PERMISSIONS_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
     success: bool
     message: str
     key_id: str
     permissions: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, success: bool = ..., message: _Optional[str] = ..., key_id: _Optional[str] = ..., permissions: _Optional[_Iterable[str]] = ...) -> None: ...
+    code: int
+    def __init__(self, success: bool = ..., message: _Optional[str] = ..., key_id: _Optional[str] = ..., permissions: _Optional[_Iterable[str]] = ..., code: _Optional[int] = ...) -> None: ...
 
 class Document(_message.Message):
     __slots__ = ("id", "external_id", "filename", "status", "textunit_ids", "created_at")
@@ -745,3 +747,21 @@ class CommunityListResponse(_message.Message):
     communities: _containers.RepeatedCompositeFieldContainer[Community]
     next_cursor: int
     def __init__(self, communities: _Optional[_Iterable[_Union[Community, _Mapping]]] = ..., next_cursor: _Optional[int] = ...) -> None: ...
+
+class GetEmbeddingsRequest(_message.Message):
+    __slots__ = ("kind", "ids")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, kind: _Optional[str] = ..., ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class EmbeddingsResponse(_message.Message):
+    __slots__ = ("ids", "vector_dim", "vectors")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    VECTOR_DIM_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    vector_dim: int
+    vectors: bytes
+    def __init__(self, ids: _Optional[_Iterable[int]] = ..., vector_dim: _Optional[int] = ..., vectors: _Optional[bytes] = ...) -> None: ...

@@ -1,6 +1,10 @@
 """A write that is marked with a token is carried out once; asked for again, it is answered from what is remembered.
 
 What is remembered is part of the same record as the change, so that no crash can keep the one without the other.
+
+A session that is full can still be emptied, or told when to end, by callers who mark their writes too. So that it does
+not grow by their tokens, such a write is remembered in the place of the session's oldest token where it frees less than
+its own weighs; only the first of them, where there is none, is kept beyond what the session may hold.
 """
 
 from __future__ import annotations
@@ -12,11 +16,12 @@ from typing import Any
 import msgspec
 
 from gibramdb.core.decide.admission import Decision, Moment, check_memory
-from gibramdb.core.limits import KEPT_TOKEN_BYTES, TOKEN_BYTES_MAX
-from gibramdb.errors import InvalidArgumentError
+from gibramdb.core.limits import KEPT_TOKEN_BYTES, LINK_BYTES, TOKEN_BYTES_MAX, document_bytes
+from gibramdb.core.state import SessionState
+from gibramdb.errors import InvalidArgumentError, LimitExceededError
 from gibramdb.model import mutations
 from gibramdb.model.commands import WriteCommand
-from gibramdb.model.mutations import KeptToken, WrittenOnce
+from gibramdb.model.mutations import KeptToken, WrittenOnce, WrittenOnceInPlace
 from gibramdb.model.results import Created, Done, Result
 
 
@@ -37,7 +42,7 @@ _FREEING = (
     mutations.TextUnitUnlinked,
     mutations.SessionTtlSet,
 )
-"""A session that is full can still be emptied, or told when to end, by callers who mark their writes too."""
+"""What a session that is full is not refused."""
 
 _encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 
@@ -68,12 +73,37 @@ def decide(moment: Moment, command: WriteCommand, first: Callable[[Moment, Any],
     else:
         assert isinstance(result, Done), "a command that is remembered answers ids, or nothing"
         kept = KeptToken(token, moment.now_ms, fingerprint, result.id, None)
-    if not isinstance(change, _FREEING):
-        holder, _ = moment.session_or_new(command.session_id)
-        check_memory(moment, holder, KEPT_TOKEN_BYTES)
+    written = WrittenOnce
+    holder, _ = moment.session_or_new(command.session_id)
+    try:
+        check_memory(moment, holder, KEPT_TOKEN_BYTES, _freed_bytes(holder, change))
+    except LimitExceededError:
+        if not isinstance(change, _FREEING):
+            raise
+        if len(holder.tokens):
+            written = WrittenOnceInPlace
     opens = change is not None and change.opens
     # What `first` decides for a caller is a Change; the record's reader holds it to that before it is applied.
-    return WrittenOnce(command.session_id, moment.now_ms, opens, kept, change), result  # type: ignore[arg-type]
+    return written(command.session_id, moment.now_ms, opens, kept, change), result  # type: ignore[arg-type]
+
+
+def _freed_bytes(session: SessionState, change: mutations.Mutation | None) -> int:
+    """What the change frees, at least; all but a few free more than a token weighs."""
+    if not isinstance(change, _FREEING) or isinstance(change, mutations.SessionTtlSet):
+        return 0
+    if isinstance(change, mutations.TextUnitUnlinked):
+        return LINK_BYTES
+    if isinstance(change, mutations.DocumentDeleted):
+        return _document_bytes(session, (change.id,))
+    if isinstance(change, mutations.CascadeDeleted) and not (
+        change.textunit_ids or change.entity_ids or change.relationship_ids
+    ):
+        return _document_bytes(session, change.document_ids)
+    return KEPT_TOKEN_BYTES
+
+
+def _document_bytes(session: SessionState, ids: tuple[int, ...]) -> int:
+    return sum(document_bytes(document) for id in ids if (document := session.documents.get(id)) is not None)
 
 
 def _fingerprint(command: WriteCommand) -> bytes:

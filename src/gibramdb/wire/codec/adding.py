@@ -19,8 +19,8 @@ from gibramdb.model.commands import (
 )
 from gibramdb.model.knowledge import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit
 from gibramdb.wire import gibramdb_pb2 as pb
-from gibramdb.wire.codec.embeddings import float_chunks, read_floats
-from gibramdb.wire.codec.row import RequestCodec, check_bulk
+from gibramdb.wire.codec.embeddings import counter_of, float_chunks, floats_of, parser_of
+from gibramdb.wire.codec.row import RequestCodec, check_bulk, check_count
 
 
 def _read_document(message: pb.AddDocumentRequest) -> NewDocument:
@@ -36,7 +36,7 @@ def _read_textunit(message: pb.AddTextUnitRequest) -> NewTextUnit:
         message.external_id,
         message.document_id,
         message.content,
-        read_floats(message, message.embedding, pb.AddTextUnitRequest.EMBEDDING_FIELD_NUMBER),
+        floats_of(message.embedding),
         message.token_count,
     )
 
@@ -57,7 +57,7 @@ def _read_entity(message: pb.AddEntityRequest) -> NewEntity:
         message.title,
         message.type,
         message.description,
-        read_floats(message, message.embedding, pb.AddEntityRequest.EMBEDDING_FIELD_NUMBER),
+        floats_of(message.embedding),
     )
 
 
@@ -93,8 +93,16 @@ def _relationship_message(new: NewRelationship) -> pb.AddRelationshipRequest:
     )
 
 
+def _check_members(message: pb.AddCommunityRequest) -> None:
+    check_count("entity_ids", len(message.entity_ids))
+    check_count("relationship_ids", len(message.relationship_ids))
+
+
+_parse_community = parser_of(pb.AddCommunityRequest, _check_members)
+
+
 def _decode_community(session_id: str, payload: bytes) -> AddCommunity:
-    message = pb.AddCommunityRequest.FromString(payload)
+    message = _parse_community(payload)
     new = NewCommunity(
         title=message.title,
         entity_ids=tuple(message.entity_ids),
@@ -103,7 +111,7 @@ def _decode_community(session_id: str, payload: bytes) -> AddCommunity:
         full_content=message.full_content,
         level=message.level,
         external_id=message.external_id,
-        embedding=read_floats(message, message.embedding, pb.AddCommunityRequest.EMBEDDING_FIELD_NUMBER),
+        embedding=floats_of(message.embedding),
     )
     return AddCommunity(session_id, new)
 
@@ -129,7 +137,8 @@ class _Adding:
         self,
         *,
         command: type[WriteCommand],
-        single_class: type[Any],
+        parse_single: Callable[[bytes], Any],
+        parse_bulk: Callable[[bytes], Any],
         bulk_class: type[Any],
         bulk_field: str,
         items_of: Callable[[Any], Sequence[Any]],
@@ -138,8 +147,7 @@ class _Adding:
     ) -> None:
         """items_of: takes what is added out of a command, and its messages out of a bulk request alike."""
         make = cast("Callable[[str, tuple[Any, ...], bool], WriteCommand]", command)
-        parse_single = single_class.FromString
-        parse_bulk = bulk_class.FromString
+        count = counter_of(bulk_class, items_of)
 
         def decode_single(session_id: str, payload: bytes) -> WriteCommand:
             return make(session_id, (read(parse_single(payload)),), False)
@@ -152,10 +160,8 @@ class _Adding:
             return encoded
 
         def decode_bulk(session_id: str, payload: bytes) -> WriteCommand:
-            messages = items_of(parse_bulk(payload))
-            check_bulk(bulk_field, len(messages))
-            items = tuple(map(read, messages))
-            return make(session_id, items, True)
+            check_bulk(bulk_field, count(payload))
+            return make(session_id, tuple(map(read, items_of(parse_bulk(payload)))), True)
 
         def encode_bulk(added: WriteCommand) -> bytes:
             encoded: bytes = bulk_class(**{bulk_field: map(message_of, items_of(added))}).SerializeToString()
@@ -167,7 +173,8 @@ class _Adding:
 
 ADD_DOCUMENTS = _Adding(
     command=AddDocuments,
-    single_class=pb.AddDocumentRequest,
+    parse_single=pb.AddDocumentRequest.FromString,
+    parse_bulk=pb.MSetDocumentsRequest.FromString,
     bulk_class=pb.MSetDocumentsRequest,
     bulk_field="documents",
     items_of=lambda holder: holder.documents,
@@ -176,7 +183,8 @@ ADD_DOCUMENTS = _Adding(
 )
 ADD_TEXTUNITS = _Adding(
     command=AddTextUnits,
-    single_class=pb.AddTextUnitRequest,
+    parse_single=parser_of(pb.AddTextUnitRequest),
+    parse_bulk=parser_of(pb.MSetTextUnitsRequest),
     bulk_class=pb.MSetTextUnitsRequest,
     bulk_field="textunits",
     items_of=lambda holder: holder.textunits,
@@ -185,7 +193,8 @@ ADD_TEXTUNITS = _Adding(
 )
 ADD_ENTITIES = _Adding(
     command=AddEntities,
-    single_class=pb.AddEntityRequest,
+    parse_single=parser_of(pb.AddEntityRequest),
+    parse_bulk=parser_of(pb.MSetEntitiesRequest),
     bulk_class=pb.MSetEntitiesRequest,
     bulk_field="entities",
     items_of=lambda holder: holder.entities,
@@ -194,7 +203,8 @@ ADD_ENTITIES = _Adding(
 )
 ADD_RELATIONSHIPS = _Adding(
     command=AddRelationships,
-    single_class=pb.AddRelationshipRequest,
+    parse_single=pb.AddRelationshipRequest.FromString,
+    parse_bulk=pb.MSetRelationshipsRequest.FromString,
     bulk_class=pb.MSetRelationshipsRequest,
     bulk_field="relationships",
     items_of=lambda holder: holder.relationships,

@@ -1,7 +1,4 @@
-"""How many objects an answer may tell of, as far as its request says.
-
-By the request, because the answer is with the store until the log lets go of it.
-"""
+"""How many objects an answer may tell of, as far as its request says: so a client knows what fits into one pipeline."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from gibramdb.model import commands
 
 
 def objects_asked(command: object) -> int:
-    """The most that its answer can tell of; 0 for those that tell of a few, which nobody counts."""
+    """The most that its answer can tell of; 0 for those whose number only the answer shows."""
     count = _OBJECTS_ASKED.get(type(command))
     return 0 if count is None else count(command)
 
@@ -34,11 +31,14 @@ def _at_most(asked: int, default: int) -> int:
 
 
 # Any: each takes its own command.
+_HEALTH_FIELDS_MAX = 64
 _OBJECTS_ASKED: dict[type, Callable[[Any], int]] = {
+    commands.GetHealth: lambda _: _HEALTH_FIELDS_MAX,
     commands.GetDocuments: lambda command: len(command.ids),
     commands.GetTextUnits: lambda command: len(command.ids),
     commands.GetEntities: lambda command: len(command.ids),
     commands.GetRelationships: lambda command: len(command.ids),
+    commands.GetEmbeddings: lambda command: len(command.ids),
     commands.ListDocuments: _page,
     commands.ListTextUnits: _page,
     commands.ListEntities: _page,

@@ -1,51 +1,96 @@
 """Embeddings on the wire: packed or unpacked floats in, little-endian float32 bytes out.
 
-Our schema declares them `repeated bytes`, so packed floats arrive as chunks, normally one. Floats written one by one
-have another wire type, so protobuf puts them among the unknown fields; looking there costs 0.1 us. No encoder writes
-both forms in one message, and protobuf does not say how the two were interleaved, so a mixture is refused rather than
-put together in an order that may be wrong.
+Our schema declares them `repeated bytes`: packed floats arrive as one chunk, and no number becomes an object. An
+encoder may also write several chunks, floats one by one, or both. So a message is first read in another form of the
+schema, in which they are numbers, and written again without the fields that are not known: what is read then holds one
+chunk at most. All of that is protobuf's own code; Python must not look at what a peer can send millions of.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from google.protobuf.message import DecodeError, Message
-from google.protobuf.unknown_fields import UnknownFieldSet
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
-UNKNOWN_FIELDS_MAX = 100_000
-"""Far more than any embedding has numbers; to look through millions would keep everybody waiting."""
+from gibramdb.core.limits import BULK_ITEMS_MAX
+from gibramdb.wire import gibramdb_pb2 as pb
 
-_FLOAT_BYTES = 4
-_WIRE_TYPE_FIXED32 = 5
+_EMBEDDINGS = {"embedding", "query_vector"}
+_ITEM_BYTES_MIN = 2
 
 
-def read_floats(message: Message, chunks: Sequence[bytes], field_number: int) -> bytes:
-    """The floats of one field as float32 bytes, in order; empty if there are none.
+def _schema_with(change: Callable[[FieldDescriptorProto], None]) -> DescriptorPool:
+    """Our schema with its fields changed, under the names that errors tell."""
+    file = FileDescriptorProto()
+    pb.DESCRIPTOR.CopyToProto(file)
+    for message in file.message_type:
+        for field in message.field:
+            change(field)
+    pool = DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return pool
 
-    message: where the field stands; chunks: what it holds there, from packed floats.
 
-    Raises:
-        DecodeError: if a chunk is cut inside a float, packed and unpacked floats are mixed, or there are too many.
+def _embedding_as_numbers(field: FieldDescriptorProto) -> None:
+    if field.name in _EMBEDDINGS:
+        field.type = FieldDescriptorProto.TYPE_FIXED32  # and not float: no bit of a NaN may change
+
+
+def _message_as_bytes(field: FieldDescriptorProto) -> None:
+    if field.type == FieldDescriptorProto.TYPE_MESSAGE:
+        field.type = FieldDescriptorProto.TYPE_BYTES
+        field.ClearField("type_name")
+
+
+_NUMBERS = _schema_with(_embedding_as_numbers)
+_SHALLOW = _schema_with(_message_as_bytes)
+
+
+def _parser(schema: DescriptorPool, message_class: type[Message]) -> Callable[[bytes], Any]:
+    return GetMessageClass(schema.FindMessageTypeByName(message_class.DESCRIPTOR.full_name)).FromString
+
+
+def parser_of(message_class: type[Message], check: Callable[[Any], None] | None = None) -> Callable[[bytes], Any]:
+    """How messages of a class are read in which embeddings stand: each is one chunk of whole floats, or none.
+
+    check: may refuse what came before it is read any further.
+
+    What the parser returns raises DecodeError for what is no such message.
     """
-    packed = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    if len(packed) % _FLOAT_BYTES or len(chunks) > 1:
-        for chunk in chunks:
-            if len(chunk) % _FLOAT_BYTES:
-                raise DecodeError(f"{len(chunk)} bytes of packed floats are not a whole number of floats")
-    unknown = UnknownFieldSet(message)
-    if len(unknown) == 0:
-        return packed
-    if len(unknown) > UNKNOWN_FIELDS_MAX:
-        raise DecodeError(f"{len(unknown)} fields that are not known, or numbers that are not packed")
-    fields = [unknown[index] for index in range(len(unknown))]
-    unpacked = [
-        field.data for field in fields if field.field_number == field_number and field.wire_type == _WIRE_TYPE_FIXED32
-    ]
-    if unpacked and packed:
-        raise DecodeError("packed and unpacked floats are mixed in one field")
-    return struct.pack(f"<{len(unpacked)}I", *unpacked) if unpacked else packed
+    parse_numbers = _parser(_NUMBERS, message_class)
+    parse = message_class.FromString
+
+    def read(payload: bytes) -> Any:
+        message = parse_numbers(payload)
+        if check is not None:
+            check(message)
+        message.DiscardUnknownFields()
+        return parse(message.SerializeToString())
+
+    return read
+
+
+def counter_of(message_class: type[Message], items_of: Callable[[Any], Sequence[Any]]) -> Callable[[bytes], int]:
+    """How the messages in a bulk request are counted before they are read, which takes a hundred bytes for each.
+
+    Where they can not be too many, as so few bytes hold them, the counter returns 0. It raises DecodeError as a parser
+    does.
+    """
+    parse = _parser(_SHALLOW, message_class)
+
+    def count(payload: bytes) -> int:
+        return len(items_of(parse(payload))) if len(payload) > _ITEM_BYTES_MIN * BULK_ITEMS_MAX else 0
+
+    return count
+
+
+def floats_of(chunks: Sequence[bytes]) -> bytes:
+    """The float32 bytes of an embedding in a message that such a parser has read; empty if there is none."""
+    return chunks[0] if chunks else b""
 
 
 def float_chunks(vector: bytes) -> list[bytes]:

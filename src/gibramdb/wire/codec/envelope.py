@@ -17,6 +17,8 @@ from gibramdb.wire.framing import encode_envelope, varint
 
 PIPELINE_COMMANDS_MAX = 10_000
 """Commands in one pipeline."""
+INHERITED_BYTES_MAX = 4 * 1024 * 1024
+"""The name of a session that commands of a pipeline inherit, for all of them: each record of the log has it."""
 
 _RESPONSES = b"\x0a"
 _parse_envelope = pb.Envelope.FromString
@@ -78,7 +80,8 @@ def decode_pipeline(payload: bytes, session_id: str = "") -> list[Request]:
 
     Raises:
         InvalidArgumentError: if the payload or one of the envelopes in it is undecodable.
-        LimitExceededError: if there are more than PIPELINE_COMMANDS_MAX.
+        LimitExceededError: if there are more than PIPELINE_COMMANDS_MAX, or the session that they inherit has so long a
+            name that all together they would be told more than INHERITED_BYTES_MAX.
     """
     try:
         commands = pb.PipelineRequest.FromString(payload).commands
@@ -93,6 +96,12 @@ def decode_pipeline(payload: bytes, session_id: str = "") -> list[Request]:
         except ProtocolError as error:
             raise InvalidArgumentError(f"PIPELINE: commands[{index}]: {error}") from None
         requests.append(request if request.session_id else request._replace(session_id=session_id))
+    inherited_bytes = len(session_id.encode()) * sum(request.session_id is session_id for request in requests)
+    if inherited_bytes > INHERITED_BYTES_MAX:
+        raise LimitExceededError(
+            f"session_id too long: all commands of the pipeline that inherit it would be told {inherited_bytes} bytes "
+            f"(max: {INHERITED_BYTES_MAX}); send fewer of them in one"
+        )
     return requests
 
 

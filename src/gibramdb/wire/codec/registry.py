@@ -19,6 +19,7 @@ from gibramdb.errors import (
     InvalidArgumentError,
     LimitExceededError,
     ProtocolError,
+    UnavailableError,
     UnknownCommandError,
 )
 from gibramdb.model import commands
@@ -112,6 +113,7 @@ TABLE: tuple[Row, ...] = (
     Row(Number.REBUILD_INDEX, of_session(commands.RebuildIndexes), DONE),
     Row(Number.QUERY, requests.QUERY, results.QUERY_RESULT),
     Row(Number.EXPLAIN, requests.EXPLAIN, results.EXPLANATION),
+    Row(Number.GET_EMBEDDINGS, requests.GET_EMBEDDINGS, results.EMBEDDINGS),
     # snapshots and the log
     Row(Number.BGSAVE, requests.BACKGROUND_SAVE, DONE),
     Row(Number.SAVE, requests.SAVE, DONE),
@@ -218,9 +220,10 @@ def encode_auth_accepted(key_id: str = "", permissions: Sequence[str] = ()) -> t
     return Number.AUTH_RESPONSE, accepted.SerializeToString()
 
 
-def encode_auth_refused(message: str) -> tuple[int, bytes]:
-    """Number and payload of the refusal that answers AUTH."""
-    return Number.AUTH_RESPONSE, pb.AuthResponse(success=False, message=message).SerializeToString()
+def encode_auth_refused(message: str, *, is_busy: bool = False) -> tuple[int, bytes]:
+    """Number and payload of the refusal that answers AUTH; where it says nothing about the key, its code tells so."""
+    code = UnavailableError.code if is_busy else 0
+    return Number.AUTH_RESPONSE, pb.AuthResponse(success=False, message=message, code=code).SerializeToString()
 
 
 # --- the client's end -------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from gibramdb.model.commands import (
     DetectCommunities,
     DetectHierarchy,
     Explain,
+    GetEmbeddings,
     GetEntityByTitle,
     LinkTextUnitEntity,
     ListSessions,
@@ -25,8 +26,8 @@ from gibramdb.model.commands import (
     UpdateEntityDescription,
 )
 from gibramdb.wire import gibramdb_pb2 as pb
-from gibramdb.wire.codec.embeddings import float_chunks, read_floats
-from gibramdb.wire.codec.row import RequestCodec, check_bulk
+from gibramdb.wire.codec.embeddings import float_chunks, floats_of, parser_of
+from gibramdb.wire.codec.row import RequestCodec, check_bulk, check_count
 
 _RAW_LSN_BYTES = 8
 
@@ -92,6 +93,12 @@ def _decode_title(session_id: str, payload: bytes) -> GetEntityByTitle:
     return GetEntityByTitle(session_id, pb.GetEntityByTitleRequest.FromString(payload).title)
 
 
+def _decode_get_embeddings(session_id: str, payload: bytes) -> GetEmbeddings:
+    message = pb.GetEmbeddingsRequest.FromString(payload)
+    check_bulk("ids", len(message.ids))
+    return GetEmbeddings(session_id, message.kind, tuple(message.ids))
+
+
 def _of_link(command: type[Command]) -> RequestCodec:
     make = cast("Callable[[str, int, int], Command]", command)
 
@@ -108,14 +115,12 @@ def _of_link(command: type[Command]) -> RequestCodec:
     )
 
 
+_parse_update = parser_of(pb.UpdateEntityDescRequest)
+
+
 def _decode_update(session_id: str, payload: bytes) -> UpdateEntityDescription:
-    message = pb.UpdateEntityDescRequest.FromString(payload)
-    return UpdateEntityDescription(
-        session_id,
-        message.id,
-        message.description,
-        read_floats(message, message.embedding, pb.UpdateEntityDescRequest.EMBEDDING_FIELD_NUMBER),
-    )
+    message = _parse_update(payload)
+    return UpdateEntityDescription(session_id, message.id, message.description, floats_of(message.embedding))
 
 
 def _encode_update(command: UpdateEntityDescription) -> bytes:
@@ -165,11 +170,21 @@ def _encode_hierarchy(command: DetectHierarchy) -> bytes:
     ).SerializeToString()
 
 
+def _check_query(message: pb.QueryRequest) -> None:
+    check_count("seed_entity_ids", len(message.seed_entity_ids))
+    check_count("search_types", len(message.search_types))
+    check_count("filter_entity_types", len(message.filter_entity_types))
+    check_count("filter_rel_types", len(message.filter_rel_types))
+
+
+_parse_query = parser_of(pb.QueryRequest, _check_query)
+
+
 def _decode_query(session_id: str, payload: bytes) -> Query:
-    message = pb.QueryRequest.FromString(payload)
+    message = _parse_query(payload)
     return Query(
         session_id,
-        vector=read_floats(message, message.query_vector, pb.QueryRequest.QUERY_VECTOR_FIELD_NUMBER),
+        vector=floats_of(message.query_vector),
         search_types=tuple(message.search_types),
         top_k=message.top_k,
         hops=message.k_hops,
@@ -224,6 +239,11 @@ GET_ENTITY_BY_TITLE = RequestCodec(
     GetEntityByTitle,
     _decode_title,
     lambda command: pb.GetEntityByTitleRequest(title=command.title).SerializeToString(),
+)
+GET_EMBEDDINGS = RequestCodec(
+    GetEmbeddings,
+    _decode_get_embeddings,
+    lambda command: pb.GetEmbeddingsRequest(kind=command.kind, ids=command.ids).SerializeToString(),
 )
 LINK = _of_link(LinkTextUnitEntity)
 UNLINK = _of_link(UnlinkTextUnitEntity)

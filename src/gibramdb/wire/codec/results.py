@@ -5,6 +5,8 @@ Session times are milliseconds inside and nanoseconds on the wire; TTLs are seco
 
 from __future__ import annotations
 
+from google.protobuf.message import DecodeError
+
 from gibramdb.errors import LimitExceededError
 from gibramdb.model.results import (
     BackupStatus,
@@ -26,6 +28,7 @@ from gibramdb.model.results import (
     SessionInfo,
     SessionPage,
     Step,
+    StoredEmbeddings,
     TextUnitHit,
 )
 from gibramdb.wire import gibramdb_pb2 as pb
@@ -42,14 +45,23 @@ from gibramdb.wire.codec.objects import (
     read_textunit,
 )
 from gibramdb.wire.codec.row import ResultCodec
-from gibramdb.wire.framing import REPLY_PAYLOAD_BYTES_MAX
+from gibramdb.wire.framing import REPLY_PAYLOAD_BYTES_MAX, varint
 
 _NS_PER_MS = 1_000_000
+_VECTORS = b"\x1a"
+"""The tag of field 3 of EmbeddingsResponse."""
 
 
 def printable(text: str) -> str:
     """The text with what has no UTF-8 form spelled out: a file name may hold bytes that are no text."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _within_a_reply(payload: bytes) -> bytes:
+    """The payload of an answer to a read, if any client takes it."""
+    if len(payload) > REPLY_PAYLOAD_BYTES_MAX:
+        raise LimitExceededError(f"reply too large: {len(payload)} bytes (max: {REPLY_PAYLOAD_BYTES_MAX})")
+    return payload
 
 
 def _encode_info(info: Info) -> bytes:
@@ -201,10 +213,7 @@ def _encode_query_result(result: QueryResult) -> bytes:
     message.stats.vector_searches = result.stats.vector_searches
     message.stats.graph_traversals = result.stats.graph_traversals
     message.stats.skipped_seed_indexes.extend(result.stats.skipped_seed_indexes)
-    payload = message.SerializeToString()
-    if len(payload) > REPLY_PAYLOAD_BYTES_MAX:
-        raise LimitExceededError(f"reply too large: {len(payload)} bytes (max: {REPLY_PAYLOAD_BYTES_MAX})")
-    return payload
+    return _within_a_reply(message.SerializeToString())
 
 
 def _decode_query_result(payload: bytes) -> QueryResult:
@@ -268,6 +277,21 @@ def _decode_explanation(payload: bytes) -> Explanation:
     )
 
 
+def _encode_embeddings(found: StoredEmbeddings) -> bytes:
+    head = pb.EmbeddingsResponse(ids=found.ids, vector_dim=found.vector_dim).SerializeToString()
+    vectors = found.rows.tobytes()
+    # By hand: protobuf would copy a block of many megabytes twice.
+    return _within_a_reply(b"".join((head, _VECTORS, varint(len(vectors)), vectors)) if vectors else head)
+
+
+def _decode_embeddings(payload: bytes) -> StoredEmbeddings:
+    message = pb.EmbeddingsResponse.FromString(payload)
+    ids, vectors, vector_dim = tuple(message.ids), message.vectors, message.vector_dim
+    if vector_dim == 0 or len(vectors) != 4 * vector_dim * len(ids):
+        raise DecodeError(f"{len(vectors)} bytes are not {len(ids)} embeddings of dimension {vector_dim}")
+    return StoredEmbeddings(ids, memoryview(vectors), vector_dim)
+
+
 PONG = ResultCodec(CommandNumber.PONG, lambda _pong: b"", lambda _payload: Pong())
 INFO = ResultCodec(CommandNumber.INFO_RESPONSE, _encode_info, _decode_info)
 HEALTH = ResultCodec(CommandNumber.HEALTH_RESPONSE, _encode_health, _decode_health)
@@ -283,6 +307,7 @@ DETECTED = ResultCodec(CommandNumber.COMMUNITIES_RESPONSE, _encode_detected, _de
 HIERARCHY = ResultCodec(CommandNumber.COMMUNITIES_RESPONSE, _encode_hierarchy, _decode_hierarchy)
 QUERY_RESULT = ResultCodec(CommandNumber.QUERY_RESPONSE, _encode_query_result, _decode_query_result)
 EXPLANATION = ResultCodec(CommandNumber.EXPLAIN_RESPONSE, _encode_explanation, _decode_explanation)
+EMBEDDINGS = ResultCodec(CommandNumber.EMBEDDINGS_RESPONSE, _encode_embeddings, _decode_embeddings)
 
 
 def _encode_backup_status(status: BackupStatus) -> bytes:

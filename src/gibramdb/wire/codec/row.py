@@ -18,8 +18,13 @@ CommandDecoder = Callable[[str, bytes], Command]
 
 def check_bulk(noun: str, count: int) -> None:
     """Refuse more items than one command may name, before any of them is looked at."""
+    check_count(noun, count, "; send them in several commands")
+
+
+def check_count(noun: str, count: int, advice: str = "") -> None:
+    """As `check_bulk`, of what can not be sent in several commands."""
     if count > BULK_ITEMS_MAX:
-        raise LimitExceededError(f"{noun} too many: {count} (max: {BULK_ITEMS_MAX}); send them in several commands")
+        raise LimitExceededError(f"{noun} too many: {count} (max: {BULK_ITEMS_MAX}){advice}")
 
 
 @dataclass(frozen=True, slots=True)

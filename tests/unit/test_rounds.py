@@ -1,0 +1,81 @@
+"""Large frames have their turns one in each round of the event loop, and small ones whenever they come."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.connection_fuzzing import PEER, Line
+
+from gibramdb.clock import SystemClock
+from gibramdb.config import load_config
+from gibramdb.database.opening import open_store
+from gibramdb.server import connection as connection_module
+from gibramdb.server.app import Server
+from gibramdb.server.connection import LARGE_FRAME_BYTES, Connection
+from gibramdb.wire.codec import CommandNumber
+from gibramdb.wire.framing import encode_envelope, encode_frame
+
+LARGE = encode_frame(encode_envelope(1, CommandNumber.GET_ENTITY, bytes((0x78, 0)) * LARGE_FRAME_BYTES, "s"))
+SMALL = encode_frame(encode_envelope(1, CommandNumber.PING, b""))
+
+
+def test_who_wants_little_waits_for_one_large_frame_and_not_for_one_of_everybody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "TURN_US_MAX", -1)  # every turn is a long one
+    asyncio.run(_served(tmp_path))
+
+
+async def _served(folder: Path) -> None:
+    loop = asyncio.get_running_loop()
+    config = load_config(flags={"server.data_dir": str(folder)})
+
+    def post(call: Callable[[], None]) -> None:
+        loop.call_soon_threadsafe(call)
+
+    store = open_store(config, SystemClock(), post)
+    server = Server(config)
+    server.database = store.database
+    pair = socket.socketpair()
+
+    def connect() -> Line:
+        assert server.admission.enter(PEER)
+        connection = Connection(server, PEER, SystemClock().steady_us())
+        line = Line(connection, pair[0], is_encrypted=False)
+        connection.connection_made(line)
+        return line
+
+    small = connect()
+    large = [connect() for _ in range(4)]
+    for line in large:
+        line.deliver(LARGE * 2)
+    answer_bytes = len(large[0].written)
+
+    def answered() -> list[int]:
+        return [len(line.written) // answer_bytes for line in large]
+
+    assert answered() == [1, 0, 0, 0]
+    assert not large[1].may_read, "what has to wait is not read"
+    small.deliver(SMALL)
+    assert small.written, "who wants little is served in the same round"
+
+    # The first of each has its turn before the second of any.
+    seen = [answered()]
+    for _ in range(30):
+        await asyncio.sleep(0)
+        if answered() != seen[-1]:
+            seen.append(answered())
+    assert seen[:4] == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+    assert seen[-1] == [2, 2, 2, 2]
+    assert len(seen) == 8
+    assert all(line.may_read for line in large)
+    for line in (small, *large):
+        line.reset()
+    await asyncio.sleep(0)
+    store.close()
+    for each in pair:
+        each.close()
