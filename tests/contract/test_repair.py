@@ -108,6 +108,7 @@ def test_a_damaged_log_is_cut_where_it_is_damaged_and_says_what_that_costs(tmp_p
         opened(data)
     said = run("repair", data)
     assert re.search(r"lost +what was logged behind LSN [0-9]+", said.stdout), said.stdout
+    assert "if anything did" not in said.stdout, said.stdout
     assert run("repair", data, "--yes").returncode == 0
     assert opened(data) == digests[7]
     (aside,) = data.glob("*/set-aside-*")
@@ -228,6 +229,82 @@ def test_a_restore_whose_snapshot_is_damaged_leaves_what_was_before_it(tmp_path:
     said = run("repair", data, "--yes")
     assert "1 records up to LSN" in " ".join(said.stdout.split()), said.stdout
     assert opened(data) == before
+
+
+def undone(data: Path) -> tuple[str, str]:
+    """A store with a restore that changed its state, and nothing logged behind it; the digests before and after."""
+    with gibramdb.open(data, vector_dim=3) as db:
+        db.session("good").add_document("g")
+        db.save("copy")
+        db.session("good").delete()
+        db.session("junk").add_document("j")
+        db.checkpoint()
+        before = db.digest().sha256
+        db.restore_in_background("copy")
+        while db.backup_status().in_progress:
+            time.sleep(0.01)
+        after = db.digest().sha256
+    assert before != after
+    return before, after
+
+
+@pytest.mark.parametrize(
+    ("damaged", "told"),
+    [
+        (("pack",), r"the restore, .*, that began generation 4: all that snapshot 3 held"),
+        (("manifest",), r"the restore, .*, that began generation 4: all that snapshot 3 held"),
+        (("no manifest",), r"the restore, .*, that began generation 4: all that snapshot 3 held"),
+        (("pack", "no log"), r"snapshot-.*3\.json: all that it held as of .*, if a restore made it"),
+        (("pack", "log"), r"wal-.*4\.log, of which not even .*; snapshot-.*3\.json: all that it held"),
+        (("manifest", "log"), r"wal-.*4\.log, of which not even the header can be read"),
+        (("manifest", "no log"), r"nothing, if nothing came behind the end of wal-.*3\.log"),
+    ],
+    ids=str,
+)
+def test_a_restore_that_a_repair_undoes_is_named_as_lost(tmp_path: Path, damaged: tuple[str, ...], told: str) -> None:
+    data = tmp_path / "data"
+    before, _ = undone(data)
+    assert logs(data)[-1].name.endswith("04.log")
+    for what in damaged:
+        match what:
+            case "pack":
+                flip(max((data / "session_snapshots").glob("pack-*.bin")), 100)
+            case "manifest":
+                flip(snapshots(data)[-1], 200)
+            case "no manifest":
+                snapshots(data)[-1].unlink()
+            case "log":
+                flip(logs(data)[-1], 20)
+            case "no log":
+                logs(data)[-1].unlink()
+    (said,) = re.findall(r"lost +(.*?)set aside", run("repair", data).stdout, re.DOTALL)
+    assert re.search(told, " ".join(said.split())), said
+    assert run("repair", data, "--yes").returncode == 0
+    assert opened(data) == before
+
+
+def test_an_end_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    """The last generation that is left had been followed by another, which is gone: its records can not be counted."""
+    data = tmp_path / "data"
+    digests = rotated(data)
+    damage_middle(data / "session_wal/wal-00000000000000000004.log")
+    logs(data)[-1].unlink()
+    (said,) = re.findall(r"lost +(.*?)set aside", run("repair", data).stdout, re.DOTALL)
+    told = r"04.log: [0-9]+ bytes that .*05.log: 2 records .*; and what came behind the end of wal-0*5.log, if anything did"
+    assert re.search(told, " ".join(said.split())), said
+    assert run("repair", data, "--yes").returncode == 0
+    assert opened(data) == digests[6]
+
+
+def test_inspect_leaves_a_store_that_is_in_use_alone(tmp_path: Path) -> None:
+    """What is being written right now looks damaged."""
+    data = tmp_path / "data"
+    with gibramdb.open(data, vector_dim=3) as db:
+        db.session("s").add_document("d")
+        looked = run("inspect", data)
+        assert looked.returncode == 73, looked.stdout
+        assert "in use by process" in looked.stderr
+    assert run("inspect", data).returncode == 0
 
 
 def test_the_end_of_the_log_is_missing_and_part_of_it_is_there(tmp_path: Path) -> None:

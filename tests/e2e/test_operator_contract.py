@@ -391,7 +391,7 @@ def test_a_corrupt_log_moved_aside_and_the_snapshot_is_the_recovery_point(broken
         path.rename(aside / path.name)
     with Server(broken) as server, server.connect() as db:
         assert names(db) == ["copied", "snapshotted"]
-        assert "snapshot" in db.health().components["warnings"], "loudly, also in HEALTH"
+        assert "took the snapshot alone" in db.health().components["warnings"], "loudly, also in HEALTH"
         fill(db.session("after"))
         digest = db.digest()
         server.kill()

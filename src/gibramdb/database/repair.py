@@ -29,7 +29,7 @@ from gibramdb.storage import identity, snapshot, wal
 from gibramdb.storage.files import TEMPORARY_SUFFIX, OsFileSystem
 from gibramdb.storage.identity import Directories, Locks
 from gibramdb.storage.snapshot import Manifest
-from gibramdb.storage.wal import LogHeader, Successor
+from gibramdb.storage.wal import BasedOnSnapshot, LogHeader, Successor
 
 _COPY_BYTES = 1024 * 1024
 
@@ -80,12 +80,15 @@ class _Reach(msgspec.Struct, frozen=True):
     """How far one snapshot leads, or the beginning, which has the number 0.
 
     `kept`: the generations that are replayed behind it. `cut`: the last of them is damaged behind so many bytes.
+    `has_reserve`: the last of them has, so nothing was cut from its end, and no other generation was begun behind it. A
+    copy may have lost it.
     """
 
     end_lsn: int
     number: int
-    kept: tuple[Path, ...]
-    cut: tuple[Path, int] | None
+    kept: tuple[Path, ...] = ()
+    cut: tuple[Path, int] | None = None
+    has_reserve: bool = False
 
 
 class _Found(msgspec.Struct, frozen=True):
@@ -100,11 +103,21 @@ def inspect(config: Config) -> tuple[list[SnapshotFound], list[LogFound]]:
     """Every snapshot and every generation, each read and checked, and whether the generations join. Changes nothing.
 
     Raises:
-        FatalError: the directories are not those of a store.
+        FatalError: the directories are not those of a store, or another process owns it: what is being written has no
+            end that could be told from damage.
     """
     fs = OsFileSystem()
     directories = directories_of(config)
     _store_id(fs, directories)
+    locks = Locks(fs)
+    locks.take_to_read(directories)
+    try:
+        return _inspect(fs, directories)
+    finally:
+        locks.release()
+
+
+def _inspect(fs: OsFileSystem, directories: Directories) -> tuple[list[SnapshotFound], list[LogFound]]:
     found = _find(fs, directories)
     snapshots = [_look_at_snapshot(fs, path) for path, _, _ in found.manifests.values()]
     logs: list[LogFound] = []
@@ -220,7 +233,7 @@ def _reaches(fs: OsFileSystem, found: _Found) -> Iterator[_Reach]:
     for number, (path, manifest, checksum) in found.manifests.items():
         if manifest is not None and not _look_at_snapshot(fs, path).error:
             starts.append((number, manifest, checksum))
-            yield _Reach(manifest.cut.lsn, number, (), None)
+            yield _Reach(manifest.cut.lsn, number)
     logs = [(generation, path) for generation, (path, header) in found.logs.items() if header is not None]
     headers = [header for _, header in found.logs.values() if header is not None]
     for number, manifest, checksum in starts:
@@ -244,6 +257,7 @@ def _follow(
     end_lsn = 0 if manifest is None else manifest.cut.lsn
     kept: list[Path] = []
     cut: tuple[Path, int] | None = None
+    has_reserve = False
     with contextlib.suppress(CorruptLogError):  # the next one does not join; those before it are whole
         for index, _, reading in readings(fs, plan, logs, headers, manifest):
             path = logs[index][1]
@@ -252,10 +266,20 @@ def _follow(
                 for lsn, _, _ in reading:
                     end_lsn = lsn
                 end_lsn = reading.tail.end_lsn
+                has_reserve = not reading.tail.torn_bytes and _has_reserve(fs, path)
             except CorruptLogError:
                 cut = path, wal.FILE_HEADER_BYTES + end_lsn - headers[index].base_lsn
+                has_reserve = _has_reserve(fs, path)
                 break
-    return _Reach(end_lsn, number, tuple(kept), cut)
+    return _Reach(end_lsn, number, tuple(kept), cut, has_reserve)
+
+
+def _has_reserve(fs: OsFileSystem, path: Path) -> bool:
+    fd = fs.open_read(path)
+    try:
+        return fs.size(fd) - wal.written_end(fs, fd, 0) >= wal.ALIGNMENT_BYTES
+    finally:
+        fs.close(fd)
 
 
 def _proposal(fs: OsFileSystem, found: _Found, reach: _Reach, why: str) -> Repair:
@@ -298,46 +322,102 @@ def _packs(manifest: Manifest | None) -> set[int]:
 
 
 def _loss(fs: OsFileSystem, found: _Found, reach: _Reach, taken: list[Path], gone: set[int]) -> str:
-    """What was logged and will not be there, as far as it can be known."""
+    """What was logged and will not be there, as far as it can be known; "nothing" where no file tells otherwise."""
     start = found.manifests[reach.number][1] if reach.number else None
-    lost: list[str] = []
+    kept = [generation for generation, (path, _) in found.logs.items() if path in reach.kept]
+    first = kept[0] if kept else Generation(start.cut.generation if start else 0)
+    lost = [
+        *_lost_logs(fs, found, reach, first, kept, taken),
+        *_lost_snapshots(found, reach, max(kept, default=first), gone),
+    ]
+    newest = max(found.logs, default=None)
+    is_open = newest is None or (
+        reach.has_reserve if kept and newest == kept[-1] else _has_reserve(fs, found.logs[newest][0])
+    )
+    if lost:
+        if newest is not None and not is_open:
+            lost.append(f"and what came behind the end of {found.logs[newest][0].name}, if anything did")
+        return f"what was logged behind LSN {reach.end_lsn}: " + "; ".join(lost)
+    if not kept:
+        return f"what was logged behind LSN {reach.end_lsn}, if anything was: no log is there that tells"
+    assert newest is not None
+    path = found.logs[newest][0]
+    doubts = []
+    if path in taken and _may_be_unfinished(fs, found, newest):
+        doubts.append(f"if the restore that began generation {newest} was cut short: its snapshot is not there")
+    if not is_open:
+        doubts.append(f"if nothing came behind the end of {path.name}")
+    return ", ".join(["nothing", ", and ".join(doubts)] if doubts else ["nothing"])
+
+
+def _lost_logs(
+    fs: OsFileSystem,
+    found: _Found,
+    reach: _Reach,
+    first: Generation,
+    kept: list[Generation],
+    taken: list[Path],
+) -> Iterator[str]:
+    """From the generation `first` on; the snapshot holds all that earlier ones do."""
+    reached = dict.fromkeys(kept[-1:], reach.end_lsn)
     for generation, (path, header) in found.logs.items():
-        if start is not None and generation < start.cut.generation:
-            continue  # the snapshot holds all that it does
+        if generation < first:
+            continue
         if header is None:
-            lost.append(f"{path.name}, of which not even the header can be read: {_content_bytes(fs, path):,} bytes")
+            yield f"{path.name}, of which not even the header can be read: {_content_bytes(fs, path):,} bytes"
             continue
         before = _predecessor(header)
         if before is not None and header.base_lsn > reach.end_lsn:
             if before not in found.logs:
-                lost.append(f"generation {before}, which is missing and ended at LSN {header.base_lsn}")
-            elif found.logs[before][0] in reach.kept[-1:]:
-                lost.append(f"the end of {reach.kept[-1].name}, which reached to LSN {header.base_lsn}")
+                yield f"generation {before}, which is missing and ended at LSN {header.base_lsn}"
+            elif header.base_lsn > reached.get(before, header.base_lsn):
+                yield f"the end of {found.logs[before][0].name}, which reached to LSN {header.base_lsn}"
         if path in taken:
+            number = header.origin.number if isinstance(header.origin, BasedOnSnapshot) else 0
+            if number > reach.number and not _may_be_unfinished(fs, found, generation):
+                began = f"the restore, or the start without a log, that began generation {generation}"
+                yield f"{began}: all that snapshot {number} held"
             seen = _look_at_log(fs, path, behind_lsn=reach.end_lsn)
-            whole_bytes = wal.FILE_HEADER_BYTES + seen.end_lsn - seen.base_lsn
+            reached[generation] = seen.end_lsn
             if seen.records:
                 times = f"logged from {_time(seen.first_ms)} to {_time(seen.last_ms)}"
-                lost.append(f"{path.name}: {seen.records:,} records up to LSN {seen.end_lsn}, {times}")
+                yield f"{path.name}: {seen.records:,} records up to LSN {seen.end_lsn}, {times}"
+            whole_bytes = wal.FILE_HEADER_BYTES + seen.end_lsn - seen.base_lsn + seen.torn_bytes
         elif reach.cut is not None and path == reach.cut[0]:
             whole_bytes = reach.cut[1]
         else:
             continue
         unread_bytes = _content_bytes(fs, path) - whole_bytes
         if unread_bytes > 0:
-            lost.append(f"{path.name}: {unread_bytes:,} bytes that can not be read, or not be believed")
+            yield f"{path.name}: {unread_bytes:,} bytes that can not be read, or not be believed"
+
+
+def _lost_snapshots(found: _Found, reach: _Reach, last: Generation, gone: set[int]) -> Iterator[str]:
     for number in sorted(gone):
         path, manifest, _ = found.manifests[number]
-        if manifest is not None and manifest.cut.lsn > reach.end_lsn:
-            made = _time(manifest.created_at_ms)
-            lost.append(f"{path.name}: what it held up to LSN {manifest.cut.lsn}, as of {made}")
-    if lost:
-        return f"what was logged behind LSN {reach.end_lsn}: " + "; ".join(lost)
-    if not reach.kept:
-        return f"what was logged behind LSN {reach.end_lsn}, if anything was: no log is there that tells"
-    if any(found.manifests[number][1] is None for number in gone):
-        return f"nothing, if {reach.kept[-1].name} is the newest generation that there was"
-    return "nothing"
+        if manifest is None:
+            continue
+        cut, made = manifest.cut, _time(manifest.created_at_ms)
+        if cut.lsn > reach.end_lsn:
+            yield f"{path.name}: what it held up to LSN {cut.lsn}, as of {made}"
+        elif cut.offset == 0 and cut.generation > last and _header(found, cut.generation) is None:
+            # Cut where that generation begins, it is a restore's, or another in which nothing was logged yet.
+            tells = f"which generation {cut.generation} could tell"
+            yield f"{path.name}: all that it held as of {made}, if a restore made it, {tells}"
+
+
+def _may_be_unfinished(fs: OsFileSystem, found: _Found, generation: Generation) -> bool:
+    """Whether it looks as a restore that was cut short leaves it: the newest, empty, and its snapshot is not there."""
+    path, header = found.logs[generation]
+    if header is None or not isinstance(header.origin, BasedOnSnapshot) or header.origin.number in found.manifests:
+        return False
+    seen = _look_at_log(fs, path)
+    is_empty = seen.end_lsn == seen.base_lsn and not seen.torn_bytes and not seen.error
+    return generation == max(found.logs) and is_empty
+
+
+def _header(found: _Found, generation: int) -> LogHeader | None:
+    return found.logs[Generation(generation)][1] if generation in found.logs else None
 
 
 def _time(unix_ms: int) -> str:
