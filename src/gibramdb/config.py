@@ -365,8 +365,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("session_store.snapshot_retention_count", "snapshot_retention_count", _between(1), "3",
             "How many snapshots are kept, each with the log from its cut on."),
     Setting("session_store.snapshot_on_stop", "snapshot_on_stop", _TRUTH, "false",
-            "Takes a snapshot before a clean stop, if something has changed; the stop takes as long as that, and the next "
-            "start replays nothing."),
+            "Takes a snapshot before a clean stop, if something has changed; the stop takes as long as that, and the "
+            "next start replays nothing."),
     Setting("session_store.require_existing", "require_existing", _TRUTH, "false",
             "Refuses a first start, because a volume that is not mounted looks like one."),
     Setting("tls.cert_file", "cert_file", _PATH_OR_EMPTY, "",
