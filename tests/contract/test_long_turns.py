@@ -12,13 +12,14 @@ import pytest
 from support.owned_store import VECTOR_DIM, OwnedStore, SteppingClock
 
 from gibramdb import NewDocument, NewEntity, NewRelationship
+from gibramdb.core import limits
 from gibramdb.core.state import StoreState
 from gibramdb.database import journal
 from gibramdb.database.database import Answer
-from gibramdb.errors import ClosedError, DiskFullError, GibramError
+from gibramdb.errors import ClosedError, DiskFullError, GibramError, PipelineFullError
 from gibramdb.model import commands as c
 from gibramdb.model.knowledge import Entity
-from gibramdb.model.results import Created, Detected, Digest, Done, Health, Pong
+from gibramdb.model.results import Created, Detected, Digest, Done, Health, Pong, links_in
 from gibramdb.storage import wal
 
 ENTITIES = 60
@@ -246,6 +247,23 @@ def test_sessions_that_are_deleted_during_a_sweep_of_a_full_store_are_passed_ove
     assert {type(answers[0]) for answers in begun} == {Created}
     while {name[:3] for name in store.state.sessions} != {"new", "big"}:
         store.turn()
+    store.close()
+
+
+def test_members_of_communities_that_the_next_detection_replaces_count_in_a_pipeline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "PIPELINE_LINKS_MAX", 5 * ENTITIES)
+    store = filled()
+    told: list[list[Answer]] = []
+    store.database.submit_batch([c.DetectCommunities("s")] * 10, told.append, is_bounded=True)
+    while not told:
+        store.turn()
+    detected, refused = told[0][:-1], told[0][-1]
+    assert isinstance(refused, PipelineFullError)
+    found = [each for each in detected if isinstance(each, Detected)]
+    assert 1 < len(found) == len(detected) <= 5
+    assert sum(links_in(each) for each in found) >= 5 * ENTITIES
     store.close()
 
 

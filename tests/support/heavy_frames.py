@@ -65,6 +65,7 @@ _LISTS = tuple(
     and any(hasattr(getattr(message(), field.name), "extend") for field in message.DESCRIPTOR.fields)
 )
 """Whose messages hold something that may be repeated."""
+_DETECTIONS = (CommandNumber.COMPUTE_COMMUNITIES, CommandNumber.HIERARCHICAL_LEIDEN)
 
 
 Args = TypeVarTuple("Args")
@@ -245,9 +246,19 @@ def heavy_body(choices: Choices, bytes_max: int) -> bytes:
         row = choices.one_of(choices.one_of((_READS, _LISTS)))
         room_each = room // choices.one_of((1, 5, 50, 2_000, 9_000)) - 32
         member = encode_envelope(1, row.number, _payload(choices, row, room_each), "s")
+    is_slow = _number_of(member) in _DETECTIONS
     member = b"\x0a" + varint(len(member)) + member
     count = min(room // len(member), choices.one_of((10_000, 10_000, 9_999, 1 << 30)))
+    if is_slow:
+        count = min(count, 300)  # each takes a while, in turns of its own: thousands would take minutes
     return encode_envelope(1, CommandNumber.PIPELINE, member * count, "s")
+
+
+def _number_of(body: bytes) -> int:
+    try:
+        return decode_request(body).number
+    except ProtocolError:
+        return 0
 
 
 def _payload(choices: Choices, row: Row, room: int) -> bytes:

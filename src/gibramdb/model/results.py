@@ -295,7 +295,10 @@ def objects_in(result: Result) -> int:
 
 
 def links_in(result: Result) -> int:
-    """How many ids the objects of a result name, but for the members of communities, which it shares with the state."""
+    """How many ids the objects of a result name, but for the members of communities, which it shares with the state.
+
+    Those that a detection found count: the next one replaces them, and then they are in its answer alone.
+    """
     count = _LINKS.get(type(result))
     return 0 if count is None else count(result)
 
@@ -329,4 +332,5 @@ _LINKS: dict[type, Callable[[Any], int]] = {
         sum(len(hit.textunit.entity_ids) for hit in result.textunits)
         + sum(len(hit.entity.textunit_ids) for hit in result.entities)
     ),
+    Detected: lambda result: sum(len(each.entity_ids) + len(each.relationship_ids) for each in result.communities),
 }
