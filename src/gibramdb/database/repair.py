@@ -347,6 +347,12 @@ def _loss(fs: OsFileSystem, found: _Found, reach: _Reach, taken: list[Path], gon
         doubts.append(f"if the restore that began generation {newest} was cut short: its snapshot is not there")
     if not is_open:
         doubts.append(f"if nothing came behind the end of {path.name}")
+    origins = [header.origin for _, header in found.logs.values() if header is not None]
+    restored = {origin.number for origin in origins if isinstance(origin, BasedOnSnapshot)}
+    for number, (manifest_path, manifest, _) in found.manifests.items():
+        if manifest is None and number > reach.number and number not in restored:
+            # A restore was cut short where the generation before its own does not say yet that it has ended.
+            doubts.append(f"if {manifest_path.name}, which can not be read, is not of a restore whose log is gone")
     return ", ".join(["nothing", ", and ".join(doubts)] if doubts else ["nothing"])
 
 
