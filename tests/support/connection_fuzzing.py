@@ -316,7 +316,8 @@ class _Run:
                 self._gate.close()
             store.close()
         if not restored:
-            assert digest == await self._digest_of_what_succeeded()
+            succeeded = await self._digest_of_what_succeeded()
+            assert digest == succeeded, f"not the state that these make: {self._watched.told}"
         if is_durable:
             store = await self._opened(config)
             self._database = store.database
@@ -344,8 +345,10 @@ class _Run:
         self._database.submit(command, answered.set_result)
         return await asyncio.wait_for(answered, SETTLED_S_MAX)
 
-    def _digest(self) -> str:
-        return state_digest(self._database.state.sessions.values())[0]
+    def _digest(self) -> dict[str, str]:
+        """Of each session by itself, so that it can be seen where two states differ."""
+        sessions = self._database.state.sessions
+        return {name: state_digest([session])[0] for name, session in sorted(sessions.items())}
 
     def _connect(self, *, is_encrypted: bool) -> tuple[Connection, Line]:
         assert self._server.admission.enter(PEER)
@@ -526,7 +529,7 @@ class _Run:
         assert health.status != "error", health
         return restores
 
-    async def _digest_of_what_succeeded(self) -> str:
+    async def _digest_of_what_succeeded(self) -> dict[str, str]:
         """Of a store in memory that is told what succeeded, and nothing else."""
         (self._root / "data" / "twin").mkdir(exist_ok=True)
         flags = {"server.vector_dim": str(VECTOR_DIM), "server.data_dir": str(self._root / "data" / "twin")}
