@@ -153,6 +153,10 @@ def test_a_newest_generation_that_is_lost_is_missed_wherever_the_process_ended_b
         except FatalError:
             continue
         assert "what was logged behind LSN" in third.missing(), f"step {step} of {steps}"
+        third.store.close()
+        left = left.after_kill() if ending == "kill" else left.after_power_cut(cut)
+        third = Driven(left)
+        assert "what was logged behind LSN" in third.missing(), "nothing has been logged since"
         assert not isinstance(third.run(c.AddDocuments("busy", (NewDocument("goes on"),))), GibramError)
         third.store.close()
         fourth = Driven(left.after_kill())

@@ -555,9 +555,11 @@ class WalJournal:
             needed = max(needed, self._refused_bytes)  # less than what was refused is no news
         refusal: GibramError | None = None
         try:
-            # The first thing this process changes in the log: what was never acknowledged is put aside.
-            self._writer.discard_tail(self._torn_offset)
-            self._reserve(needed)
+            # Where the generation that followed is missing, the sign of that stays until something is to be logged.
+            if request.payload_bytes or not self._writer.is_ended():
+                # The first thing this process changes in the log: what was never acknowledged is put aside.
+                self._writer.discard_tail(self._torn_offset)
+                self._reserve(needed)
         except OSError as error:
             self._refused_bytes = needed
             refusal = DiskFullError(

@@ -121,6 +121,7 @@ def open_store(
             post,
             None,
             is_covered=False,
+            is_incomplete=False,
         )
         return OpenStore(database, None)
     return _open_durable(config, limits, clock, post, fs or OsFileSystem(), on_owned)
@@ -210,6 +211,7 @@ def _open_durable(
         post,
         recovered.snapshot,
         is_covered=recovered.snapshot is not None and recovered.records == 0,
+        is_incomplete=bool(recovered.missing),
     )
     return OpenStore(database, locks)
 
@@ -260,7 +262,7 @@ def _scratch_warnings(directories: Directories) -> list[str]:
 
 
 def _writer(fs: FileSystem, directories: Directories, recovered: Recovered, store_id: bytes, clock: Clock) -> LogWriter:
-    """The end of the log; where there is no log, a new generation on the snapshot."""
+    """The end of the log; where there is no log, a new generation on the snapshot, for every start to tell of it."""
     if recovered.before is not None and not recovered.before[2].is_ended:
         _end(fs, *recovered.before)
     if recovered.last is not None:
@@ -271,7 +273,7 @@ def _writer(fs: FileSystem, directories: Directories, recovered: Recovered, stor
     assert recovered.snapshot is not None
     based_on = BasedOnSnapshot(recovered.snapshot.number, recovered.snapshot_checksum)
     header = LogHeader(store_id, recovered.next_generation, recovered.end_lsn, os.urandom(16), clock.now_ms(), based_on)
-    return LogWriter.create(fs, directories.wal, header)
+    return LogWriter.create(fs, directories.wal, header, is_ended=True)
 
 
 def _end(fs: FileSystem, path: Path, header: LogHeader, tail: LogTail) -> None:

@@ -72,13 +72,15 @@ class Recovered(msgspec.Struct, frozen=True):
     @property
     def missing(self) -> str:
         """What was logged, or may have been, and is not here, in words: it was moved aside, or lost."""
-        if self.last is None:
+        last = self.last
+        if last is not None and not last[2].is_ended:
+            return ""
+        # Or begun anew by an earlier start that found none, and nothing was logged since.
+        if last is None or (isinstance(last[1].origin, wal.BasedOnSnapshot) and last[2].end_lsn == last[1].base_lsn):
             assert self.snapshot is not None
             found = f"no log behind snapshot {self.snapshot.number}, and took the snapshot alone"
-        elif self.last[2].is_ended:
-            found = f"no log behind {self.last[0].name}, which ended where a next generation began"
         else:
-            return ""
+            found = f"no log behind {last[0].name}, which ended where a next generation began"
         advice = (
             "Unless it was moved aside on purpose, stop and put it back: once something new is logged, it fits no more."
         )

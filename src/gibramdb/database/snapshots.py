@@ -183,8 +183,12 @@ class Snapshots:
         newest: Manifest | None,
         *,
         is_covered: bool,
+        is_incomplete: bool,
     ) -> None:
-        """`store_id` None: nothing but copies is written. `is_covered`: nothing was replayed behind `newest`."""
+        """`store_id` None: nothing but copies is written. `is_covered`: nothing was replayed behind `newest`.
+
+        `is_incomplete`: what was logged last is missing, and may be put back.
+        """
         self._owner = owner
         self._journal = journal
         self._fs = fs
@@ -198,6 +202,7 @@ class Snapshots:
         self._number = 0 if newest is None else newest.number
         self._sections = {} if newest is None else {each.session_id: each for each in newest.sections}
         self._covered_lsn = int(owner.state.last_lsn) if is_covered else -1
+        self._incomplete_lsn = int(owner.state.last_lsn) if is_incomplete else -1
         self._last_save = None if newest is None else newest.last_save
         self._running: _Job | None = None
         self._freezing: _Freezing | None = None
@@ -312,9 +317,13 @@ class Snapshots:
         )
 
     @property
-    def is_covered(self) -> bool:
-        """Whether the newest snapshot holds all that is there."""
-        return int(self._owner.state.last_lsn) == self._covered_lsn
+    def is_wanted(self) -> bool:
+        """Whether one may be taken unasked: there is something that the newest snapshot does not hold.
+
+        Where the end of the log is missing, it could not be put back behind a newer snapshot: so not before something
+        new is logged, behind which it does not fit anyhow.
+        """
+        return int(self._owner.state.last_lsn) not in {self._covered_lsn, self._incomplete_lsn}
 
     def tick(self) -> None:
         """Begin a snapshot if one is due; else go on looking at the packs, if that is."""
@@ -327,7 +336,7 @@ class Snapshots:
         is_due |= state_lsn >= self._size_due_lsn() or _DAMAGE in self._troubles
         if not is_due or now_ms < self._retry_at_ms:
             self._look_at_rest(now_ms)
-        elif self.is_covered:
+        elif not self.is_wanted:
             self._interval_began_ms = now_ms  # nothing has changed: the next interval begins
         else:
             self._ask("snapshot", None, _nobody)
@@ -521,7 +530,7 @@ class Snapshots:
         self._is_looking = False
         if damages:
             self._files_damaged += len(damages)
-            self._covered_lsn = -1
+            self._covered_lsn = self._incomplete_lsn = -1  # it can be lost now; what is missing may be lost already
             more = f" (and {len(damages) - 1} more)" if damages[1:] else ""
             self._note(_DAMAGE, f"a snapshot on the disk is damaged, and is written anew: {damages[0]}{more}")
 

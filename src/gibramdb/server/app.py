@@ -206,7 +206,7 @@ class Server:
             connection.leave()
         assert self._store is not None
         snapshots = self._store.database.snapshots
-        if self._snapshot_on_stop and snapshots is not None and not snapshots.is_covered:
+        if self._snapshot_on_stop and snapshots is not None and snapshots.is_wanted:
             await self._take_snapshot()
         self._store.close()
         if self._connections:

@@ -522,8 +522,8 @@ class LogWriter:
         self._failure: str | None = None
 
     @classmethod
-    def create(cls, fs: FileSystem, directory: Path, header: LogHeader) -> LogWriter:
-        """Publishes an empty log and opens it.
+    def create(cls, fs: FileSystem, directory: Path, header: LogHeader, *, is_ended: bool = False) -> LogWriter:
+        """Publishes an empty log and opens it. `is_ended`: with the sign that what was logged behind it is not here.
 
         Raises:
             StorageError: if the generation is there already.
@@ -535,7 +535,7 @@ class LogWriter:
                 f"{path}: expected no such file, found one; next: keep it and run `gibramdb store inspect DIR`"
             )
         data = _header_bytes(header)
-        publish(fs, path, data)
+        publish(fs, path, data + bytes(_ENDED_BYTES if is_ended else 0))
         return cls.reopen(fs, path, header, header.base_lsn, value(data[: -_U32.size]))
 
     @classmethod
@@ -653,6 +653,10 @@ class LogWriter:
     def torn_bytes(self) -> int:
         """What lies behind the end and must be discarded before the first append."""
         return self._torn_bytes
+
+    def is_ended(self) -> bool:
+        """Whether the file says that a next generation was begun. Reserving takes that back. Raises OSError."""
+        return self._torn_bytes == 0 and self._fs.size(self._fd) == self._offset + _ENDED_BYTES
 
     @property
     def failed(self) -> bool:
