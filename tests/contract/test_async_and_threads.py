@@ -121,7 +121,7 @@ except KeyboardInterrupt:
 print(acknowledged, db.session("s").info().document_count, db.health().status)
 db.close()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180, check=True)
     acknowledged, there, status = done.stdout.split()
     assert status == "ok"
     assert int(there) - int(acknowledged) in {0, 1}
@@ -135,7 +135,7 @@ def hold_up(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading
 
     def slowly(*arguments: Any) -> Any:
         waits.set()
-        assert may_go_on.wait(20)
+        assert may_go_on.wait(60)
         return recover(*arguments)
 
     monkeypatch.setattr("gibramdb.database.opening.recover", slowly)
@@ -144,7 +144,7 @@ def hold_up(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading
 
 def opened_again(path: Path) -> None:
     """The store is free, at the latest after a moment."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while True:
         try:
             gibramdb.open(path, vector_dim=8).close()
@@ -176,7 +176,7 @@ def test_an_opening_interrupted_by_ctrl_c_leaves_the_store_free(
     waits, may_go_on = hold_up(monkeypatch)
 
     def interrupt() -> None:
-        waits.wait(20)
+        waits.wait(60)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.1)
         may_go_on.set()

@@ -204,7 +204,7 @@ def test_what_ran_before_an_error_is_answered_by_it(store: Store) -> None:
 def hold_up(executor: object) -> threading.Event:
     """Keeps an embedded store's thread busy until the event is set."""
     may_go_on = threading.Event()
-    executor._engine._post(lambda: may_go_on.wait(20))  # type: ignore[attr-defined]
+    executor._engine._post(lambda: may_go_on.wait(60))  # type: ignore[attr-defined]
     return may_go_on
 
 

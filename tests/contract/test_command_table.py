@@ -409,7 +409,7 @@ def _look_closer(name: str, wire: Wire, session: str, message: Any) -> None:
         assert (told.ttl, told.idle_ttl) == (60, 30)
     elif name == "BGRESTORE":
         told = _backup_status(wire)
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while told.in_progress and time.monotonic() < until:
             time.sleep(0.01)
             told = _backup_status(wire)

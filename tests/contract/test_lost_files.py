@@ -19,7 +19,7 @@ from gibramdb.errors import CorruptLogError
 
 def store(command: str, data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "gibramdb", "store", command, str(data), *arguments]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(line, capture_output=True, text=True, timeout=180, check=False)
 
 
 def warnings_of(db: gibramdb.Store) -> str:

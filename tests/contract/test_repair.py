@@ -26,7 +26,7 @@ def run(command: str, data: Path, *arguments: str) -> subprocess.CompletedProces
     line = [sys.executable, "-m", "gibramdb", "store", command, "--data", str(data), *arguments]
     if command == "repair":
         line += ["--dim", "3"]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(line, capture_output=True, text=True, timeout=180, check=False)
 
 
 def made(data: Path) -> dict[int, str]:

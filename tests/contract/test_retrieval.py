@@ -298,7 +298,7 @@ def test_of_detections_that_wait_the_smallest_comes_first_and_one_session_takes_
     find = DetectionView.find
 
     def slowly(view: DetectionView) -> c.ReplaceCommunities:
-        assert may_go_on.wait(20)
+        assert may_go_on.wait(60)
         return find(view)
 
     monkeypatch.setattr(DetectionView, "find", slowly)
@@ -322,7 +322,7 @@ def test_a_large_detection_is_overtaken_by_some_and_not_by_all(monkeypatch: pyte
     find = DetectionView.find
 
     def held_up(view: DetectionView) -> c.ReplaceCommunities:
-        assert may_go_on.wait(20)
+        assert may_go_on.wait(60)
         return find(view)
 
     monkeypatch.setattr(DetectionView, "find", held_up)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from support.owned_store import ROOT, VECTOR_DIM, FakeClock, OwnedStore, SteppingClock
+from support.timing import slowness
 
 from gibramdb import NewDocument, NewEntity
 from gibramdb.core.digest import state_digest
@@ -114,7 +115,7 @@ def test_no_turn_is_long_with_ten_thousand_sessions(frozen_heap: Callable[[], No
         measured(store.turn)
     assert not isinstance(answers[0], GibramError)
     print(f"longest turn: {longest_s * 1000:.1f} ms")
-    assert longest_s * 1000 <= TURN_MS_MAX
+    assert longest_s * 1000 <= TURN_MS_MAX * slowness()
     store.close()
 
 

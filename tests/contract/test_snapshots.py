@@ -69,7 +69,7 @@ def fill(session: Session, count: int = 3_000) -> None:
 
 def waited(store: Store) -> str:
     """The error of the backup or restore that runs, once it is over."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while store.backup_status().in_progress:
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -213,7 +213,7 @@ def test_automatic_snapshots_by_size(tmp_path: Path) -> None:
     with gibramdb.open(tmp_path / "data", vector_dim=4, snapshot_wal_size_bytes=200_000) as db:
         for number in range(200):
             db.session("s").add_document(f"d{number}", "x" * 5_000)
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while int(db.health().components["snapshot_count"]) < 3 and time.monotonic() < until:
             time.sleep(0.02)
         assert int(db.health().components["snapshot_count"]) >= 3
@@ -224,14 +224,14 @@ def test_automatic_snapshots_by_time(tmp_path: Path) -> None:
     config.write_text("session_store:\n  snapshot_interval: 1s\n")
     with Server(tmp_path / "data", "--config", str(config)) as server, server.connect() as db:
         db.session("s").add_document("d")
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while db.health().components["snapshot_count"] == "0" and time.monotonic() < until:
             time.sleep(0.05)
         assert db.health().components["snapshot_count"] == "1"
         time.sleep(2.5)
         assert db.health().components["snapshot_count"] == "1", "nothing has changed"
         db.session("s").add_document("e")
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while db.health().components["snapshot_count"] == "1" and time.monotonic() < until:
             time.sleep(0.05)
         assert db.health().components["snapshot_count"] == "2"
@@ -358,7 +358,7 @@ def test_progress_goes_up_once_and_a_later_snapshot_leaves_it_alone(db: Store) -
     for begin in begins:
         begin()
         seen = []
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while (status := db.backup_status()).in_progress:
             assert time.monotonic() < until
             seen.append(status.progress_percent)
@@ -479,7 +479,7 @@ with gibramdb.open({str(tmp_path / "data")!r}, vector_dim=512) as db:
 """
     tests = Path(__file__).parents[1]
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False,
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=180, check=False,
         env=os.environ | {"PYTHONPATH": str(tests)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -32,11 +32,11 @@ def test_a_full_disk_is_called_so_until_there_is_room_for_what_was_refused() -> 
         clock.ms += LOOK_AGAIN_MS
         journal.facts()
         journal.cut(lambda _cut: answers.put(None))  # behind the look
-        assert answers.get(timeout=10) is None
+        assert answers.get(timeout=60) is None
         return journal.facts().disk_full
 
     journal.request_room(6_000_000, answers.put)
-    assert isinstance(answers.get(timeout=10), DiskFullError)
+    assert isinstance(answers.get(timeout=60), DiskFullError)
     assert is_full_when_looked_at_again()
     assert is_full_when_looked_at_again(), "what is left of the reserve is no news"
     disk.free_bytes = 50_000_000
@@ -55,8 +55,8 @@ def test_who_waits_for_room_hears_of_a_log_that_fails_in_the_same_turn(operation
         answers: queue.SimpleQueue[GibramError | None] = queue.SimpleQueue()
         journal.enqueue(b"x" * 100)
         journal.request_room(64 * 1024 * 1024, answers.put)
-        answer = answers.get(timeout=10)
+        answer = answers.get(timeout=60)
         assert isinstance(answer, StorageError), answer
         journal.request_room(100, answers.put)
-        assert isinstance(answers.get(timeout=10), StorageError)
+        assert isinstance(answers.get(timeout=60), StorageError)
         journal.close()

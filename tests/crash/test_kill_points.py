@@ -113,8 +113,8 @@ class Run:
             return self.program.stdout.readline() == "done\n"
         finally:
             self.program.kill()
-            self.program.wait(10)
-            self.tracer.wait(10)
+            self.program.wait(60)
+            self.tracer.wait(60)
             self.program.stdin.close()
             self.program.stdout.close()
             assert self.tracer.stderr is not None

@@ -95,7 +95,7 @@ class Clients:
         return self._waiting.popleft()
 
     def get(self, *, timeout: float | None) -> Any:
-        self.is_set_up.wait(10)
+        self.is_set_up.wait(60)
         self._arrive()
         if not self._waiting:
             until_ms = self._world.elapsed_ms + (10**9 if timeout is None else round(timeout * 1000))
@@ -148,7 +148,7 @@ def lost(seed: int, sync_ms_max: int = INTERVAL_MS // 2 - 20, configured_ms: int
     )
     clients.journal = journal
     clients.is_set_up.set()
-    assert has_ended.wait(20)
+    assert has_ended.wait(60)
 
     old_lsn = max((lsn for at_ms, lsn in acknowledged if at_ms < cut_ms - INTERVAL_MS), default=0)
     owed = [payload for lsn, payload in clients.sent if lsn <= old_lsn]

@@ -188,7 +188,7 @@ def test_a_restore_that_waits_for_a_snapshot_is_in_progress_and_keeps_a_second_o
     driven.store.database.submit(c.Restore("copy.gibram"), asked.append)
     later = []
     while not asked:  # the path is looked at in a thread
-        call = driven._posted.get(timeout=20)
+        call = driven._posted.get(timeout=60)
         if isinstance(call, partial) and call.func.__name__ == "looked":
             call()
         else:

@@ -353,18 +353,18 @@ def test_a_log_whose_close_reports_an_error_lets_go_of_the_store_all_the_same(
 
         def slowly(files: SnapshotFiles, manifest: Manifest) -> None:
             is_there.set()
-            assert may_go_on.wait(20)
+            assert may_go_on.wait(60)
             publish(files, manifest)
 
         monkeypatch.setattr(SnapshotFiles, "publish", slowly)
         store.start(c.Checkpoint())
-        assert is_there.wait(20)
+        assert is_there.wait(60)
         threading.Timer(0.3, may_go_on.set).start()
     digest = store.digest()
     store.disk.fail_below(ROOT / "data" / "session_wal", "close", errno.EIO, at=1)
     closing = threading.Thread(target=store.close, daemon=True)
     closing.start()
-    closing.join(20)
+    closing.join(60)
     assert not closing.is_alive()
     store.disk.forgive()
     store._store = store._open()

@@ -198,7 +198,7 @@ def test_lines_from_a_pipe_are_done_up_to_the_first_that_fails(server: Server) -
     lines = "use piped\n# a comment\nADD_DOCUMENT d1 'filename=a file.txt'\n\nLIST_DOCUMENTS\nGET_DOCUMENT 9\nADD_DOCUMENT d2\n"
     done = subprocess.run(
         [sys.executable, "-m", "gibramdb", *said(server, "--json", "-")],
-        input=lines, capture_output=True, text=True, timeout=60,
+        input=lines, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     assert done.returncode == 64
     answers = [json.loads(line) for line in done.stdout.splitlines()]

@@ -16,6 +16,7 @@ import pytest
 from support.gate import config_file, entry, hash_of
 from support.peer import Peer, pong
 from support.server import Server
+from support.timing import TIMED
 from support.tls import Authority
 from support.ways import connected, told, ways
 
@@ -277,6 +278,7 @@ def test_other_answers(way: str, number: int, payload: bytes, expected: type[Gib
         assert peer.numbers == [N.AUTH]
 
 
+@TIMED
 @ways
 def test_a_server_that_is_too_busy_to_check_a_key_is_asked_again(way: str) -> None:
     tries = 0

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from support.peer import Peer, pong
 from support.server import Server
+from support.timing import TIMED
 from support.ways import connected, told, ways
 
 import gibramdb
@@ -71,7 +72,7 @@ def test_a_restarted_server_is_met_by_every_pooled_connection(tmp_path: Path) ->
             failures: list[Exception] = []
 
             def add(number: int, turn: int) -> None:
-                barrier.wait(10)
+                barrier.wait(60)
                 try:
                     store.session("s").add_entity(f"e{number}-{turn}", f"e{number}-{turn}")
                 except gibramdb.GibramError as error:
@@ -82,7 +83,7 @@ def test_a_restarted_server_is_met_by_every_pooled_connection(tmp_path: Path) ->
                 for thread in threads:
                     thread.start()
                 for thread in threads:
-                    thread.join(30)
+                    thread.join(60)
                 if not turn:
                     server = restarted(server)
             assert not failures
@@ -197,6 +198,7 @@ def test_nothing_else_is_asked_again(way: str, script: list[str], command: c.Com
         assert len(peer.requests) == len(script)
 
 
+@TIMED
 @ways
 def test_a_server_that_goes_on_refusing_is_given_up_within_the_calls_time(way: str) -> None:
     with Peer(Script(["answer"] + ["busy"] * 100)) as peer:
@@ -207,6 +209,7 @@ def test_a_server_that_goes_on_refusing_is_given_up_within_the_calls_time(way: s
         assert 3 < len(peer.requests) < 20
 
 
+@TIMED
 @ways
 @pytest.mark.parametrize("command", [c.Ping(), c.TouchSession("s")])
 def test_an_answer_that_trickles_in_holds_a_call_no_longer_than_its_time(way: str, command: c.Command) -> None:
@@ -218,6 +221,7 @@ def test_an_answer_that_trickles_in_holds_a_call_no_longer_than_its_time(way: st
         assert len(peer.requests) == 2
 
 
+@TIMED
 @ways
 def test_a_write_under_which_every_connection_breaks_is_given_up_before_the_calls_time_is_over(way: str) -> None:
     """Where the server answers otherwise: one that is restarted breaks connections too, and is waited for."""
@@ -341,7 +345,7 @@ def test_no_more_connections_than_asked_for_and_who_finds_none_free_in_time_is_t
 
     def answer(request: Request, connection: socket.socket) -> bool:
         if request.number == N.TOUCH_SESSION:
-            assert may_answer.wait(10)
+            assert may_answer.wait(60)
             connection.sendall(encode_reply(request.request_id, N.OK, b""))
             return True
         return pong(request, connection)
@@ -350,14 +354,14 @@ def test_no_more_connections_than_asked_for_and_who_finds_none_free_in_time_is_t
         threads = [threading.Thread(target=store.session("s").touch) for _ in range(12)]
         for thread in threads:
             thread.start()
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while len(peer.requests) < 4 and time.monotonic() < until:
             time.sleep(0.01)
         with pytest.raises(ConnectionFailedError, match=r"in use.*timed out after 0\.2 s"):
             store.with_timeout(0.2).ping()
         may_answer.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         assert peer.numbers.count(N.TOUCH_SESSION) == 12
         assert peer.connections_peak == peer.connections == 3
 
@@ -425,4 +429,4 @@ def test_a_connection_that_is_refused_is_tried_again_while_a_server_comes_up() -
     timer = threading.Timer(0.06, come_up)
     timer.start()
     gibramdb.connect(f"gibram://127.0.0.1:{port}").close()
-    timer.join(10)
+    timer.join(60)

@@ -13,6 +13,7 @@ import pytest
 from support.gate import config_file, entry
 from support.peer import Peer, pong
 from support.server import Server
+from support.timing import TIMED
 
 import gibramdb
 from gibramdb import NewDocument, NewEntity
@@ -78,6 +79,7 @@ def default(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@TIMED
 @ways
 def test_a_batch_far_beyond_the_burst_takes_what_the_rate_says(way: str, default: Server) -> None:
     count = 6_000
@@ -89,6 +91,7 @@ def test_a_batch_far_beyond_the_burst_takes_what_the_rate_says(way: str, default
     assert (count - 100) / 1_000 - 0.5 < took_s < 9
 
 
+@TIMED
 def test_two_who_share_a_key_share_its_rate(default: Server) -> None:
     batch = [c.GetEntity("s", 1)] * 1_500
 
@@ -111,6 +114,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@TIMED
 @ways
 def test_a_batch_that_goes_on_is_given_more_than_the_time_of_one_call(way: str, slow: Server) -> None:
     key = {"blocking": "key-a", "async": "key-b"}[way]
@@ -127,6 +131,7 @@ def test_a_batch_that_goes_on_is_given_more_than_the_time_of_one_call(way: str, 
         assert db.session(session_id).info().document_count == 90
 
 
+@TIMED
 def test_a_bucket_that_holds_little_is_emptied_before_it_is_full(tmp_path: Path) -> None:
     path = config_file(tmp_path, KEYS, security={"rate_limit": 400, "rate_burst": 8})
     with Server(tmp_path / "data", "--config", path, mode="ephemeral") as server:
@@ -192,6 +197,7 @@ def documents(count: int) -> list[c.Command]:
     return [c.AddDocuments("s", (NewDocument(f"d{number}"),), bulk=False) for number in range(count)]
 
 
+@TIMED
 @ways
 def test_who_is_no_longer_let_through_is_told_how_far_it_came(way: str) -> None:
     answer = Paced([3, 2])

@@ -15,6 +15,7 @@ import pytest
 from support.gate import Frames, config_file, encode_auth, entry
 from support.server import Server
 from support.strace import needs_strace, strace
+from support.timing import TIMED
 from support.tls import Authority
 
 from gibramdb import NewDocument, NewEntity, NewTextUnit
@@ -57,6 +58,7 @@ def with_texts(server: Server) -> None:
 ALL_TEXTS = encode_command(c.GetTextUnits("s", (1, 2, 3)), 7)
 
 
+@TIMED
 def test_a_frame_that_does_not_go_on_is_given_up_and_silence_between_frames_is_not(tmp_path: Path) -> None:
     with serving(tmp_path, stall_timeout="800ms") as server:
         began = time.monotonic()
@@ -82,6 +84,7 @@ def test_a_frame_that_does_not_go_on_is_given_up_and_silence_between_frames_is_n
             assert silent.ask(N.PING).cmd_type == N.PONG
 
 
+@TIMED
 def test_a_frame_that_goes_on_slowly_is_waited_for(tmp_path: Path) -> None:
     with serving(tmp_path, stall_timeout="500ms") as server, Frames(server.port) as frames:
         frame = encode_command(c.AddDocuments("s", (NewDocument("d", "x" * 300_000),), bulk=False), 7)
@@ -255,12 +258,15 @@ def test_who_misbehaves_often_does_not_fill_the_log(tmp_path: Path, said: str, s
     security = {"stall_timeout": "300ms", "max_frame_size": MIB, "max_buffered_bytes": MIB, "max_conns_per_ip": 100}
     path = config_file(tmp_path, keys, security=security)
     with Server(tmp_path / "data", "--config", path, mode="ephemeral") as server:
+        began_s = time.monotonic()
         for _ in range(5):
             crowd = [Frames(server.port) for _ in range(5)]
             for each in crowd:
                 with suppress(ConnectionError):  # sent away while it was at it
                     each.socket.sendall(sent)
-            if said != "holds most":
+            if said == "holds most":
+                wait_for(lambda: any(are_closed(crowd, 0.05)))  # noqa: B023 (called at once)
+            else:
                 for each in crowd:
                     while not each.is_closed():
                         pass  # an answer to AUTH comes first
@@ -268,7 +274,7 @@ def test_who_misbehaves_often_does_not_fill_the_log(tmp_path: Path, said: str, s
                 each.socket.close()
         server.stop()
         lines = [line for line in server.lines if said in line]
-        assert 1 <= len(lines) <= 2, lines  # 2 where this takes more than 10 s
+        assert 1 <= len(lines) <= 1 + (time.monotonic() - began_s) * 1_000_000 / TOLD_EVERY_US, lines
         assert "times=1" in lines[0]
 
 
@@ -304,7 +310,7 @@ def guarded(directory: Path, tls: dict[str, str] | None = None, **security: obje
     return Server(directory / "data", "--config", path, mode="ephemeral")
 
 
-def are_closed(connections: list[Frames], timeout_s: float = 0.3) -> list[bool]:
+def are_closed(connections: list[Frames], timeout_s: float = 1.0) -> list[bool]:
     found = []
     for each in connections:
         each.socket.settimeout(timeout_s)
@@ -312,10 +318,11 @@ def are_closed(connections: list[Frames], timeout_s: float = 0.3) -> list[bool]:
             found.append(each.is_closed())
         except TimeoutError:
             found.append(False)
-        each.socket.settimeout(20)
+        each.socket.settimeout(60)
     return found
 
 
+@TIMED
 def test_the_oldest_that_has_shown_no_key_makes_room_and_nobody_who_has(tmp_path: Path) -> None:
     with guarded(tmp_path) as server:
         inside = [Frames(server.port, "key-app") for _ in range(2)]
@@ -339,6 +346,7 @@ def test_the_oldest_that_has_shown_no_key_makes_room_and_nobody_who_has(tmp_path
         assert not [line for line in server.lines if "Traceback" in line], server.lines
 
 
+@TIMED
 def test_a_handshake_that_does_not_end_makes_room_too(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     context = ssl.create_default_context(cafile=str(authority.file))
@@ -359,6 +367,7 @@ def test_a_handshake_that_does_not_end_makes_room_too(tmp_path: Path) -> None:
         assert not [line for line in server.lines if "Traceback" in line], server.lines
 
 
+@TIMED
 def test_an_operator_gets_in_while_a_crowd_without_keys_knocks(tmp_path: Path) -> None:
     with guarded(tmp_path, max_connections=50, max_conns_per_ip=1_000) as server:
         is_over = threading.Event()
@@ -381,7 +390,7 @@ def test_an_operator_gets_in_while_a_crowd_without_keys_knocks(tmp_path: Path) -
                     assert frames.ask(N.PING).cmd_type == N.PONG
         finally:
             is_over.set()
-            knocking.join(20)
+            knocking.join(60)
             for each in crowd:
                 each.close()
 
@@ -394,13 +403,14 @@ def _is_let_in(server: Server, key: str = "") -> bool:
         return False
 
 
-def wait_for(is_so: Callable[[], bool], seconds: float = 5.0) -> None:
+def wait_for(is_so: Callable[[], bool], seconds: float = 60.0) -> None:
     until = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < until
         time.sleep(0.05)
 
 
+@TIMED
 def test_without_descriptors_accepting_pauses_and_the_others_are_served(tmp_path: Path) -> None:
     with serving(tmp_path) as server, Frames(server.port) as inside:
         assert inside.ask(N.PING).cmd_type == N.PONG
@@ -417,7 +427,7 @@ def test_without_descriptors_accepting_pauses_and_the_others_are_served(tmp_path
             with pytest.raises(TimeoutError):
                 waiting.reply()
             resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
-            waiting.socket.settimeout(5)
+            waiting.socket.settimeout(60)
             assert waiting.reply().cmd_type == N.PONG
         server.stop()
         said = [line for line in server.lines if "can not accept connections for a moment" in line]

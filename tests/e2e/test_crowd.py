@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from support.gate import Frames, config_file, entry, hash_of
 from support.server import Server
+from support.timing import TIMED
 
 from gibramdb import NewDocument, NewTextUnit
 from gibramdb.model import commands as c
@@ -186,6 +187,7 @@ def connections_open(server: Server) -> int:
     return sum(1 for each in Path(f"/proc/{server.pid}/fd").iterdir() if "socket" in str(each.readlink()))
 
 
+@TIMED
 @pytest.mark.parametrize("count", [600, pytest.param(10_000, marks=pytest.mark.sweep)])
 def test_a_crowd_costs_no_memory_and_those_who_behave_are_served(tmp_path: Path, count: int) -> None:
     security = {

@@ -137,7 +137,7 @@ def test_what_the_clock_changes_is_there_after_a_kill(tmp_path: Path) -> None:
         db.session("over").set_ttl(ttl_s=1)
         db.session("told").set_ttl(ttl_s=1)
         db.session("read").set_ttl(idle_ttl_s=4)
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while set(BY_TIME) - logged_so_far(directory) and time.monotonic() < until:
             time.sleep(0.05)
             db.session("read").info()
@@ -195,7 +195,7 @@ def test_a_restore_is_there_after_a_kill(tmp_path: Path) -> None:
         db.session("s").delete()
         furnish(db.session("later"))
         db.restore_in_background("copy.gibram")
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while db.backup_status().in_progress and time.monotonic() < until:
             time.sleep(0.01)
         assert db.backup_status().error == ""

@@ -13,7 +13,7 @@ from support.server import Server
 from gibramdb import NewDocument, Store
 from gibramdb.errors import InvalidArgumentError, StorageError
 
-WAITING_SECONDS_MAX = 30.0
+WAITING_SECONDS_MAX = 120.0
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from support.gate import Frames, config_file, entry, error_of, hash_of
 from support.server import Server, command
+from support.timing import TIMED
 
 from gibramdb import NewDocument
 from gibramdb.core.limits import session_bytes
@@ -132,6 +133,7 @@ def test_a_second_auth_and_one_in_a_pipeline_are_no_commands(server: Server) -> 
         assert error_of(frames.ask(N.SAVE))[0] == 1011, "and it still is who it was"
 
 
+@TIMED
 def test_checking_a_key_holds_nobody_up(tmp_path: Path) -> None:
     keys = [entry("plain", "read"), entry("slow", "read", key_hash=hash_of("key-slow", cost=14))]
     path = config_file(tmp_path, keys, security={"rate_limit": 100_000, "rate_burst": 100_000})
@@ -198,6 +200,7 @@ def test_nobody_stays_longer_than_their_key(tmp_path: Path) -> None:
             assert frames.auth("key-short").message == "api key expired"
 
 
+@TIMED
 def test_deadlines_for_who_does_not_authenticate_and_who_is_idle(tmp_path: Path) -> None:
     security = {"unauth_timeout": "800ms", "idle_timeout": "1500ms"}
     path = config_file(tmp_path, KEYS, security=security)
@@ -242,6 +245,7 @@ def test_each_key_has_a_rate_of_its_own_for_all_its_connections(tmp_path: Path) 
         assert one.ask(N.PING).cmd_type == N.PONG, "it fills again"
 
 
+@TIMED
 def test_frames_beyond_the_rate_do_not_keep_a_connection_from_being_idle(tmp_path: Path) -> None:
     path = config_file(tmp_path, KEYS, security={"rate_limit": 1, "rate_burst": 1, "idle_timeout": "600ms"})
     with (
@@ -264,7 +268,7 @@ def test_insecure_says_on_stderr_what_it_switched_off_however_little_is_logged(t
     with socket.create_server(("127.0.0.1", 0)) as taken:  # so that it ends by itself, after what it says first
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         arguments = command(tmp_path / "data", "--config", path, "--insecure", "--addr", address, mode="ephemeral")
-        ended = subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=False)
+        ended = subprocess.run(arguments, capture_output=True, text=True, timeout=180, check=False)
     told = ended.stderr.splitlines()
     assert told[0] == f"gibramdb: warning: --insecure drops auth.keys ({path}, line 1)."
     assert "nothing is encrypted and nobody is asked who they are" in told[1]

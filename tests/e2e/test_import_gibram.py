@@ -17,7 +17,7 @@ from gibramdb.errors import NotFoundError
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "gibramdb", "import-gibram", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
 
 
 def old_directory(path: Path) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 import gibramdb
-from gibramdb.errors import ConnectionFailedError
+from gibramdb.errors import ConnectionFailedError, UnavailableError
 
-STARTING_S = 20.0
+STARTING_S = 120.0
 """How long a server may take to answer on a busy machine."""
 
 NORWAY = """# Norway
@@ -56,14 +56,14 @@ def serving(directory: Path, dim: int) -> Iterator[str]:
                 with gibramdb.connect(f"gibram://{address}") as db:
                     db.info()
                 break
-            except ConnectionFailedError:
+            except (ConnectionFailedError, UnavailableError):  # it listens, and recovers
                 assert server.poll() is None, (directory / "server.log").read_text()
                 assert time.monotonic() < give_up_at, "the server did not answer in time"
                 time.sleep(0.05)
         yield f"gibram://{address}"
     finally:
         server.terminate()
-        server.wait(timeout=20)
+        server.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def kill_a_start(directory: Path, seconds: float) -> None:
     starting = subprocess.Popen(command(directory), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(seconds)
     starting.kill()
-    starting.wait(10)
+    starting.wait(60)
 
 
 def load_and_kill(server: Server, ledger: Ledger, turn: int, chance: random.Random) -> None:

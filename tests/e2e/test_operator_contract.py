@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.server import RefusedError, Server
 from support.strace import needs_strace, strace
+from support.timing import TIMED
 from support.tree import tree_hash
 
 from gibramdb import NewDocument, NewEntity, NewTextUnit, Session, Store
@@ -56,10 +57,10 @@ def found_by(session: Session) -> list[tuple[int, float, int]]:
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     """`gibramdb` with these arguments."""
-    return subprocess.run([sys.executable, "-m", "gibramdb", *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-m", "gibramdb", *arguments], capture_output=True, text=True, timeout=180)
 
 
-def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
     """Waits until it holds."""
     end = time.monotonic() + seconds
     while not holds():
@@ -70,6 +71,7 @@ def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
 # --- setting up -------------------------------------------------------------------------------------------------------
 
 
+@TIMED
 def test_the_minimum_configuration_keeps_everything_and_answers_the_same_after_a_kill(tmp_path: Path) -> None:
     flags = configured(tmp_path)
     with Server(tmp_path / "data", *flags) as server, server.connect() as db:

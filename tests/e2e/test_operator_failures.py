@@ -39,7 +39,7 @@ def documents(db: Store, session_id: str = "s") -> list[str]:
 
 def restored(db: Store) -> str:
     """Waits for a restore; what it failed with, or nothing."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while db.backup_status().in_progress:
         assert time.monotonic() < end
         time.sleep(0.02)

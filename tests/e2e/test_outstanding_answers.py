@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.server import Server
 from support.strace import needs_strace, strace
+from support.timing import TIMED
 
 from gibramdb import NewDocument, NewEntity, NewRelationship, NewTextUnit
 from gibramdb.model import commands as c
@@ -105,6 +106,7 @@ def test_answers_behind_a_slow_write_are_not_held_as_bytes(
         assert resident_bytes_peak(server) - before < GROWTH_BYTES_MAX
 
 
+@TIMED
 def test_one_connection_with_much_to_do_does_not_keep_the_others_waiting(tmp_path: Path) -> None:
     with Server(tmp_path / "data", mode="ephemeral") as server, server.connect() as store:
         store.session("s").add_entities([NewEntity(f"e{number}", f"e{number}") for number in range(10_000)])

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from support.server import RefusedError, Server
 from support.strace import needs_strace, strace
+from support.timing import TIMED
 
 import gibramdb
 from gibramdb.clock import SystemClock
@@ -43,6 +44,7 @@ def filled(directory: Path) -> None:
         db.session("s").add_entity("e", "kept")
 
 
+@TIMED
 def test_a_second_server_is_refused_at_once_and_changes_nothing(tmp_path: Path) -> None:
     data, link = tmp_path / "data", tmp_path / "link"
     with Server(data) as owner:
@@ -126,7 +128,7 @@ time.sleep(60)
     try:
         assert any("refused: this store belongs to the process that opened it" in line for line in lines)
         parent.kill()
-        parent.wait(10)
+        parent.wait(60)
         with gibramdb.open(tmp_path / "data", vector_dim=8) as db:
             assert [entity.title for entity in db.session("s").entities()] == ["KEPT"]
     finally:
@@ -158,7 +160,7 @@ time.sleep(60)
     try:
         assert parent.stdout.readline() == "kept\n"
         parent.kill()
-        parent.wait(10)
+        parent.wait(60)
         with gibramdb.open(tmp_path / "data", vector_dim=8) as db:
             assert [entity.title for entity in db.session("s").entities()] == ["KEPT"]
     finally:
@@ -260,7 +262,7 @@ def test_two_directories_that_are_one_folder_are_refused_before_anything_is_made
 
 def adopt(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "gibramdb", "store", "adopt", "--data", str(data), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
 
 
 @pytest.mark.parametrize(
@@ -305,11 +307,11 @@ def test_a_directory_that_lies_elsewhere_is_asked_for(tmp_path: Path) -> None:
         db.session("s").add_entity("e", "kept")
         server.stop()
     verify = [sys.executable, "-m", "gibramdb", "store", "verify", str(data)]
-    said = subprocess.run(verify, capture_output=True, text=True, timeout=30, check=False)
+    said = subprocess.run(verify, capture_output=True, text=True, timeout=180, check=False)
     assert said.returncode == 66
     assert "If it lies elsewhere, name it with --config" in said.stderr
     assert "is where session_store.wal_dir is by default" in " ".join(adopt(data).stdout.split())
-    said = subprocess.run([*verify, "--config", str(config)], capture_output=True, text=True, timeout=30, check=False)
+    said = subprocess.run([*verify, "--config", str(config)], capture_output=True, text=True, timeout=180, check=False)
     assert said.returncode == 0
     assert adopt(data, "--config", str(config)).returncode == 78, "nothing is missing"
 
@@ -359,7 +361,7 @@ def killed_at(call: str, number: int, data: Path) -> bool:
     """Open and close the store in a process that is killed on entering the call; whether it ended by itself."""
     program = f"import gibramdb; gibramdb.open({str(data)!r}, vector_dim=8).close(); print('came up')"
     command = [*strace(f"inject={call}:signal=SIGKILL:when={number}", trace=call), sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     return "came up" in done.stdout
 
 
@@ -441,7 +443,7 @@ class _PausedDisk:
     def __getattr__(self, name: str) -> Any:
         if self._calls_left == 0:
             self.stopped.set()
-            assert self.goes_on.wait(20)
+            assert self.goes_on.wait(60)
         self._calls_left -= 1
         return getattr(self._disk, name)
 

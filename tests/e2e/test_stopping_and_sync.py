@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from support.server import RefusedError, Server, command
 from support.strace import needs_strace, strace
+from support.timing import TIMED
 
 import gibramdb
 from gibramdb import NewEntity
@@ -38,6 +39,7 @@ def figure(store: gibramdb.Store, name: str) -> int:
     return int(store.health().components[name])
 
 
+@TIMED
 @needs_strace
 def test_nothing_that_a_crash_could_take_back_is_shown_before_its_sync(tmp_path: Path) -> None:
     slow_disk = strace(f"inject=fdatasync:delay_enter={int(DELAY_S * 1e6)}")
@@ -112,7 +114,7 @@ class Writers:
 
     def join(self) -> None:
         for thread in self._threads:
-            thread.join(20)
+            thread.join(60)
             assert not thread.is_alive(), "a client was left waiting"
 
 
@@ -191,7 +193,7 @@ def test_the_witness_of_an_idle_log_is_synced_and_may_fail_like_any_other(tmp_pa
     prefix = strace("inject=fdatasync:error=EIO:when=2")
     with Server(tmp_path / "data", prefix=prefix) as server, server.connect() as store:
         kept = store.session("s").add_entity("e", "kept")
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         while store.health().status == "ok" and time.monotonic() < until:
             time.sleep(0.02)
         assert_halted(store)
@@ -213,6 +215,7 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
     subprocess.run(["umount", str(mount_point)], check=True)
 
 
+@TIMED
 def test_a_full_disk_refuses_writes_answers_reads_and_recovers_by_itself(small_disk: Path) -> None:
     filler, first_filler = small_disk / "filler", small_disk / "first filler"
     text = "x" * 20_000
@@ -234,7 +237,7 @@ def test_a_full_disk_refuses_writes_answers_reads_and_recovers_by_itself(small_d
         assert "disk is full" in health.components["durable_state_reason"]
         free_bytes = int(health.components["disk_free_bytes"])
         first_filler.unlink()
-        ends = time.monotonic() + 5
+        ends = time.monotonic() + 60
         while "disk is full" in store.health().components["durable_state_reason"]:  # which asks, and writes nothing
             assert time.monotonic() < ends
             time.sleep(0.1)
@@ -259,12 +262,13 @@ def test_a_full_disk_refuses_writes_answers_reads_and_recovers_by_itself(small_d
         assert store.session("s").info().entity_count == kept + 1
 
 
+@TIMED
 def test_a_stop_answers_what_was_accepted_and_ends_within_5_s(tmp_path: Path) -> None:
     with Server(tmp_path / "data") as server:
         idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
         idle[0].sendall(b"\x01\x00\x00")  # half a header
         writers = Writers(server, 2)
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while len(writers.acknowledged) < 200 and time.monotonic() < until:
             time.sleep(0.005)
         assert server.stop() < 5
@@ -281,6 +285,7 @@ def test_a_stop_answers_what_was_accepted_and_ends_within_5_s(tmp_path: Path) ->
         assert server.wait() == 0, "Ctrl-C is a stop like any other"
 
 
+@TIMED
 def test_a_client_that_comes_while_it_stops_is_not_waited_for(tmp_path: Path) -> None:
     for turn in range(6):
         with Server(tmp_path / f"data-{turn}") as server:
@@ -290,6 +295,7 @@ def test_a_client_that_comes_while_it_stops_is_not_waited_for(tmp_path: Path) ->
                 each.close()
 
 
+@TIMED
 def test_a_client_that_does_not_read_holds_up_no_stop(tmp_path: Path) -> None:
     with Server(tmp_path / "data") as server, server.connect() as store:
         session = store.session("s")
@@ -301,6 +307,7 @@ def test_a_client_that_does_not_read_holds_up_no_stop(tmp_path: Path) -> None:
             assert server.stop() < 5
 
 
+@TIMED
 @needs_strace
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_asked_for_during_recovery_is_not_kept_waiting(tmp_path: Path, number: signal.Signals) -> None:
@@ -318,7 +325,7 @@ def test_a_stop_asked_for_during_recovery_is_not_kept_waiting(tmp_path: Path, nu
         [*slow_disk, "-P", str(log), *command(tmp_path / "data")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not trace.exists() or "pread64" not in trace.read_text():
             assert time.monotonic() < until
             time.sleep(0.02)
@@ -356,7 +363,7 @@ def test_health_says_that_it_starts_while_it_recovers_and_nothing_else_is_answer
     line = [*slow_disk, "-P", str(log), *command(tmp_path / "data", "--addr", f"127.0.0.1:{port}")]
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not is_answered(port):
             assert time.monotonic() < until
             time.sleep(0.02)
@@ -376,6 +383,7 @@ def test_health_says_that_it_starts_while_it_recovers_and_nothing_else_is_answer
         process.wait(5)
 
 
+@TIMED
 @needs_strace
 def test_a_second_signal_ends_it_at_once_even_while_the_disk_hangs(tmp_path: Path) -> None:
     hanging_disk = strace("inject=fdatasync:delay_enter=5000000:when=3+")
@@ -403,6 +411,7 @@ def test_a_second_signal_ends_it_at_once_even_while_the_disk_hangs(tmp_path: Pat
         assert {kept} | writers.acknowledged <= {entity.id for entity in store.session("s").entities()}
 
 
+@TIMED
 def test_periodic_answers_before_its_sync_and_syncs_within_its_interval(tmp_path: Path) -> None:
     with Server(tmp_path / "data", "--wal-sync-policy", "periodic") as server, server.connect() as store:
         session = store.session("s")
@@ -423,6 +432,7 @@ def test_periodic_answers_before_its_sync_and_syncs_within_its_interval(tmp_path
         assert store.session("s").info().entity_count == 302, "the death of the process alone takes nothing"
 
 
+@TIMED
 @needs_strace
 def test_never_syncs_only_at_a_clean_stop(tmp_path: Path) -> None:
     with Server(tmp_path / "data") as server:
@@ -460,7 +470,7 @@ def test_an_idle_log_leaves_a_witness_so_damage_to_its_last_record_is_never_take
     content[content.index(b"THE LAST ONE")] ^= 1
     log.write_bytes(content)
     command = [sys.executable, "-m", "gibramdb", "store", "verify", "--data", str(tmp_path / "data"), "--dim", "8"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 65
     assert re.search(rf"{re.escape(str(log))}: offset \d+", done.stderr), done.stderr
 

@@ -44,7 +44,7 @@ from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec import TABLE, CommandNumber, decode_request, encode_command, encode_pipeline, row_of
 from gibramdb.wire.framing import HEADER, FrameReader, encode_envelope, encode_frame
 
-SETTLED_S_MAX = 30.0
+SETTLED_S_MAX = 100.0
 """Far longer than anything here takes: beyond it something hangs."""
 STEPS_MAX = 60
 FRAME_BYTES_MAX = 1 << 16
@@ -270,7 +270,7 @@ class ConnectionTarget:
         """Serve what the bytes choose; what reached the store. Raises AssertionError, or what comes through."""
         root = Path(tempfile.mkdtemp(dir=self._directory))
         try:
-            told = self._loop.run_until_complete(asyncio.wait_for(_Run(root, self._sockets[0]).run(data), 60))
+            told = self._loop.run_until_complete(asyncio.wait_for(_Run(root, self._sockets[0]).run(data), 200))
         finally:
             shutil.rmtree(root)
         if self._raised:

@@ -45,7 +45,7 @@ def encode_auth(key: str, request_id: int = 7) -> bytes:
 class Frames:
     """A connection that says what it is told to, and hears what the server says."""
 
-    def __init__(self, port: int, key: str = "", timeout_s: float = 20.0, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, port: int, key: str = "", timeout_s: float = 60.0, tls: ssl.SSLContext | None = None) -> None:
         """key: what to authenticate with, which must succeed; nothing for not yet."""
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
         if tls is not None:

@@ -57,7 +57,7 @@ class Peer:
                 with suppress(OSError):  # the client may have gone
                     connection.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
 
     @property
     def numbers(self) -> list[int]:

@@ -17,7 +17,8 @@ from typing import Self
 import gibramdb
 from gibramdb import Store
 
-STARTING_SECONDS_MAX = 30.0
+SECONDS_MAX = 120.0
+"""Far longer than anything here takes: beyond it something hangs."""
 _READY = re.compile(r"serving.*127\.0\.0\.1:(\d+).* pid=(\d+)")
 
 
@@ -57,11 +58,11 @@ class Server:
         self._is_ready = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        if not self._is_ready.wait(STARTING_SECONDS_MAX):
+        if not self._is_ready.wait(SECONDS_MAX):
             self._process.kill()
             raise TimeoutError("".join(self.lines))
         if self._port is None:
-            raise RefusedError(self._process.wait(10), "".join(self.lines))
+            raise RefusedError(self._process.wait(SECONDS_MAX), "".join(self.lines))
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -92,15 +93,15 @@ class Server:
         assert self._port is not None
         return self._port
 
-    def connect(self, timeout_s: float = 30.0) -> Store:
+    def connect(self, timeout_s: float = SECONDS_MAX) -> Store:
         """A client of its own."""
         return gibramdb.connect(f"gibram://127.0.0.1:{self.port}", timeout_s=timeout_s)
 
     def kill(self) -> None:
         """SIGKILL: nothing of the process runs any more."""
         os.kill(self._pid, signal.SIGKILL)
-        self._process.wait(10)
-        self._reader.join(10)
+        self._process.wait(SECONDS_MAX)
+        self._reader.join(SECONDS_MAX)
 
     def is_running(self) -> bool:
         """Whether the server itself still runs; what it was started under may end later."""
@@ -114,10 +115,10 @@ class Server:
         """SIGTERM, without waiting."""
         os.kill(self._pid, signal.SIGTERM)
 
-    def wait(self, seconds: float = 10.0) -> int:
+    def wait(self, seconds: float = SECONDS_MAX) -> int:
         """The exit status."""
         status = self._process.wait(seconds)
-        self._reader.join(10)
+        self._reader.join(SECONDS_MAX)
         return status
 
     def stop(self) -> float:

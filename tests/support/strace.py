@@ -12,7 +12,7 @@ def _why_not() -> str:
     if shutil.which("strace") is None:
         return "strace is not installed"
     probe = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=fdatasync:delay_enter=1", "true"]
-    done = subprocess.run(probe, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(probe, capture_output=True, text=True, timeout=180, check=False)
     return "" if done.returncode == 0 else f"strace can not trace here: {done.stderr.strip()}"
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-SECONDS_MAX = 20.0
+SECONDS_MAX = 120.0
 PASTE_MARKS_ON = "\x1b[?2004h"
 """What prompt_toolkit tells a terminal once, each time that it begins to ask for a line."""
 

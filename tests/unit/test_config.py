@@ -14,6 +14,7 @@ from types import ModuleType
 
 import msgspec
 import pytest
+from support.timing import slowness
 
 import gibramdb.server
 from gibramdb.api_keys import digest_of, parse_api_keys
@@ -557,7 +558,7 @@ def test_as_many_keys_as_a_file_holds_are_compared_in_no_time() -> None:
     began_s = time.process_time()
     keys = parse_api_keys(json.dumps([WORKING | {"id": f"k{number}", "key": f"{number}"} for number in range(20_000)]))
     assert len(keys) == 20_000
-    assert time.process_time() - began_s < 5, "each with each takes half a minute"
+    assert time.process_time() - began_s < 5 * slowness(), "each with each takes half a minute"
 
 
 @pytest.mark.parametrize(
@@ -691,7 +692,7 @@ def run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedPro
     environment = {name: text for name, text in os.environ.items() if not name.startswith("GIBRAMDB_")}
     return subprocess.run(
         [sys.executable, "-m", "gibramdb", *arguments],
-        cwd=cwd, env=environment | variables, capture_output=True, text=True, timeout=60, check=False,
+        cwd=cwd, env=environment | variables, capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
 
 
@@ -789,7 +790,7 @@ def test_the_core_install_says_how_to_get_the_rest(missing: str, tmp_path: Path)
     path = write(tmp_path, OPERATORS_EXAMPLE)
     done = subprocess.run(
         [sys.executable, "-c", program, "check-config", str(path)],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert done.returncode == 69
     assert done.stderr.startswith("gibramdb: error: ")
@@ -803,7 +804,7 @@ def test_settings_need_no_package_of_the_server(tmp_path: Path) -> None:
         "from gibramdb.config import load_config\nprint(load_config(flags={'session_store.mode': 'durable'}).session_store.mode)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False
     )
     assert (done.stdout, done.stderr) == ("durable\n", "")
 

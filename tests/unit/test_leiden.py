@@ -13,6 +13,7 @@ from itertools import combinations
 import graspologic_native
 import numpy as np
 import pytest
+from support.timing import TIMED
 
 from gibramdb.errors import MissingExtraError
 from gibramdb.model.commands import DetectedCluster
@@ -268,6 +269,7 @@ def test_what_does_not_come_apart_has_no_hierarchy(nodes: Iterable[int], edges: 
     assert hierarchy(graph_of(nodes, edges), 5, 1.0) == []
 
 
+@TIMED
 def test_other_threads_run_meanwhile() -> None:
     chance = np.random.default_rng(6)
     ends = chance.integers(0, 10_000, (2, 50_000))

@@ -369,7 +369,7 @@ for path, found in refused:
     mount = " && ".join(f"mount --bind '{what}' '{tree.data}/{place}'" for what, place in mounts.items())
     mount += ' || exit 77; exec "$0" -c "$1"'
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", mount, sys.executable, script], capture_output=True, text=True, timeout=60
+        ["unshare", "--mount", "sh", "-c", mount, sys.executable, script], capture_output=True, text=True, timeout=180
     )
     if done.returncode in {1, 77} and ("unshare" in done.stderr or "mount:" in done.stderr):
         pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
@@ -394,7 +394,7 @@ for call in (operator_path.open_for_reading, lambda *a: operator_path.open_for_w
     else:
         raise AssertionError
 """
-    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", script], timeout=180).returncode == 0
 
 
 # --- a writing, from creation to its name ---

@@ -7,6 +7,7 @@ import time
 
 from hypothesis import given
 from hypothesis import strategies as st
+from support.timing import slowness
 
 from gibramdb.core.titles import WHITE_SPACE, normalise_title
 
@@ -35,4 +36,4 @@ def test_two_million_letters_are_no_work() -> None:
     normalise_title("\u00df")
     began_s = time.thread_time()
     assert len(normalise_title("\u00df" * 2_000_000)) == 2_000_000
-    assert time.thread_time() - began_s < 0.3
+    assert time.thread_time() - began_s < 0.3 * slowness()
