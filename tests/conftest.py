@@ -2,5 +2,11 @@
 
 import signal
 
+from hypothesis import settings
+
 # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that; some tests send one.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What an example takes says more of the machine than of us; where time is the claim, a test measures it.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")

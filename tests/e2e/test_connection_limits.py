@@ -153,15 +153,8 @@ def test_half_sent_frames_hold_no_more_than_they_may_together(tmp_path: Path) ->
                     pass  # sent away already
             store.ping()
             assert resident_bytes(server) - before < (limit_mib + 12) * MIB
-            time.sleep(0.2)
-            gone = 0
-            for each in crowd:
-                each.socket.settimeout(0.05)
-                try:
-                    gone += each.is_closed()
-                except TimeoutError:
-                    pass
-            assert 40 - limit_mib / 3 - 2 <= gone < 40
+            wait_for(lambda: sum(are_closed(crowd, 0.05)) >= 40 - limit_mib / 3 - 2)
+            assert sum(are_closed(crowd, 0.05)) < 40
             for each in crowd:
                 each.socket.close()
         with Frames(server.port) as frames:  # and all of it is given back

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.gate import Frames, config_file, entry, error_of, hash_of
 from support.server import Server, command
-from support.timing import TIMED
+from support.timing import TIMED, slowness
 
 from gibramdb import NewDocument
 from gibramdb.core.limits import session_bytes
@@ -163,6 +163,7 @@ def test_checking_a_key_holds_nobody_up(tmp_path: Path) -> None:
         assert pings > 10
 
 
+@TIMED
 def test_an_address_that_keeps_failing_has_to_pause_and_then_may_try_again(tmp_path: Path) -> None:
     path = config_file(tmp_path, KEYS)
     with Server(tmp_path / "data", "--config", path, mode="ephemeral") as server:
@@ -181,8 +182,9 @@ def test_an_address_that_keeps_failing_has_to_pause_and_then_may_try_again(tmp_p
             assert frames.ask(N.PING).cmd_type == N.PONG
 
 
+@TIMED
 def test_nobody_stays_longer_than_their_key(tmp_path: Path) -> None:
-    until = datetime.now(UTC) + timedelta(seconds=6)
+    until = datetime.now(UTC) + timedelta(seconds=6 * slowness(time.monotonic))
     path = config_file(tmp_path, [entry("short", "read", expires_at=until.isoformat())])
     with (
         Server(tmp_path / "data", "--config", path, mode="ephemeral") as server,
@@ -223,6 +225,7 @@ def test_deadlines_for_who_does_not_authenticate_and_who_is_idle(tmp_path: Path)
             assert 1.3 < time.monotonic() - heard < 2.5
 
 
+@TIMED
 def test_each_key_has_a_rate_of_its_own_for_all_its_connections(tmp_path: Path) -> None:
     path = config_file(tmp_path, KEYS, security={"rate_limit": 1, "rate_burst": 20})
     with (

@@ -57,6 +57,7 @@ def test_health_waits_for_no_look_that_an_operator_takes_at_a_disk_that_hangs(tm
         server.kill()
 
 
+@TIMED
 def test_the_figures_of_the_log(tmp_path: Path) -> None:
     with Server(tmp_path) as server, server.connect() as db:
         assert told(db)["wal_current_lsn"] == "0"
@@ -159,6 +160,7 @@ def test_what_is_ready_and_what_it_weighs(tmp_path: Path) -> None:
         server.kill()
 
 
+@TIMED
 def test_how_far_the_disk_is_behind(tmp_path: Path) -> None:
     path = tmp_path / "gibramdb.yaml"
     path.write_text("session_store:\n  wal_sync_policy: periodic\n  wal_sync_interval: 10m\n")

@@ -141,7 +141,7 @@ def test_stopped_in_the_middle_and_run_again_it_is_as_if_never_stopped(server: s
             assert running.poll() is None
             time.sleep(0.02)
         running.send_signal(signal.SIGINT)
-        _, errors = running.communicate(timeout=30)
+        _, errors = running.communicate(timeout=120)
         assert running.returncode == 130
         assert b"Run the same command again" in errors
         kept = len(list(db.session("stopped").textunits()))

@@ -106,7 +106,7 @@ class Writers:
 
     def _write(self, writer: int) -> None:
         try:
-            with self._server.connect(timeout_s=10) as store:
+            with self._server.connect(timeout_s=60) as store:
                 for number in range(100_000):
                     self.acknowledged.add(store.session("s").add_entity(f"{writer}-{number}", f"{writer}-{number}"))
         except UnavailableError as error:  # on a busy machine as early as with the connection
@@ -333,7 +333,7 @@ def test_a_stop_asked_for_during_recovery_is_not_kept_waiting(tmp_path: Path, nu
         assert process.wait(3) != 0
     finally:
         process.kill()
-        process.wait(5)
+        process.wait(60)
     assert log.read_bytes() == before
     with Server(tmp_path / "data") as server, server.connect() as store:
         assert store.session("s").info().textunit_count == 30
@@ -380,7 +380,7 @@ def test_health_says_that_it_starts_while_it_recovers_and_nothing_else_is_answer
     finally:
         subprocess.run(["pkill", "-KILL", "-P", str(process.pid)], check=False)
         process.kill()
-        process.wait(5)
+        process.wait(60)
 
 
 @TIMED
@@ -463,7 +463,10 @@ def test_an_idle_log_leaves_a_witness_so_damage_to_its_last_record_is_never_take
 ) -> None:
     with Server(tmp_path / "data") as server, server.connect() as store:
         store.session("s").add_entity("e", "the last one written")
-        time.sleep(0.5)
+        until = time.monotonic() + 60
+        while figure(store, "wal_sync_count") < 2:
+            assert time.monotonic() < until
+            time.sleep(0.05)
         server.kill()
     log = next((tmp_path / "data" / "session_wal").glob("wal-*.log"))
     content = bytearray(log.read_bytes())

@@ -160,7 +160,7 @@ def test_writers_who_ask_again_notice_nothing_of_a_server_that_is_killed(tmp_pat
         time.sleep(0.2)
         is_over.set()
         for thread in threads:
-            thread.join(40)
+            thread.join(120)
         assert not failures
         with server.connect() as db:
             kept = sorted(entity.id for entity in db.session("s").entities())
