@@ -157,6 +157,9 @@ class ConnectionFailedError(UnavailableError):
 
     code = 2005
 
+    was_reached: bool = True
+    """Whether there was a connection at all."""
+
 
 class MissingExtraError(UnavailableError):
     """A part that is installed separately is missing; the message says how to get it."""
@@ -175,6 +178,13 @@ class PipelineFullError(UnavailableError):
     """Enough has been answered in one pipeline; nothing was carried out from here on, and may go in the next."""
 
     code = 2008
+
+
+class StartingError(UnavailableError):
+    """The server listens and its store still recovers; nothing was carried out, and all will be in a moment."""
+
+    code = 2009
+    exit_code = 75
 
 
 # --- fatal ------------------------------------------------------------------------------------------------------------

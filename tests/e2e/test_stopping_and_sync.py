@@ -27,6 +27,7 @@ from gibramdb.errors import (
     DiskFullError,
     HaltedError,
     OutcomeUnknownError,
+    StartingError,
     UnavailableError,
 )
 from gibramdb.model.commands import GetTextUnits
@@ -371,12 +372,11 @@ def test_health_says_that_it_starts_while_it_recovers_and_nothing_else_is_answer
             health = store.health()
             assert set(health.components) == fields
             assert health.components["durable_state"] == "starting"
-            with pytest.raises(UnavailableError, match="starting"):
-                store.session("s").info()
-            while store.health().components["durable_state"] == "starting":
-                assert time.monotonic() < until
-                time.sleep(0.05)
-            assert store.session("s").info().textunit_count == 10
+            with pytest.raises(StartingError, match="starting"):
+                store.with_timeout(0.2).session("s").info()
+            assert store.health().components["durable_state"] == "starting"
+            assert store.session("s").info().textunit_count == 10, "a call with more time waits for it"
+            assert store.health().components["durable_state"] == "serving"
     finally:
         subprocess.run(["pkill", "-KILL", "-P", str(process.pid)], check=False)
         process.kill()

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from support.server import Server
 import gibramdb
 from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit, Session
 from gibramdb.async_opening import Opening
-from gibramdb.errors import InvalidArgumentError, OutcomeUnknownError
+from gibramdb.errors import ConnectionFailedError, InvalidArgumentError, OutcomeUnknownError
 from gibramdb.model import commands as c
 from gibramdb.model.results import Created, Health
 from gibramdb.wire import gibramdb_pb2 as pb
@@ -136,10 +137,12 @@ def test_writers_who_ask_again_notice_nothing_of_a_server_that_is_killed(tmp_pat
     failures: list[Exception] = []
     ids: list[int] = []
     is_over = threading.Event()
+    has_begun = threading.Barrier(7)
 
     def write(number: int) -> None:
         try:
-            with gibramdb.connect(f"gibram://{address}", retry_writes=True) as db:
+            with gibramdb.connect(f"gibram://{address}", retry_writes=True, timeout_s=120) as db:
+                has_begun.wait(60)
                 session = db.session("s")
                 turn = 0
                 while not is_over.is_set():
@@ -153,6 +156,7 @@ def test_writers_who_ask_again_notice_nothing_of_a_server_that_is_killed(tmp_pat
     try:
         for thread in threads:
             thread.start()
+        has_begun.wait(60)
         for _ in range(4):
             time.sleep(0.4)
             server.kill()
@@ -169,6 +173,33 @@ def test_writers_who_ask_again_notice_nothing_of_a_server_that_is_killed(tmp_pat
     finally:
         is_over.set()
         server.kill()
+
+
+def test_a_client_that_asks_again_waits_for_a_server_that_was_there_and_no_other_client_does(tmp_path: Path) -> None:
+    server = Server(tmp_path / "data")
+    address = f"127.0.0.1:{server.port}"
+    with (
+        gibramdb.connect(f"gibram://{address}", retry_writes=True, timeout_s=120) as patient,
+        gibramdb.connect(f"gibram://{address}", timeout_s=120) as hasty,
+    ):
+        session = patient.session("s")
+        session.add_document("d1")
+        server.kill()
+        began = time.monotonic()
+        with pytest.raises(ConnectionFailedError, match="no server answers"):
+            hasty.session("s").info()
+        with pytest.raises(ConnectionFailedError, match="no server answers"):
+            gibramdb.connect(f"gibram://{address}", retry_writes=True, timeout_s=120)
+        with pytest.raises(ConnectionFailedError, match="no server answers"):
+            patient.with_timeout(0.5).session("s").info()
+        assert time.monotonic() - began < 60
+        with ThreadPoolExecutor(2) as pool:
+            written, read = pool.submit(session.add_document, "d2"), pool.submit(session.get_document, 1)
+            time.sleep(1.5)  # four tries take less
+            with Server(tmp_path / "data", "--addr", address):
+                assert written.result(120) == 2
+                assert read.result(120).external_id == "d1"
+                assert hasty.session("s").info().document_count == 2
 
 
 @pytest.mark.parametrize("remembers", [True, False])

@@ -47,6 +47,7 @@ from gibramdb.errors import (
     PipelineFullError,
     ProtocolError,
     RateLimitedError,
+    StartingError,
     UnavailableError,
 )
 from gibramdb.model.commands import Command, GetHealth, ReadCommand, WriteCommand
@@ -74,8 +75,8 @@ REPLY_BYTES_MAX = 256 * 1024 * 1024
 OWN_TOKEN_BYTES = 16
 """Of random: no two writes ever have the same."""
 TRIES_MAX = 4
-"""How often a connection is tried, a read asked, or a write under which connections break while the server is there,
-before its error is raised."""
+"""How often a connection to a server that is not waited for is tried, a read asked, or a write under which connections
+break while the server is there, before its error is raised."""
 FRAME_BYTES_LARGE = 16 * 1024
 """A server may have been told to refuse such a one; it does so by closing the connection."""
 PAUSE_S_FIRST = 0.05
@@ -321,15 +322,16 @@ class Caller(Generic[S]):
             try:
                 answers = yield from self._one_try(asked, ask, deadline)
             except (OutcomeUnknownError, ConnectionFailedError) as error:
-                failures, breaks = failures + 1, breaks + 1
+                failures += 1
+                if not self._is_waited_for(error):
+                    breaks += 1
                 if isinstance(error, OutcomeUnknownError):
                     if not is_repeatable(asked):
                         raise
                     if not is_read(asked):
                         unknown, unknown_end = unknown or error, max(unknown_end, done + len(asked))
                 if unknown is None:
-                    # Who is not trusted now will not be in a moment.
-                    if breaks >= TRIES_MAX or isinstance(error.__cause__, ssl.SSLError):
+                    if breaks >= TRIES_MAX or is_lasting(error.__cause__):
                         raise
                 else:
                     tries = yield from self._tries_until_remembering(deadline)
@@ -365,7 +367,7 @@ class Caller(Generic[S]):
                     continue
                 if unknown is not None and isinstance(refused, AuthenticationError | PermissionDeniedError):
                     raise unknown from refused  # the server has not looked at the write this time
-                if not isinstance(refused, RateLimitedError if unknown is None else UnavailableError):
+                if not isinstance(refused, (RateLimitedError, StartingError) if unknown is None else UnavailableError):
                     raise self._explained(refused)
                 # Refused before it was carried out, and those before it in a pipeline were: go on from there.
                 failures += 1
@@ -376,6 +378,11 @@ class Caller(Generic[S]):
                         pause_s_first = PAUSE_S_PACED
                 refusal = unknown or refused
             yield from self._pause(pause_s_first, failures, deadline, refusal)
+
+    def _is_waited_for(self, error: GibramError) -> bool:
+        """Whether the server has answered before, is away, and this client's calls are to outlast its restarts."""
+        is_away = isinstance(error, ConnectionFailedError) and not error.was_reached
+        return is_away and self._retries_writes and self._pool.was_answered
 
     def _pause(self, first_s: float, failures: int, deadline: Deadline, refusal: GibramError) -> Steps[None]:
         """Wait before the next try. Raises the refusal if there is no time for one."""
@@ -476,9 +483,9 @@ class Caller(Generic[S]):
                 f"no TLS with {address}: {error.reason or error}; if it speaks none, connect with gibram://"
             ) from error
         except (OSError, UnicodeError) as error:  # a host name that can not be one is a UnicodeError
-            raise ConnectionFailedError(
-                f"no server answers at {address}: {error}; start one with `gibramdb serve`"
-            ) from error
+            away = ConnectionFailedError(f"no server answers at {address}: {error}; start one with `gibramdb serve`")
+            away.was_reached = False
+            raise away from error
         return Connection(address, stream, self._pool)
 
     def _greet(self, connection: Connection[S], deadline: Deadline) -> Steps[str]:
@@ -521,6 +528,14 @@ def _ask_many(connection: Connection[Any], asked: Sequence[Command], deadline: D
     """The answers to a pipeline."""
     reply = yield from connection.ask(lambda request_id: encode_pipeline(asked, request_id), deadline)
     return decode_pipeline_reply(reply.number, reply.payload, asked)
+
+
+def is_lasting(cause: BaseException | None) -> bool:
+    """Whether it will be the same in a moment: who is not trusted now will not be, what is no host's name stays none.
+
+    A handshake that only ended may be that of a server that was stopped.
+    """
+    return isinstance(cause, ssl.SSLError | UnicodeError) and not isinstance(cause, ssl.SSLEOFError)
 
 
 def is_read(batch: Sequence[Command]) -> bool:

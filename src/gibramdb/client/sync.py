@@ -199,7 +199,8 @@ def connect(
             next answer.
         connections_max: how many connections to keep at most; further calls wait for one.
         retry_writes: mark each write with a token of its own, and ask again when its answer is lost, as long as the
-            call's time lasts; the server carries it out once. Costs some 40 bytes a write in the log and in memory.
+            call's time lasts; the server carries it out once. Every call then waits as long for a server that has
+            answered before and is away. Costs some 40 bytes a write in the log and in memory.
 
     Raises:
         ConfigError: the address is not one, or the certificates can not be read.

@@ -28,7 +28,7 @@ from gibramdb.config import Config
 from gibramdb.database import health
 from gibramdb.database.database import Answer, Database, Weigh
 from gibramdb.database.opening import OpenStore, directories_of, facts_of, open_store
-from gibramdb.errors import GibramError, UnavailableError
+from gibramdb.errors import GibramError, StartingError
 from gibramdb.model.commands import Checkpoint, Command, GetHealth, Ping
 from gibramdb.model.results import Pong
 from gibramdb.server import tls
@@ -94,7 +94,7 @@ class _Recovering:
         if isinstance(command, GetHealth):
             report = health.starting(self._facts, SystemClock().now_ms())
             return report if command.scope is None else health.of_nobody(report)
-        return UnavailableError("the store is starting: it recovers, try again in a moment")
+        return StartingError("the store is starting: it recovers, try again in a moment")
 
 
 class Server:
