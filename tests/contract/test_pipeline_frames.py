@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.server import Server
+from support.timing import TIMED
 
 from gibramdb import NewDocument, NewEntity, NewTextUnit
 from gibramdb.errors import AnswerTooLargeError, LimitExceededError, PipelineFullError
@@ -159,6 +160,7 @@ def test_replies_that_do_not_fit_say_that_all_was_carried_out(server: Server) ->
         assert store.session("p8").info().document_count == 2
 
 
+@TIMED
 def test_a_client_that_has_left_has_no_more_of_its_pipeline_run(server: Server) -> None:
     with server.connect() as store:
         store.session("p9").add_entities(NewEntity(f"e{number}", f"e{number}") for number in range(20_000))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from support.owned_store import ROOT, VECTOR_DIM, FakeClock, OwnedStore, SteppingClock
-from support.timing import slowness
+from support.timing import TIMED, slowness
 
 from gibramdb import NewDocument, NewEntity
 from gibramdb.core.digest import state_digest
@@ -97,6 +97,7 @@ def frozen_heap() -> Iterator[Callable[[], None]]:
     gc.unfreeze()
 
 
+@TIMED
 def test_no_turn_is_long_with_ten_thousand_sessions(frozen_heap: Callable[[], None]) -> None:
     store = filled(10_000, clock=RunningClock())
     frozen_heap()

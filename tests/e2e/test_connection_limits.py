@@ -102,6 +102,7 @@ def taken(frames: Frames, bytes_max: int) -> int:
     return len(data)
 
 
+@TIMED
 def test_a_client_that_does_not_take_its_answers_is_sent_away_and_a_slow_one_is_not(tmp_path: Path) -> None:
     with serving(tmp_path, stall_timeout="1s") as server:
         with_texts(server)

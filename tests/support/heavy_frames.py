@@ -53,6 +53,8 @@ ITEM_US_MAX = 3
 """For each object or id that a single command names, up to 100,000: what one command does is not cut."""
 ANSWER_MS_PER_MB = 2
 """To put it together."""
+TRIES = 4
+"""Of a frame whose turn was long: a busy neighbour can spoil one. What is long for a reason of its own is so each time."""
 GROWTH_BYTES_MAX = 96 << 20
 """Beside what the answer takes; 100,000 objects to add are 30 MB."""
 
@@ -109,6 +111,10 @@ class WatchedLoop(asyncio.SelectorEventLoop):
             self.longest_s = max(self.longest_s, time.thread_time() - began_s)
 
 
+class LongTurnError(AssertionError):
+    """One turn took longer than any may."""
+
+
 class HeavyTarget:
     """A server without a socket and without keys, a new one for each run."""
 
@@ -151,7 +157,14 @@ class HeavyTarget:
         """Serve one frame. Raises AssertionError, or what comes through, for a defect."""
         assert len(body) <= self._frame_bytes_max
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve(body, self._config))
+        for tries_left in reversed(range(TRIES)):
+            try:
+                self._loop.run_until_complete(self._serve(body, self._config))
+            except LongTurnError:
+                if not tries_left:
+                    raise
+            else:
+                break
         if self._raised:
             raise self._raised.pop()
 
@@ -179,7 +192,8 @@ class HeavyTarget:
             allowed_ms += len(line.written) / (1 << 20) * ANSWER_MS_PER_MB
             if longest_ms > allowed_ms:
                 allowed_ms *= slowness()
-            assert longest_ms <= allowed_ms, f"a turn took {longest_ms:.0f} ms, more than {allowed_ms:.0f} ms"
+            if longest_ms > allowed_ms:
+                raise LongTurnError(f"a turn took {longest_ms:.0f} ms, more than {allowed_ms:.0f} ms")
             growth_bytes = _peak_bytes() - before_bytes
             allowed_bytes = GROWTH_BYTES_MAX + 4 * len(line.written)
             assert growth_bytes <= allowed_bytes, f"grown by {growth_bytes >> 20} MB, answer {len(line.written)} bytes"

@@ -14,7 +14,7 @@ from types import ModuleType
 
 import msgspec
 import pytest
-from support.timing import slowness
+from support.timing import TIMED, slowness
 
 import gibramdb.server
 from gibramdb.api_keys import digest_of, parse_api_keys
@@ -554,6 +554,7 @@ def test_two_entries_are_told_apart_by_id_and_key(change: dict[str, object], whe
     assert found in str(caught.value)
 
 
+@TIMED
 def test_as_many_keys_as_a_file_holds_are_compared_in_no_time() -> None:
     began_s = time.process_time()
     keys = parse_api_keys(json.dumps([WORKING | {"id": f"k{number}", "key": f"{number}"} for number in range(20_000)]))

@@ -7,7 +7,7 @@ import time
 
 from hypothesis import given
 from hypothesis import strategies as st
-from support.timing import slowness
+from support.timing import TIMED, slowness
 
 from gibramdb.core.titles import WHITE_SPACE, normalise_title
 
@@ -32,6 +32,7 @@ def test_a_title_is_its_letters(title: str) -> None:
     assert normalise_title(title) == "".join(map(upper_one_to_one, title.strip(WHITE_SPACE)))
 
 
+@TIMED
 def test_two_million_letters_are_no_work() -> None:
     normalise_title("\u00df")
     began_s = time.thread_time()
