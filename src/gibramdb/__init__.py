@@ -22,6 +22,7 @@ from gibramdb.errors import GibramError
 from gibramdb.model import commands
 from gibramdb.model.knowledge import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit
 from gibramdb.session import Session, Store
+from gibramdb.version import __version__
 
 __all__ = [
     "AsyncSession",
@@ -34,6 +35,7 @@ __all__ = [
     "NewTextUnit",
     "Session",
     "Store",
+    "__version__",
     "commands",
     "connect",
     "connect_async",

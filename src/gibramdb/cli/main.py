@@ -9,13 +9,13 @@ Exit codes: 0 done; 2 arguments that are not understood; 70 a defect, with a tra
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gibramdb.errors import GibramError, InternalError, MissingExtraError
+from gibramdb.version import __version__
 
 if TYPE_CHECKING:
     import typer
@@ -96,7 +96,7 @@ def _program() -> typer.Typer:
 
 def version() -> None:
     """Show the version."""
-    print(f"gibramdb {importlib.metadata.version('gibramdb')}")
+    print(f"gibramdb {__version__}")
 
 
 def _show_version(asked: bool) -> None:

@@ -11,7 +11,6 @@ import os
 import re
 import weakref
 from collections.abc import Callable
-from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from gibramdb.storage import gibram, identity, snapshot, wal
 from gibramdb.storage.files import FileSystem, OsFileSystem, next_step, publish
 from gibramdb.storage.identity import Directories, Locks
 from gibramdb.storage.wal import BasedOnSnapshot, FirstLog, LogHeader, LogTail, LogWriter
+from gibramdb.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def open_store(
 def facts_of(config: Config, recovered: Recovered | None = None, duration_ms: int = 0) -> Facts:
     """What INFO and HEALTH tell of the configuration and of the start."""
     return Facts(
-        version("gibramdb"),
+        __version__,
         config.session_store.mode,
         config.session_store.wal_sync_policy,
         config.session_store.wal_sync_interval_ms,

@@ -31,7 +31,6 @@ from gibramdb.database.opening import OpenStore, directories_of, facts_of, open_
 from gibramdb.errors import GibramError, StartingError
 from gibramdb.model.commands import Checkpoint, Command, GetHealth, Ping
 from gibramdb.model.results import Pong
-from gibramdb.server import tls
 from gibramdb.server.admission import Admission, Seldom
 from gibramdb.server.auth import Gate
 from gibramdb.server.connection import Connection
@@ -318,11 +317,20 @@ class _Door:
         self._listener: Listener | None = None
         self._needs_certificate = config.tls.auto_cert and not config.tls.cert_file
         if not self._needs_certificate:
-            self._open(tls.context_from_files(config, SystemClock().now_ms()) if config.tls.cert_file else None)
+            self._open(self._context_from_files())
+
+    def _context_from_files(self) -> ssl.SSLContext | None:
+        if not self._config.tls.cert_file:
+            return None
+        from gibramdb.server import tls  # noqa: PLC0415 (who uses no TLS does not wait for what it needs)
+
+        return tls.context_from_files(self._config, SystemClock().now_ms())
 
     def owned(self, loop: asyncio.AbstractEventLoop, fs: FileSystem) -> None:
         """On the thread that opens the store: the data directory is ours."""
         if self._needs_certificate:
+            from gibramdb.server import tls  # noqa: PLC0415 (as above)
+
             context = tls.auto_context(Path(self._config.server.data_dir), fs, SystemClock())
             _post(loop, partial(self._open, context))
 
