@@ -18,11 +18,11 @@ setup: .venv/ready
 demo: setup
 	@$(BIN)/python -m demo $(ARGS)
 
-# Two files at a time, since most of a test's time is waiting; more would disturb what is timed.
+# Three files at a time, since half of the time of a test is waiting; more would disturb what is timed.
 # Compiled beforehand, since hundreds of them start a Python, and where PYTHONDONTWRITEBYTECODE is set none leaves that behind.
 test: setup
 	@$(BIN)/python -m compileall -q src tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 # Format, lint, types, arrows, generated files; then the tests.
 check: setup
