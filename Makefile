@@ -18,7 +18,7 @@ setup: .venv/ready
 demo: setup
 	@$(BIN)/python -m demo $(ARGS)
 
-# Three files at a time, since half of the time of a test is waiting; more would disturb what is timed.
+# Three files at a time on two processors, since tests wait too, for disks and clocks; more would disturb what is timed.
 # Compiled beforehand, since hundreds of them start a Python, and where PYTHONDONTWRITEBYTECODE is set none leaves that behind.
 test: setup
 	@$(BIN)/python -m compileall -q src tests

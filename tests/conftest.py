@@ -13,6 +13,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
-# In each server that a test starts BLAS would make a thread for every core, which spin for a tenth of a second; serving takes
-# one in any case.
+# In each process that a test starts BLAS would make a thread for every core, which spin for a tenth of a second; a server
+# has it use one in any case.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

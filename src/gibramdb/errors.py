@@ -157,8 +157,8 @@ class ConnectionFailedError(UnavailableError):
 
     code = 2005
 
-    was_reached: bool = True
-    """Whether there was a connection at all."""
+    was_connected: bool = True
+    """False where no connection, its TLS handshake included, could be made."""
 
 
 class MissingExtraError(UnavailableError):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ from support.ways import connected, told, ways
 import gibramdb
 from gibramdb import NewEntity
 from gibramdb.client.address import Tls
+from gibramdb.client.calls import TRIES_MAX
 from gibramdb.errors import AuthenticationError, ConfigError, ConnectionFailedError, OutcomeUnknownError, ProtocolError
 
 
@@ -134,6 +138,29 @@ def test_who_is_not_believed_is_asked_nothing_and_tried_once(authority: Authorit
     with Peer(pong, authority.context("localhost")) as peer:
         refused(f"gibrams://key@localhost:{peer.port}", ConnectionFailedError, "not trusted")
         assert (peer.connections, peer.numbers) == (2, []), "one try of each client, and no key"
+
+
+def test_a_handshake_that_only_ends_is_tried_again() -> None:
+    """It may be that of a server that is being stopped."""
+    seen = 0
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            nonlocal seen
+            with suppress(OSError):  # the listener is closed
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(65_536)
+                        seen += 1
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        url = f"gibrams://localhost:{listener.getsockname()[1]}"
+        refused(url, ConnectionFailedError, "no TLS with|no server answers")
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(60)
+    assert seen == 2 * TRIES_MAX, "of each client as many as for any connection that can not be made"
 
 
 @ways

@@ -348,6 +348,7 @@ def is_answered(port: int) -> bool:
     return True
 
 
+@TIMED
 @needs_strace
 def test_health_says_that_it_starts_while_it_recovers_and_nothing_else_is_answered(tmp_path: Path) -> None:
     with Server(tmp_path / "data") as server, server.connect() as store:
@@ -373,7 +374,7 @@ def test_health_says_that_it_starts_while_it_recovers_and_nothing_else_is_answer
             assert set(health.components) == fields
             assert health.components["durable_state"] == "starting"
             with pytest.raises(StartingError, match="starting"):
-                store.with_timeout(0.2).session("s").info()
+                store.with_timeout(1).session("s").info()
             assert store.health().components["durable_state"] == "starting"
             assert store.session("s").info().textunit_count == 10, "a call with more time waits for it"
             assert store.health().components["durable_state"] == "serving"

@@ -36,6 +36,7 @@ from gibramdb.wire.codec import (
 from gibramdb.wire.framing import FrameReader, encode_reply
 
 VECTOR = [1.0] * 8
+WRITERS = 6
 # In this order each is right; ids are those that a fresh session gives out.
 WRITES: list[c.WriteCommand] = [
     c.AddDocuments("s", (NewDocument("d1"),), bulk=False),
@@ -137,7 +138,7 @@ def test_writers_who_ask_again_notice_nothing_of_a_server_that_is_killed(tmp_pat
     failures: list[Exception] = []
     ids: list[int] = []
     is_over = threading.Event()
-    has_begun = threading.Barrier(7)
+    has_begun = threading.Barrier(1 + WRITERS)
 
     def write(number: int) -> None:
         try:
@@ -152,7 +153,7 @@ def test_writers_who_ask_again_notice_nothing_of_a_server_that_is_killed(tmp_pat
         except gibramdb.GibramError as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(WRITERS)]
     try:
         for thread in threads:
             thread.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
 import os
@@ -776,7 +777,20 @@ def test_gibrams_flags_are_taken_with_one_dash() -> None:
 @pytest.mark.parametrize("arguments", [["version"], ["--version"]])
 def test_the_version_is_shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
-    assert capsys.readouterr().out.startswith("gibramdb ")
+    installed = importlib.metadata.distribution("gibramdb")
+    assert capsys.readouterr().out == f"gibramdb {installed.version}\n"
+    assert gibramdb.__version__ == installed.version
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["no-such-command"]])
+def test_the_installed_program_is_the_one_that_python_runs(arguments: list[str], tmp_path: Path) -> None:
+    installed = Path(sys.executable).with_name("gibramdb")
+    one, other = (
+        subprocess.run([*program, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)
+        for program in ([str(installed)], [sys.executable, "-m", "gibramdb"])
+    )
+    assert (one.returncode, one.stdout, one.stderr) == (other.returncode, other.stdout, other.stderr)
+    assert one.returncode == (0 if arguments == ["--version"] else 2)
 
 
 def test_arguments_that_are_not_understood_are_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:

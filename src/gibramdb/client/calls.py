@@ -381,7 +381,7 @@ class Caller(Generic[S]):
 
     def _is_waited_for(self, error: GibramError) -> bool:
         """Whether the server has answered before, is away, and this client's calls are to outlast its restarts."""
-        is_away = isinstance(error, ConnectionFailedError) and not error.was_reached
+        is_away = isinstance(error, ConnectionFailedError) and not error.was_connected
         return is_away and self._retries_writes and self._pool.was_answered
 
     def _pause(self, first_s: float, failures: int, deadline: Deadline, refusal: GibramError) -> Steps[None]:
@@ -473,19 +473,17 @@ class Caller(Generic[S]):
         address = self._address
         try:
             stream: S = yield self._io.open(address, deadline)
-        except ssl.SSLCertVerificationError as error:
-            raise ConnectionFailedError(
-                f"{address} is not trusted: {error.verify_message}; tls= or --tls takes a file with the certificate to "
-                "trust, tls_server_name= the name in it"
-            ) from error
-        except ssl.SSLError as error:
-            raise ConnectionFailedError(
-                f"no TLS with {address}: {error.reason or error}; if it speaks none, connect with gibram://"
-            ) from error
         except (OSError, UnicodeError) as error:  # a host name that can not be one is a UnicodeError
-            away = ConnectionFailedError(f"no server answers at {address}: {error}; start one with `gibramdb serve`")
-            away.was_reached = False
-            raise away from error
+            if isinstance(error, ssl.SSLCertVerificationError):
+                why = f"{address} is not trusted: {error.verify_message}; tls= or --tls takes a file with the "
+                why += "certificate to trust, tls_server_name= the name in it"
+            elif isinstance(error, ssl.SSLError):
+                why = f"no TLS with {address}: {error.reason or error}; if it speaks none, connect with gibram://"
+            else:
+                why = f"no server answers at {address}: {error}; start one with `gibramdb serve`"
+            failed = ConnectionFailedError(why)
+            failed.was_connected = False
+            raise failed from error
         return Connection(address, stream, self._pool)
 
     def _greet(self, connection: Connection[S], deadline: Deadline) -> Steps[str]:
