@@ -1,4 +1,7 @@
-"""Snapshots, copies and restores of an embedded store on a real disk: what comes back is what was there."""
+"""Snapshots, copies and restores of an embedded store on a real disk: what comes back is what was there.
+
+One module, because snapshot, copy and restore are one job of the store, and most tests here need two of them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Every setting is read the same way from every source, and whatever can not be meant is refused by name."""
+"""Every setting is read the same way from every source, and whatever can not be meant is refused by name.
+
+One module, because its table of settings is what file, environment and flags are each held against.
+"""
 
 from __future__ import annotations
 

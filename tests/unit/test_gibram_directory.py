@@ -1,4 +1,7 @@
-"""A GibRAM directory comes over as it is, or is refused with the place. The files are written here, as documented."""
+"""A GibRAM directory comes over as it is, or is refused with the place. The files are written here, as documented.
+
+One module, because everything in it writes such a directory with the same dozen functions and reads it back.
+"""
 
 from __future__ import annotations
 
