@@ -355,6 +355,11 @@ def test_bulk_reads_keep_order_skip_what_is_missing_and_repeat(session: Session)
     assert [each.id for each in session.get_entities(iter(many))] == many
     assert [each.id for each in session.get_textunits([2, 2])] == [2, 2]
     assert [each.id for each in session.get_relationships([9, 2])] == [2]
+    # With the same links and contents as alone.
+    assert session.get_entities([3, 1, 3]) == [session.get_entity(id) for id in (3, 1, 3)]
+    assert session.get_textunits([2, 1, 2]) == [session.get_textunit(id) for id in (2, 1, 2)]
+    assert session.get_entity(1).textunit_ids
+    assert session.get_textunit(1).entity_ids
 
 
 def test_lists_walk_all_pages(session: Session) -> None:

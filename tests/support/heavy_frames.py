@@ -430,6 +430,11 @@ def known_heavy(bytes_max: int) -> Iterator[tuple[str, bytes]]:
     head, limit = b"\x0a" + varint(100_000), b"\x01" * 100_000
     for each in (number.MGET_DOCUMENTS, number.MGET_TEXTUNITS, number.MGET_ENTITIES, number.MGET_RELATIONSHIPS):
         yield f"{each.name} of one with many links", encode_envelope(1, each, head + limit, "s")
+    fitting = b"\x0a" + varint(6_900) + b"\x01" * 6_900
+    for each in (number.MGET_TEXTUNITS, number.MGET_ENTITIES):
+        alone = encode_envelope(1, each, fitting, "s")
+        yield f"{each.name} of one with as many links as an answer holds", alone
+        yield f"{each.name} of one with as many links as an answer holds, in a pipeline", many(alone)
     yield "ids of nobody", long(number.MGET_ENTITIES, b"\x0a", b"\xff\x7f")
     unknown = encode_envelope(1, number.QUERY, b"\x08\x00" * 195, "s")
     yield "members with unknown fields", many(unknown)

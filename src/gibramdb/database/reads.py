@@ -27,6 +27,7 @@ from gibramdb.retrieval.query import (
 )
 
 T = TypeVar("T")
+R = TypeVar("R", TextUnit, Entity)
 
 
 def _get_document(state: StoreState, command: commands.GetDocument, now_ms: int) -> Document:
@@ -151,6 +152,15 @@ def _found(table: Table[T], ids: Iterable[int], weigh: Callable[[T], int]) -> li
     return found
 
 
+def _each_made_once(found: list[R], with_links: Callable[[R], R]) -> tuple[R, ...]:
+    """With their links. One that was asked for many times is one object: its links may be many."""
+    made: dict[int, R] = {}
+    for record in found:
+        if record.id not in made:
+            made[record.id] = with_links(record)
+    return tuple(made[record.id] for record in found)
+
+
 def _get_documents(state: StoreState, command: commands.GetDocuments, now_ms: int) -> Objects[Document]:
     session = _session_or_none(state, command.session_id, now_ms)
     if session is None:
@@ -163,7 +173,7 @@ def _get_textunits(state: StoreState, command: commands.GetTextUnits, now_ms: in
     if session is None:
         return Objects(())
     found = _found(session.textunits, command.ids, partial(answered_textunit_bytes, session))
-    return Objects(tuple(textunit_with_links(session, textunit) for textunit in found))
+    return Objects(_each_made_once(found, partial(textunit_with_links, session)))
 
 
 def _get_entities(state: StoreState, command: commands.GetEntities, now_ms: int) -> Objects[Entity]:
@@ -171,7 +181,7 @@ def _get_entities(state: StoreState, command: commands.GetEntities, now_ms: int)
     if session is None:
         return Objects(())
     found = _found(session.entities, command.ids, partial(answered_entity_bytes, session))
-    return Objects(tuple(entity_with_links(session, entity) for entity in found))
+    return Objects(_each_made_once(found, partial(entity_with_links, session)))
 
 
 def _get_relationships(state: StoreState, command: commands.GetRelationships, now_ms: int) -> Objects[Relationship]:

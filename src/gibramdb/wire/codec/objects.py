@@ -6,7 +6,7 @@ that exists already, so that an object inside a larger reply is built where it s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from gibramdb.errors import LimitExceededError
@@ -229,13 +229,19 @@ class _Kind:
         self.page = ResultCodec(many, lambda result: _encode_page(result, encode_object), decode_page)
 
 
-def encode_items(items: Iterable[Item], encode_object: Callable[[Item], bytes]) -> list[bytes]:
-    """As many of the objects as fit a reply, and at least the first; each is one field."""
+def encode_items(items: Sequence[Item], encode_object: Callable[[Item], bytes]) -> list[bytes]:
+    """As many of the objects as fit a reply, and at least the first; each is one field.
+
+    One that stands there many times is encoded once: asking for it so often is cheap, its links may be many.
+    """
     fields: list[bytes] = []
+    made: dict[int, bytes] = {}
     size_bytes = 0
     for item in items:
-        encoded = encode_object(item)
-        field = b"".join((_ITEMS, varint(len(encoded)), encoded))
+        field = made.get(id(item))
+        if field is None:
+            encoded = encode_object(item)
+            field = made[id(item)] = b"".join((_ITEMS, varint(len(encoded)), encoded))
         size_bytes += len(field)
         if size_bytes > REPLY_PAYLOAD_BYTES_MAX and fields:
             break
