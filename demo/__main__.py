@@ -27,7 +27,7 @@ from gibramdb.cli.index import STAGES
 from gibramdb.pipeline import Progress, SentenceEncoder, index
 from gibramdb.pipeline.indexing import IndexReport
 
-COUNTRIES_BY_DEFAULT = 180
+COUNTRIES_BY_DEFAULT = 120
 LOAD_SECONDS = 3.0
 SESSION = "factbook"
 SAMPLES = 50

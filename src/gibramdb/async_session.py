@@ -683,7 +683,10 @@ async def _chunks(
     chunk: list[New] = []
     chunk_bytes = 0
     async for item in each(items):
-        item_bytes = weigh(item)
+        try:
+            item_bytes = weigh(item)
+        except (AttributeError, TypeError):  # not what it should be: that is told, with its place, where it is added
+            item_bytes = 0
         if chunk and (len(chunk) == CHUNK_OBJECTS_MAX or chunk_bytes + item_bytes > CHUNK_BYTES_MAX):
             yield tuple(chunk)
             chunk, chunk_bytes = [], 0

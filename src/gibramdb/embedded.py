@@ -24,6 +24,7 @@ from gibramdb.database.database import Answer
 from gibramdb.database.opening import OpenStore, open_store
 from gibramdb.errors import ClosedError, GibramError, OutcomeUnknownError, UnavailableError
 from gibramdb.model.commands import Command
+from gibramdb.model.field_types import check_types
 from gibramdb.session import Store, ended_early
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,11 @@ class Engine:
             log.exception("a call on the engine thread failed")
 
     def submit(self, command: Command) -> Future[Answer]:
-        """Run a command; the future gets its result, or the error it was refused with, as a value."""
+        """Run a command; the future gets its result, or the error it was refused with, as a value.
+
+        Raises InvalidArgumentError if it is none, or a field holds what it can not.
+        """
+        check_types(command)
         answer: Future[Answer] = Future()
 
         def run() -> None:
@@ -98,7 +103,9 @@ class Engine:
         return answer
 
     def submit_batch(self, batch: Sequence[Command]) -> Future[list[Answer]]:
-        """Run commands in order, up to the first that fails."""
+        """Run commands in order, up to the first that fails. Raises as `submit`, before any of them is run."""
+        for command in batch:
+            check_types(command)
         answers: Future[list[Answer]] = Future()
 
         def run() -> None:

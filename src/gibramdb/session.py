@@ -677,7 +677,10 @@ def _chunks(items: Iterable[New], weigh: Callable[[New], int]) -> Iterator[tuple
     chunk: list[New] = []
     chunk_bytes = 0
     for item in items:
-        item_bytes = weigh(item)
+        try:
+            item_bytes = weigh(item)
+        except (AttributeError, TypeError):  # not what it should be: that is told, with its place, where it is added
+            item_bytes = 0
         if chunk and (len(chunk) == CHUNK_OBJECTS_MAX or chunk_bytes + item_bytes > CHUNK_BYTES_MAX):
             yield tuple(chunk)
             chunk, chunk_bytes = [], 0

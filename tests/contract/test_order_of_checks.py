@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import gibramdb
-from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit, Session, Store
+from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit, Session, Store, commands
 from gibramdb.errors import (
     AlreadyExistsError,
     DimensionMismatchError,
@@ -202,6 +203,63 @@ def test_numbers_of_numpy_are_numbers(session: Session) -> None:
     assert session.get_textunit(1).token_count == 3
     assert session.get_relationship(1).weight == 0.5
     assert session.get_community(1).entity_ids == (1, 2)
+
+
+def test_texts_and_weights_of_other_libraries_are_stored_as_pythons_own(session: Session) -> None:
+    texts = np.array(["e1", "Ada", "person", "wrote"])
+    session.add_entity(texts[0], texts[1], texts[2], texts[3])
+    session.add_relationship(1, 1, texts[3], weight=np.float64(0.25))
+    entity, relationship = session.get_entity(1), session.get_relationship(1)
+    assert (entity.external_id, entity.title, entity.type, entity.description) == ("e1", "ADA", "person", "wrote")
+    assert (relationship.type, relationship.weight) == ("wrote", 0.25)
+    assert {type(entity.title), type(entity.type), type(relationship.type)} == {str}
+    once = session.once(b"token")
+    assert once.add_entity(texts[1], texts[2]) == session.once(b"token").add_entity("Ada", "person") == 2
+
+
+WRONG_TYPES: list[tuple[Callable[[Any], object], str]] = [
+    (lambda s: s.add_document(7), "external_id must be a text, got 7"),
+    (lambda s: s.add_entity("e", None), "title must be a text, got None"),
+    (lambda s: s.add_entities([NewEntity("e", "t"), NewEntity("f", 5)]), "entities[1].title must be a text, got 5"),  # type: ignore[arg-type]
+    (lambda s: s.add_entities(["e"]), "entities[0] must be a NewEntity, got 'e'"),
+    (
+        lambda s: s.add_textunits([NewTextUnit("t", "d", "x")]),  # type: ignore[arg-type]
+        "textunits[0].document_id must be a whole number, got 'd'",
+    ),
+    (lambda s: s.add_relationship("a", "b"), "source_id must be a whole number, got 'a'"),
+    (lambda s: s.add_relationship(1, 1, weight="heavy"), "weight must be a number, got 'heavy'"),
+    (lambda s: s.add_relationship(1, 1, weight=10**400), "weight must be a number, got 1000"),
+    (lambda s: s.add_community(NewCommunity("c", ["1"])), "entity_ids[0] must be a whole number, got '1'"),  # type: ignore[arg-type]
+    (lambda s: s.get_entity("1"), "id must be a whole number, got '1'"),
+    (lambda s: s.delete_entity(1.0), "id must be a whole number, got 1.0"),
+    (lambda s: s.get_entities(["1"]), "ids[0] must be a whole number, got '1'"),
+    (lambda s: s.get_entity_by_title(b"A"), "title must be a text, got b'A'"),
+    (lambda s: s.query([1.0] * 8, top_k="5"), "top_k must be a whole number, got '5'"),
+    (lambda s: s.query([1.0] * 8, entity_types=[5]), "entity_types[0] must be a text, got 5"),
+    (lambda s: s.set_ttl("1h"), "ttl_s must be a whole number, got '1h'"),
+]
+
+
+@pytest.mark.parametrize(("ask", "words"), WRONG_TYPES, ids=[words.split(",")[0] for _, words in WRONG_TYPES])
+def test_a_value_of_a_wrong_type_is_refused_by_its_name_and_nothing_is_changed(
+    session: Session, ask: Callable[[Any], object], words: str
+) -> None:
+    furnish(session)
+    before = session.digest()
+    with pytest.raises(InvalidArgumentError, match=f"^{re.escape(words)}"):
+        ask(session)
+    assert session.digest() == before
+
+
+def test_of_many_commands_with_one_of_a_wrong_type_none_is_carried_out(store: Store) -> None:
+    batch = [commands.AddDocuments("s", (NewDocument("d"),)), commands.GetDocument("s", "1")]  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match=r"^id must be a whole number, got '1'$"):
+        store.execute_many(batch)
+    with pytest.raises(InvalidArgumentError, match=r"^not a command"):
+        store.execute_many(["PING"])  # type: ignore[list-item]
+    with pytest.raises(InvalidArgumentError, match=r"^session_id must be a text, got 5$"):
+        store.session(5).add_document("d")  # type: ignore[arg-type]
+    assert store.sessions() == []
 
 
 def test_a_weight_too_small_for_the_wire_is_one_that_was_not_given(session: Session) -> None:

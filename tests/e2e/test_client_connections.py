@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -17,6 +19,8 @@ from support.timing import TIMED
 from support.ways import connected, told, ways
 
 import gibramdb
+from gibramdb.client.calls import Deadline
+from gibramdb.client.sync import _SocketIo
 from gibramdb.errors import (
     ConnectionFailedError,
     GibramError,
@@ -364,6 +368,58 @@ def test_no_more_connections_than_asked_for_and_who_finds_none_free_in_time_is_t
             thread.join(60)
         assert peer.numbers.count(N.TOUCH_SESSION) == 12
         assert peer.connections_peak == peer.connections == 3
+
+
+def test_a_place_that_nobody_holds_any_more_is_free() -> None:
+    io = _SocketIo(1)
+    held = io.enter(Deadline(10))
+    with pytest.raises(TimeoutError):
+        io.enter(Deadline(0.01))
+    del held  # by a call that was interrupted before it could give the place back
+    io.leave(io.enter(Deadline(10)))
+    io.leave(io.enter(Deadline(10)))
+
+
+INTERRUPTED = """
+import faulthandler, random, signal, sys, time
+import gibramdb
+
+faulthandler.dump_traceback_later(120, exit=True)
+db = gibramdb.connect(sys.argv[1], connections_max=2, timeout_s=20)
+session = db.session("s")
+ids = session.add_documents([gibramdb.NewDocument(f"d{number}") for number in range(50)])
+is_on = False
+
+def interrupt(*_):
+    if is_on:
+        raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+calls = interrupts = 0
+until = time.monotonic() + 6
+while time.monotonic() < until:
+    calls += 1
+    try:
+        is_on = True
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00005, 0.0006))
+        document = session.get_document(ids[calls % 50])
+        is_on = False
+        assert document.external_id == f"d{calls % 50}"
+    except KeyboardInterrupt:
+        interrupts += 1
+    is_on = False
+for number in range(50):
+    assert session.get_document(ids[number]).external_id == f"d{number}"
+print(interrupts)
+"""
+
+
+def test_a_client_that_is_interrupted_anywhere_goes_on(tmp_path: Path) -> None:
+    with Server(tmp_path / "data", mode="ephemeral") as server:
+        command = [sys.executable, "-c", INTERRUPTED, f"gibram://127.0.0.1:{server.port}"]
+        child = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    assert child.returncode == 0, child.stderr
+    assert int(child.stdout) > 50
 
 
 def test_the_async_client_opens_no_more_either() -> None:

@@ -339,6 +339,14 @@ def test_a_store_that_must_be_there_is_not_begun_in_this_process(tmp_path: Path)
     gibramdb.open(tmp_path / "data", vector_dim=4, require_existing=True).close()
 
 
+def test_a_store_that_is_open_here_already_is_said_to_be(tmp_path: Path) -> None:
+    with gibramdb.open(tmp_path / "data", vector_dim=4):
+        with pytest.raises(StoreLockedError) as refusal:
+            gibramdb.open(tmp_path / "data", vector_dim=4)
+        assert "in use by this process itself; next: go on with the store open here" in str(refusal.value)
+    gibramdb.open(tmp_path / "data", vector_dim=4).close()
+
+
 def test_a_directory_of_gibram_is_not_taken(tmp_path: Path) -> None:
     log = tmp_path / "data" / "session_wal" / "session.wal"
     log.parent.mkdir(parents=True)

@@ -131,7 +131,7 @@ class _LoopIo:
         else:
             await self._places.acquire()  # does not wait
 
-    def leave(self) -> None:
+    def leave(self, _: None, /) -> None:
         self._places.release()
 
     async def open(self, address: Address, deadline: Deadline) -> LoopStream:

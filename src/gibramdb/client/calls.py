@@ -51,6 +51,7 @@ from gibramdb.errors import (
     UnavailableError,
 )
 from gibramdb.model.commands import Command, GetHealth, ReadCommand, WriteCommand
+from gibramdb.model.field_types import check_types
 from gibramdb.model.results import Health
 from gibramdb.session import check_timeout_s, ended_early
 from gibramdb.wire.codec import (
@@ -139,10 +140,10 @@ class Io(Protocol):
     """What a call waits for beside its stream."""
 
     def enter(self, deadline: Deadline) -> Any:
-        """Wait for one of the places that the pool has. Raises TimeoutError."""
+        """Wait for one of the places that the pool has, and answer it. Raises TimeoutError."""
         ...
 
-    def leave(self) -> None:
+    def leave(self, place: Any, /) -> None:
         """Give the place back."""
         ...
 
@@ -288,6 +289,7 @@ class Caller(Generic[S]):
 
     def call(self, command: Command) -> Steps[Any]:
         """The command's result. Raises the error it was refused with."""
+        check_types(command)
         results: list[Any] = []
         yield from self._run((self._marked(command),), _ask_one, results)
         return results[0]
@@ -297,6 +299,8 @@ class Caller(Generic[S]):
 
         Each has the time of a call. Raises the first error, with the results of what ran before it.
         """
+        for command in batch:
+            check_types(command)
         results: list[Any] = []
         try:
             for part in pipelines([self._marked(command) for command in batch]):
@@ -426,7 +430,7 @@ class Caller(Generic[S]):
     ) -> Steps[list[Any]]:
         """Answers to at least the first; only the last can be an error, and is if there are fewer than commands."""
         try:
-            yield self._io.enter(deadline)
+            place = yield self._io.enter(deadline)
         except TimeoutError as error:
             raise ConnectionFailedError(
                 f"all connections to {self._address} were in use, and no other may be opened: {error}"
@@ -447,7 +451,7 @@ class Caller(Generic[S]):
                 self._pool.give_back(connection)
             return answers
         finally:
-            self._io.leave()
+            self._io.leave(place)
 
     def _take(self) -> Connection[S] | None:
         while (connection := self._pool.take()) is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +19,8 @@ from gibramdb.model.commands import Command
 from gibramdb.session import Store
 
 _RECEIVE_BYTES = 256 * 1024
+LOOK_EVERY_S = 0.05
+"""Who waits for a place looks so often too: one that was given up by an interrupted call rings no bell."""
 
 
 def _run(steps: Steps[T]) -> T:
@@ -128,24 +132,51 @@ def _resolved(address: Address, deadline: Deadline) -> Sequence[tuple[Any, ...]]
     return answer
 
 
+class _Place:
+    """One call's, until it says so, or is gone."""
+
+    is_left = False
+
+
 class _SocketIo:
-    """See calls.Io."""
+    """See calls.Io.
+
+    A Ctrl-C may end a call between any two steps, so nothing counts on a last step being taken: places that nobody
+    refers to any more are free, and the locks are the interpreter's own, which `with` can not leave behind. Python's
+    semaphore, interrupted at the wrong moment, stays locked for good.
+    """
 
     def __init__(self, connections_max: int) -> None:
         self._connections_max = connections_max
-        self._places = threading.BoundedSemaphore(connections_max)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._taken: list[weakref.ref[_Place]] = []
+        self._lock = threading.Lock()
+        self._bell = threading.Lock()  # released when a place has become free: one of those who wait looks then
         self._owner_pid = os.getpid()
 
-    def enter(self, deadline: Deadline) -> None:
+    def enter(self, deadline: Deadline) -> _Place:
         if os.getpid() != self._owner_pid:
             # The places that other threads held when this process was forked off: nobody here would give them back.
-            self._places = threading.BoundedSemaphore(self._connections_max)
-            self._owner_pid = os.getpid()
-        if not self._places.acquire(timeout=deadline.remaining_s()):
-            raise deadline.passed()
+            self._begin()
+        place = _Place()
+        while not self._takes(place):
+            self._bell.acquire(timeout=min(LOOK_EVERY_S, deadline.remaining_s()))
+        return place
 
-    def leave(self) -> None:
-        self._places.release()
+    def _takes(self, place: _Place) -> bool:
+        with self._lock:
+            self._taken = [each for each in self._taken if (held := each()) is not None and not held.is_left]
+            if len(self._taken) == self._connections_max:
+                return False
+            self._taken.append(weakref.ref(place))
+            return True
+
+    def leave(self, place: _Place, /) -> None:
+        place.is_left = True
+        with contextlib.suppress(RuntimeError):  # it rings already
+            self._bell.release()
 
     def open(self, address: Address, deadline: Deadline) -> SocketStream:
         return SocketStream(address, deadline)

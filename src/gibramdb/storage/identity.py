@@ -11,6 +11,7 @@ Never: reads a log; decides what is recovered.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -213,9 +214,7 @@ class Locks:
         try:
             return self._fs.lock(path, create=create)
         except BlockingIOError as error:
-            raise StoreLockedError(
-                f"{path}: the store is in use by {_holder(path)}; next: stop that one, or talk to it as a client"
-            ) from error
+            raise StoreLockedError(f"{path}: the store is in use by {_holder(path)}") from error
         except OSError as error:
             raise StorageError(f"{path}: the store can not be locked: {error.strerror}; {next_step(error)}") from error
 
@@ -226,13 +225,19 @@ class Locks:
 
 
 def _holder(path: Path) -> str:
-    """Who holds a lock, as the kernel tells it: nothing is written for this, so a refused start changes nothing."""
+    """Who holds a lock, as the kernel tells it, and what to do: nothing is written for this.
+
+    So a refused start changes nothing.
+    """
+    holder = "another process"
     try:
         inode = f":{path.stat().st_ino}"
         for line in Path("/proc/locks").read_text().splitlines():
             fields = line.split()
             if len(fields) > 5 and fields[1] == "FLOCK" and fields[5].endswith(inode):  # number, kind, .., pid, device
-                return f"process {fields[4]}"
+                if fields[4] == str(os.getpid()):
+                    return "this process itself; next: go on with the store open here, or close() that one first"
+                holder = f"process {fields[4]}"
     except OSError:
         pass  # not Linux, or not allowed to look: the refusal itself is what counts
-    return "another process"
+    return f"{holder}; next: stop that one, or talk to it as a client"

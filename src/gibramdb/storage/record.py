@@ -6,15 +6,13 @@ Framing, checksums and limits are the log's (wal.py); nothing here knows of file
 
 from __future__ import annotations
 
-import operator
-
 import msgspec
 
 from gibramdb.errors import CorruptLogError, InvalidArgumentError
+from gibramdb.model.field_types import plain
 from gibramdb.model.mutations import Mutation
 
-# Whole numbers of other libraries, numpy's for example, are written as what they are.
-_encoder = msgspec.msgpack.Encoder(enc_hook=operator.index)
+_encoder = msgspec.msgpack.Encoder(enc_hook=plain)
 _decoder: msgspec.msgpack.Decoder[Mutation] = msgspec.msgpack.Decoder(Mutation)
 
 

@@ -21,16 +21,9 @@ from gibramdb.core.state import SessionState
 from gibramdb.errors import InvalidArgumentError, LimitExceededError
 from gibramdb.model import mutations
 from gibramdb.model.commands import WriteCommand
+from gibramdb.model.field_types import plain
 from gibramdb.model.mutations import KeptToken, WrittenOnce, WrittenOnceInPlace
 from gibramdb.model.results import Created, Done, Result
-
-
-def _plain(value: Any) -> Any:
-    """Numbers of other libraries, numpy's for example, as what they are."""
-    if hasattr(value, "item"):
-        return value.item()
-    raise InvalidArgumentError(f"this can not be stored: {value!r}")
-
 
 _FREEING = (
     mutations.DocumentDeleted,
@@ -44,7 +37,7 @@ _FREEING = (
 )
 """What a session that is full is not refused."""
 
-_encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
+_encode = msgspec.msgpack.Encoder(enc_hook=plain).encode
 
 
 def decide(moment: Moment, command: WriteCommand, first: Callable[[Moment, Any], Decision]) -> Decision:

@@ -1,0 +1,143 @@
+"""Whether a command is made of what its fields are declared as.
+
+What comes over the wire is read into the right types. A caller in Python can hand in anything, and frozen values do not
+check theirs: so commands are checked where they are handed in, and everything behind that may count on it.
+"""
+
+from __future__ import annotations
+
+import operator
+import reprlib
+from collections.abc import Callable
+from functools import cache
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, NewType, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from gibramdb.errors import InvalidArgumentError
+from gibramdb.model.commands import Command
+from gibramdb.model.knowledge import Embedding
+
+
+def check_types(command: object) -> None:
+    """Refuse what is not a command, and one of which a field holds a value that it can not.
+
+    Numbers and texts of other libraries pass, numpy's for example. `plain` is for storing them.
+
+    Raises:
+        InvalidArgumentError: it names the field, as `entities[3].title`, what it must be and what was found.
+    """
+    if not isinstance(command, Command):
+        raise InvalidArgumentError(f"not a command of gibramdb.commands: {reprlib.repr(command)}")
+    expected = _expected(type(command))
+    if not expected.is_met_by(command):
+        path, noun, found = _first_fault(command, type(command), "")
+        # A single object's field has the name that the caller knows it by.
+        name = path if getattr(command, "bulk", False) else path.rpartition(".")[2]
+        raise InvalidArgumentError(f"{name} must be {noun}, got {reprlib.repr(found)}")
+
+
+def plain(value: Any) -> str | bytes | float:
+    """A text, bytes or number of another library as Python's own; an `enc_hook` of msgspec.
+
+    Raises:
+        TypeError: it is none of them.
+    """
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, bytes):
+        return bytes(value)
+    if isinstance(value, Real) and not isinstance(value, Integral):
+        return float(value)
+    return operator.index(value)
+
+
+class _Expected(NamedTuple):
+    """What a field is declared as: in words, and as a question that is quick where the answer is yes."""
+
+    noun: str
+    is_met_by: Callable[[Any], bool]
+
+
+def _is_whole_number(value: object) -> bool:
+    return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
+
+
+def _is_number(value: object) -> bool:
+    if type(value) is float:
+        return True
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
+_SCALARS = {
+    str: _Expected("a text", lambda value: isinstance(value, str)),
+    bytes: _Expected("bytes", lambda value: isinstance(value, bytes)),
+    bool: _Expected("True or False", lambda value: isinstance(value, bool)),
+    int: _Expected("a whole number", _is_whole_number),
+    float: _Expected("a number", _is_number),
+    NoneType: _Expected("None", lambda value: value is None),
+}
+
+
+@cache
+def _expected(hint: Any) -> _Expected:
+    if hint in _SCALARS:
+        return _SCALARS[hint]
+    if hint == Embedding:
+        return _SCALARS[bytes]  # whatever was given has been converted when its holder was made
+    if isinstance(hint, NewType):
+        return _expected(hint.__supertype__)
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return _Expected(f"a {hint.__name__}", _question_of(hint))
+    if get_origin(hint) in {tuple, frozenset}:
+        item = _expected(get_args(hint)[0])
+        return _Expected(
+            f"a sequence, each {item.noun}",
+            lambda value: isinstance(value, tuple | list | frozenset) and all(map(item.is_met_by, value)),
+        )
+    if get_origin(hint) in {Union, UnionType}:
+        either = [_expected(part) for part in get_args(hint)]
+        return _Expected(
+            " or ".join(each.noun for each in either), lambda value: any(each.is_met_by(value) for each in either)
+        )
+    raise TypeError(f"a field of a command is declared as {hint}, of which nothing is known here")
+
+
+def _question_of(struct: type[msgspec.Struct]) -> Callable[[Any], bool]:
+    names = [name for name, _ in _fields(struct)]
+    hints = [hint for _, hint in _fields(struct)]
+    are_met = [_expected(hint).is_met_by for hint in hints]
+    exact = [hint if hint in _SCALARS else bytes if hint == Embedding else None for hint in hints]
+
+    def is_met_by(value: Any) -> bool:
+        if not isinstance(value, struct):
+            return False
+        # Thousands of objects come in one command, and nearly all of them are exactly what is declared.
+        values = [getattr(value, name) for name in names]
+        return list(map(type, values)) == exact or all(map(operator.call, are_met, values))
+
+    return is_met_by
+
+
+def _fields(struct: type[msgspec.Struct]) -> list[tuple[str, Any]]:
+    hints = get_type_hints(struct)
+    return [(name, hints[name]) for name in struct.__struct_fields__]
+
+
+def _first_fault(value: Any, hint: Any, path: str) -> tuple[str, str, Any]:
+    """Where it is, what is expected there, and what was found."""
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct) and isinstance(value, hint):
+        parts = [(f"{path}.{name}" if path else name, getattr(value, name), type_) for name, type_ in _fields(hint)]
+    elif get_origin(hint) is tuple and isinstance(value, tuple | list):
+        parts = [(f"{path}[{index}]", each, get_args(hint)[0]) for index, each in enumerate(value)]
+    else:
+        return path, _expected(hint).noun, value
+    return next(_first_fault(part, type_, at) for at, part, type_ in parts if not _expected(type_).is_met_by(part))

@@ -1,0 +1,123 @@
+"""Each field of each command takes what it is declared as, and refuses anything else by its name."""
+
+from __future__ import annotations
+
+import enum
+from fractions import Fraction
+from typing import Any, get_args, get_origin, get_type_hints
+
+import msgspec
+import numpy as np
+import pytest
+
+from gibramdb.errors import InvalidArgumentError
+from gibramdb.model import commands
+from gibramdb.model.commands import Command
+from gibramdb.model.field_types import check_types, plain
+from gibramdb.model.knowledge import Embedding, NewCommunity, NewEntity, NewRelationship
+from gibramdb.model.scope import SessionScope
+
+CONCRETE = [
+    each
+    for each in vars(commands).values()
+    if isinstance(each, type) and issubclass(each, Command) and each.__struct_fields__ and each.__doc__
+    if not each.__subclasses__()
+]
+
+
+class Word(str):
+    """A text of somebody else's."""
+
+    __slots__ = ()
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+
+
+def a_right_one(hint: Any) -> Any:
+    simple = {str: "x", bytes: b"x", bool: True, int: 1, float: 0.5, SessionScope | None: None}
+    if hint in simple:
+        return simple[hint]
+    if hint == Embedding:
+        return b""
+    if get_origin(hint) is tuple:
+        return (a_right_one(get_args(hint)[0]),)
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return hint(**{name: a_right_one(each) for name, each in hints_of(hint).items()})
+    return a_right_one(hint.__supertype__)
+
+
+def hints_of(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    hints = get_type_hints(struct)
+    return {name: hints[name] for name in struct.__struct_fields__}
+
+
+@pytest.mark.parametrize("command", CONCRETE, ids=lambda each: each.__name__)
+def test_each_field_refuses_what_it_is_not_and_says_its_name(command: type[Command]) -> None:
+    right = a_right_one(command)
+    check_types(right)
+    for name, hint in hints_of(command).items():
+        for wrong in (object(), 1.5j, [None], {"a": 1}, None):
+            if wrong is None and hint == (SessionScope | None):
+                continue
+            broken = a_right_one(command)
+            msgspec.structs.force_setattr(broken, name, wrong)  # past what converts embeddings
+            with pytest.raises(InvalidArgumentError, match=rf"^{name}(\[0\])? must be .*, got "):
+                check_types(broken)
+
+
+def test_what_is_wrong_inside_is_named_with_its_place() -> None:
+    entities = (NewEntity("a", "A"), NewEntity("b", None))  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match=r"^entities\[1\]\.title must be a text, got None$"):
+        check_types(commands.AddEntities("s", entities))
+    with pytest.raises(InvalidArgumentError, match=r"^title must be a text, got None$"):
+        check_types(commands.AddEntities("s", entities[1:], bulk=False))
+    with pytest.raises(InvalidArgumentError, match=r"^entities\[0\] must be a NewEntity, got 'a'$"):
+        check_types(commands.AddEntities("s", ("a",)))  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match=r"^entity_ids\[1\] must be a whole number, got '2'$"):
+        check_types(commands.AddCommunity("s", NewCommunity("c", (1, "2"))))  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match=r"^not a command of gibramdb\.commands: 'PING'$"):
+        check_types("PING")
+
+
+@pytest.mark.parametrize("wrong", ["0.5", True, None, 1j, 10**400])
+def test_a_number_is_nothing_that_is_not_one_and_fits(wrong: Any) -> None:
+    command = commands.AddRelationships("s", (NewRelationship(1, 2, weight=wrong),))
+    with pytest.raises(InvalidArgumentError, match=r"^relationships\[0\]\.weight must be a number, got "):
+        check_types(command)
+
+
+@pytest.mark.parametrize("wrong", ["1", 1.0, np.float64(1), True, np.bool_(True), np.array([1])])
+def test_a_whole_number_is_nothing_that_is_not_one(wrong: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^id must be a whole number, got "):
+        check_types(commands.GetEntity("s", wrong))
+
+
+@pytest.mark.parametrize("number", [1, np.float32(0.5), np.float64(0.5), np.int64(2), Fraction(1, 2)])
+def test_numbers_of_others_are_numbers(number: Any) -> None:
+    check_types(commands.AddRelationships("s", (NewRelationship(np.int32(1), np.uint8(2), weight=number),)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        (np.str_("x"), "x"),
+        (Word("x"), "x"),
+        (Colour.RED, "red"),
+        (np.bytes_(b"x"), b"x"),
+        (np.int64(3), 3),
+        (np.float32(0.5), 0.5),
+        (np.float64(0.1), 0.1),
+        (Fraction(1, 4), 0.25),
+    ],
+)
+def test_what_is_stored_is_pythons_own(given: Any, stored: Any) -> None:
+    assert plain(given) == stored
+    assert type(plain(given)) is type(stored)
+
+
+@pytest.mark.parametrize("wrong", [object(), 1j, None, [1], np.bool_(True)])
+def test_nothing_else_is_made_plain(wrong: Any) -> None:
+    with pytest.raises(TypeError):
+        plain(wrong)
