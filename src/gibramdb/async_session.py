@@ -731,6 +731,8 @@ async def _with_embeddings(
         except StopAsyncIteration:
             raise InvalidArgumentError(f"{taken} embeddings are given for more objects") from None
         taken += 1
-        yield msgspec.structs.replace(item, embedding=to_float32(row))
+        # One that is none is told of, with its place, where it is added.
+        is_right = isinstance(item, NewTextUnit | NewEntity)
+        yield msgspec.structs.replace(item, embedding=to_float32(row)) if is_right else item
     if await anext(rows, None) is not None:
         raise InvalidArgumentError("more embeddings are given than objects")

@@ -24,7 +24,7 @@ from gibramdb.database.database import Answer
 from gibramdb.database.opening import OpenStore, open_store
 from gibramdb.errors import ClosedError, GibramError, OutcomeUnknownError, UnavailableError
 from gibramdb.model.commands import Command
-from gibramdb.model.field_types import check_types
+from gibramdb.model.field_types import check_batch, check_types
 from gibramdb.session import Store, ended_early
 
 log = logging.getLogger(__name__)
@@ -104,8 +104,7 @@ class Engine:
 
     def submit_batch(self, batch: Sequence[Command]) -> Future[list[Answer]]:
         """Run commands in order, up to the first that fails. Raises as `submit`, before any of them is run."""
-        for command in batch:
-            check_types(command)
+        check_batch(batch)
         answers: Future[list[Answer]] = Future()
 
         def run() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence, Sized
+from numbers import Real
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, cast
 
@@ -723,7 +724,9 @@ def _with_embeddings(items: Iterable[Embedded], embeddings: Embeddings | None) -
         except StopIteration:
             raise InvalidArgumentError(f"{taken} embeddings are given for more objects") from None
         taken += 1  # noqa: SIM113 (the async twin can not enumerate)
-        yield msgspec.structs.replace(item, embedding=to_float32(row))
+        # One that is none is told of, with its place, where it is added.
+        is_right = isinstance(item, NewTextUnit | NewEntity)
+        yield msgspec.structs.replace(item, embedding=to_float32(row)) if is_right else item
     if next(rows, None) is not None:
         raise InvalidArgumentError("more embeddings are given than objects")
 
@@ -767,8 +770,8 @@ async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
 
 def check_timeout_s(timeout_s: float) -> float:
     """The timeout. Raises InvalidArgumentError if nobody can wait so long."""
-    if not 0 < timeout_s <= TIMEOUT_S_MAX:
-        raise InvalidArgumentError(f"timeout_s must be above 0 and at most {TIMEOUT_S_MAX}, got {timeout_s}")
+    if not isinstance(timeout_s, Real) or not 0 < timeout_s <= TIMEOUT_S_MAX:
+        raise InvalidArgumentError(f"timeout_s must be above 0 and at most {TIMEOUT_S_MAX}, got {timeout_s!r}")
     return timeout_s
 
 

@@ -222,6 +222,8 @@ WRONG_TYPES: list[tuple[Callable[[Any], object], str]] = [
     (lambda s: s.add_entity("e", None), "title must be a text, got None"),
     (lambda s: s.add_entities([NewEntity("e", "t"), NewEntity("f", 5)]), "entities[1].title must be a text, got 5"),  # type: ignore[arg-type]
     (lambda s: s.add_entities(["e"]), "entities[0] must be a NewEntity, got 'e'"),
+    (lambda s: s.add_entities(["x"], embeddings=np.ones((1, 8))), "entities[0] must be a NewEntity, got 'x'"),
+    (lambda s: s.link_many([(1, 2), (1, "2")]), "commands[1].entity_id must be a whole number, got '2'"),
     (
         lambda s: s.add_textunits([NewTextUnit("t", "d", "x")]),  # type: ignore[arg-type]
         "textunits[0].document_id must be a whole number, got 'd'",
@@ -230,6 +232,10 @@ WRONG_TYPES: list[tuple[Callable[[Any], object], str]] = [
     (lambda s: s.add_relationship(1, 1, weight="heavy"), "weight must be a number, got 'heavy'"),
     (lambda s: s.add_relationship(1, 1, weight=10**400), "weight must be a number, got 1000"),
     (lambda s: s.add_community(NewCommunity("c", ["1"])), "entity_ids[0] must be a whole number, got '1'"),  # type: ignore[arg-type]
+    (
+        lambda s: s.add_community(NewCommunity("c", "12")),  # type: ignore[arg-type]
+        "entity_ids must be a tuple or list, each item a whole number, got '12'",
+    ),
     (lambda s: s.get_entity("1"), "id must be a whole number, got '1'"),
     (lambda s: s.delete_entity(1.0), "id must be a whole number, got 1.0"),
     (lambda s: s.get_entities(["1"]), "ids[0] must be a whole number, got '1'"),
@@ -253,13 +259,32 @@ def test_a_value_of_a_wrong_type_is_refused_by_its_name_and_nothing_is_changed(
 
 def test_of_many_commands_with_one_of_a_wrong_type_none_is_carried_out(store: Store) -> None:
     batch = [commands.AddDocuments("s", (NewDocument("d"),)), commands.GetDocument("s", "1")]  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgumentError, match=r"^id must be a whole number, got '1'$"):
+    with pytest.raises(InvalidArgumentError, match=r"^commands\[1\]\.id must be a whole number, got '1'$"):
         store.execute_many(batch)
     with pytest.raises(InvalidArgumentError, match=r"^not a command"):
         store.execute_many(["PING"])  # type: ignore[list-item]
     with pytest.raises(InvalidArgumentError, match=r"^session_id must be a text, got 5$"):
         store.session(5).add_document("d")  # type: ignore[arg-type]
     assert store.sessions() == []
+
+
+@pytest.mark.parametrize("given", [np.array, list, set, frozenset, iter], ids=lambda each: str(each.__name__))
+def test_the_ids_of_a_community_may_come_as_anything_that_gives_them(session: Session, given: Any) -> None:
+    furnish(session)
+    made = session.add_community(NewCommunity("two", given([1, 2]), external_id="c2"))
+    assert session.get_community(made).entity_ids == (1, 2)
+
+
+@pytest.mark.parametrize("token_count", [2**70, 7])
+def test_what_can_not_be_stored_is_refused_with_a_token_as_without_one(session: Session, token_count: int) -> None:
+    furnish(session)
+    new = NewTextUnit("t2", 1, "x" if token_count > 7 else "\ud800", token_count=token_count)
+    before = session.digest()
+    with pytest.raises(InvalidArgumentError):
+        session.add_textunits([new])
+    with pytest.raises(InvalidArgumentError):
+        session.once(b"token").add_textunits([new])
+    assert session.digest() == before
 
 
 def test_a_weight_too_small_for_the_wire_is_one_that_was_not_given(session: Session) -> None:

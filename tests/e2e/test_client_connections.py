@@ -460,8 +460,19 @@ def test_a_refused_argument_costs_no_connection(way: str) -> None:
         assert (peer.numbers, peer.connections) == ([N.PING, N.PING], 1)
 
 
-@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
-def test_a_timeout_that_is_none_is_refused(timeout_s: float) -> None:
+@pytest.mark.parametrize("connections_max", [0, -1, True, 1.5, "2", None])
+@ways
+def test_a_number_of_connections_that_is_none_is_refused(way: str, connections_max: Any) -> None:
+    async def connect() -> None:
+        async with connected(way, "gibram://127.0.0.1:1", connections_max=connections_max):
+            pass
+
+    with pytest.raises(InvalidArgumentError, match="connections_max must be a whole number of at least 1, got"):
+        asyncio.run(connect())
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf"), "2", None])
+def test_a_timeout_that_is_none_is_refused(timeout_s: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="timeout_s"):
         gibramdb.connect(timeout_s=timeout_s)
     with gibramdb.open(vector_dim=2) as store, pytest.raises(InvalidArgumentError, match="timeout_s"):

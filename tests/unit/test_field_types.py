@@ -77,6 +77,10 @@ def test_what_is_wrong_inside_is_named_with_its_place() -> None:
         check_types(commands.AddEntities("s", ("a",)))  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match=r"^entity_ids\[1\] must be a whole number, got '2'$"):
         check_types(commands.AddCommunity("s", NewCommunity("c", (1, "2"))))  # type: ignore[arg-type]
+    with pytest.raises(
+        InvalidArgumentError, match=r"^ids must be a tuple or list, each item a whole number, got \{1\}$"
+    ):
+        check_types(commands.GetEntities("s", {1}))  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match=r"^not a command of gibramdb\.commands: 'PING'$"):
         check_types("PING")
 

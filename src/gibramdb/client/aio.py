@@ -12,7 +12,7 @@ from typing import Any
 from gibramdb.async_opening import Opening
 from gibramdb.async_session import AsyncStore
 from gibramdb.client.address import DEFAULT_URL, Address, Tls, parse_address
-from gibramdb.client.calls import CONNECTIONS_MAX, TIMEOUT_S, Caller, Deadline, Pool, Steps, T
+from gibramdb.client.calls import CONNECTIONS_MAX, TIMEOUT_S, Caller, Deadline, Pool, Steps, T, check_connections_max
 from gibramdb.model.commands import Command
 
 _RECEIVE_BYTES = 256 * 1024
@@ -122,7 +122,7 @@ class _LoopIo:
     """See calls.Io."""
 
     def __init__(self, connections_max: int) -> None:
-        self._places = asyncio.BoundedSemaphore(connections_max)
+        self._places = asyncio.BoundedSemaphore(check_connections_max(connections_max))
 
     async def enter(self, deadline: Deadline) -> None:
         if self._places.locked():

@@ -42,6 +42,7 @@ from gibramdb.errors import (
     ClosedError,
     ConnectionFailedError,
     GibramError,
+    InvalidArgumentError,
     OutcomeUnknownError,
     PermissionDeniedError,
     PipelineFullError,
@@ -51,7 +52,7 @@ from gibramdb.errors import (
     UnavailableError,
 )
 from gibramdb.model.commands import Command, GetHealth, ReadCommand, WriteCommand
-from gibramdb.model.field_types import check_types
+from gibramdb.model.field_types import check_batch, check_types
 from gibramdb.model.results import Health
 from gibramdb.session import check_timeout_s, ended_early
 from gibramdb.wire.codec import (
@@ -224,6 +225,13 @@ class Connection(Generic[S]):
         return ConnectionFailedError(f"{why}; the request had not left, so nothing was carried out")
 
 
+def check_connections_max(connections_max: int) -> int:
+    """The number. Raises InvalidArgumentError if it is none, or leaves no connection."""
+    if type(connections_max) is not int or connections_max < 1:
+        raise InvalidArgumentError(f"connections_max must be a whole number of at least 1, got {connections_max!r}")
+    return connections_max
+
+
 Ask = Callable[[Connection[Any], Sequence[Command], Deadline], Steps[list[Any]]]
 """Asks for commands on a connection, and waits for the answers."""
 
@@ -299,8 +307,7 @@ class Caller(Generic[S]):
 
         Each has the time of a call. Raises the first error, with the results of what ran before it.
         """
-        for command in batch:
-            check_types(command)
+        check_batch(batch)
         results: list[Any] = []
         try:
             for part in pipelines([self._marked(command) for command in batch]):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gibramdb.client.address import DEFAULT_URL, Address, Tls, parse_address
-from gibramdb.client.calls import CONNECTIONS_MAX, TIMEOUT_S, Caller, Deadline, Pool, Steps, T
+from gibramdb.client.calls import CONNECTIONS_MAX, TIMEOUT_S, Caller, Deadline, Pool, Steps, T, check_connections_max
 from gibramdb.model.commands import Command
 from gibramdb.session import Store
 
@@ -147,7 +147,7 @@ class _SocketIo:
     """
 
     def __init__(self, connections_max: int) -> None:
-        self._connections_max = connections_max
+        self._connections_max = check_connections_max(connections_max)
         self._begin()
 
     def _begin(self) -> None:
@@ -235,6 +235,7 @@ def connect(
 
     Raises:
         ConfigError: the address is not one, or the certificates can not be read.
+        InvalidArgumentError: `timeout_s` or `connections_max` is not above 0.
         ConnectionFailedError: no server answers there, or it is not trusted.
         AuthenticationError: it does not accept the key, or asks for one.
     """

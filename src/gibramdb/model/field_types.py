@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -21,10 +21,18 @@ from gibramdb.model.commands import Command
 from gibramdb.model.knowledge import Embedding
 
 
-def check_types(command: object) -> None:
+def check_batch(batch: Iterable[object]) -> None:
+    """As `check_types`, of all of them before any is carried out; the field is named as `commands[1].id`."""
+    for index, command in enumerate(batch):
+        check_types(command, f"commands[{index}].")
+
+
+def check_types(command: object, place: str = "") -> None:
     """Refuse what is not a command, and one of which a field holds a value that it can not.
 
     Numbers and texts of other libraries pass, numpy's for example. `plain` is for storing them.
+
+    place: what the field's name begins with.
 
     Raises:
         InvalidArgumentError: it names the field, as `entities[3].title`, what it must be and what was found.
@@ -36,7 +44,7 @@ def check_types(command: object) -> None:
         path, noun, found = _first_fault(command, type(command), "")
         # A single object's field has the name that the caller knows it by.
         name = path if getattr(command, "bulk", False) else path.rpartition(".")[2]
-        raise InvalidArgumentError(f"{name} must be {noun}, got {reprlib.repr(found)}")
+        raise InvalidArgumentError(f"{place}{name} must be {noun}, got {reprlib.repr(found)}")
 
 
 def plain(value: Any) -> str | bytes | float:
@@ -98,10 +106,11 @@ def _expected(hint: Any) -> _Expected:
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return _Expected(f"a {hint.__name__}", _question_of(hint))
     if get_origin(hint) in {tuple, frozenset}:
+        kinds, noun = ((tuple, list), "a tuple or list") if get_origin(hint) is tuple else (frozenset, "a frozenset")
         item = _expected(get_args(hint)[0])
         return _Expected(
-            f"a sequence, each {item.noun}",
-            lambda value: isinstance(value, tuple | list | frozenset) and all(map(item.is_met_by, value)),
+            f"{noun}, each item {item.noun}",
+            lambda value: isinstance(value, kinds) and all(map(item.is_met_by, value)),
         )
     if get_origin(hint) in {Union, UnionType}:
         either = [_expected(part) for part in get_args(hint)]

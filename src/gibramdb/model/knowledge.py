@@ -9,7 +9,7 @@ numbers or a numpy array; `New...` objects convert it once, when they are made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import msgspec
@@ -169,7 +169,10 @@ class NewRelationship(msgspec.Struct, frozen=True, gc=False):
 
 
 class NewCommunity(msgspec.Struct, frozen=True, gc=False):
-    """A community to add by hand. `embedding`: shape (vector_dim,), or empty for none."""
+    """A community to add by hand. `embedding`: shape (vector_dim,), or empty for none.
+
+    The ids may come as anything that gives them one by one, a numpy array for example.
+    """
 
     title: str
     entity_ids: tuple[int, ...] = ()
@@ -181,6 +184,10 @@ class NewCommunity(msgspec.Struct, frozen=True, gc=False):
     embedding: Embedding = b""
 
     def __post_init__(self) -> None:
+        for name in ("entity_ids", "relationship_ids"):
+            ids = getattr(self, name)
+            if not isinstance(ids, tuple | str | bytes) and isinstance(ids, Iterable):
+                msgspec.structs.force_setattr(self, name, tuple(ids))
         if not isinstance(self.embedding, bytes):
             msgspec.structs.force_setattr(self, "embedding", to_float32(self.embedding))
 

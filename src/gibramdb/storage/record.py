@@ -24,8 +24,9 @@ def encode(mutation: Mutation) -> bytes:
 def settle(mutation: Mutation) -> tuple[bytes, Mutation]:
     """The mutation as bytes, and as these bytes will be read again.
 
-    A caller in this process can hand in a value of any type, and frozen values do not check theirs: a token count of
-    2.0 would be written, acknowledged, and refused by the next start. So the writer reads first what it wrote.
+    What a caller hands in has the types that are declared, and may still be what no reader takes, a lone surrogate or a
+    number beyond 64 bits, or not Python's own, a text of numpy's. It would be written, acknowledged, and refused by the
+    next start, or be something else then. So the writer reads first what it wrote.
 
     Raises:
         InvalidArgumentError: a value is of a type, or a size, that can not be stored.

@@ -100,7 +100,10 @@ def _document_bytes(session: SessionState, ids: tuple[int, ...]) -> int:
 
 
 def _fingerprint(command: WriteCommand) -> bytes:
-    whole = _encode((type(command).__name__, msgspec.structs.replace(command, token=b"")))
+    try:
+        whole = _encode((type(command).__name__, msgspec.structs.replace(command, token=b"")))
+    except (UnicodeEncodeError, OverflowError) as error:  # as the record of the write would be refused
+        raise InvalidArgumentError(f"this can not be stored: {error}") from None
     return hashlib.blake2b(whole, digest_size=8).digest()
 
 
