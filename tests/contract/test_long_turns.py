@@ -12,7 +12,7 @@ import pytest
 from support.owned_store import VECTOR_DIM, OwnedStore, SteppingClock
 from support.timing import TIMED
 
-from gibramdb import NewDocument, NewEntity, NewRelationship
+from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship
 from gibramdb.core import limits
 from gibramdb.core.state import StoreState
 from gibramdb.database import journal
@@ -320,6 +320,24 @@ def test_deleting_a_hub_with_all_that_refers_to_it_takes_time_in_proportion() ->
 
     taken_s(1_000)
     assert taken_s(80_000) < 40 * taken_s(10_000) / 2
+
+
+def test_an_entity_of_many_large_communities_is_deleted_without_indexing_their_members_anew() -> None:
+    members = tuple(range(1, 20_001))
+    store = OwnedStore()
+    store.run(c.AddEntities("s", tuple(NewEntity(f"e{n}", f"e{n}") for n in members)))
+    began_s = time.thread_time()
+    for number in range(10):
+        store.run(c.AddCommunity("s", NewCommunity(f"c{number}", members)))
+    indexed_s = time.thread_time() - began_s
+    log_bytes = store.state.last_lsn
+    began_s = time.thread_time()
+    assert isinstance(store.run(c.CascadeDeleteEntity("s", 7)), Done)
+    assert time.thread_time() - began_s < indexed_s / 2
+    assert store.state.last_lsn - log_bytes < 1_000, "nor does its record hold them"
+    session = store.state.sessions["s"]
+    assert {community.entity_ids for community in session.communities} == {(*members[:6], *members[7:])}
+    store.close()
 
 
 def test_neither_answers_nor_refusals_wait_for_the_garbage_collector() -> None:

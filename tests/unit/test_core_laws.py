@@ -30,6 +30,7 @@ from gibramdb.model import commands as c
 from gibramdb.model.ids import Lsn
 from gibramdb.model.mutations import (
     IN_SNAPSHOTS_ONLY,
+    CascadeDeleted,
     EntityDescribed,
     Mutation,
     SessionDeleted,
@@ -191,6 +192,19 @@ def test_each_kind_of_change_shows_in_the_digest_and_comes_back_from_its_record(
     assert run.take(command) is None
     assert run.digest() != before
     assert state_digest(run.replayed().sessions.values())[0] == run.digest()
+
+
+def test_a_cascade_of_an_older_log_which_names_the_communities_comes_to_the_same() -> None:
+    run = filled()
+    assert run.take(c.CascadeDeleteEntity("a", 1)) is None
+    session = run.state.sessions["a"]
+    cascade = record.decode(run.records[-1])
+    assert isinstance(cascade, CascadeDeleted)
+    assert [(each.entity_ids, each.relationship_ids) for each in session.communities] == [((), ()), ((2,), ())]
+    run.records[-1] = record.encode(msgspec.structs.replace(cascade, communities=tuple(session.communities)))
+    again = run.replayed().sessions["a"]
+    assert state_digest([again])[0] == run.digest()
+    assert derived(again) == derived(session)
 
 
 @pytest.mark.parametrize("command", CHANGES.values(), ids=lambda command: type(command).__name__)

@@ -7,6 +7,7 @@ store halts, because memory and log no longer agree.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import filterfalse
 from typing import Any
 
 import msgspec
@@ -251,13 +252,7 @@ def _remove_community(session: SessionState, id: int) -> None:
 def _cascade_deleted(session: SessionState, mutation: mutations.CascadeDeleted) -> None:
     for textunit_id, entity_id in mutation.links:
         _remove_link(session, textunit_id, entity_id)
-    for community in mutation.communities:
-        old = session.communities.get(community.id)
-        assert old is not None
-        vector_bytes = session.community_vectors.stored_bytes(community.id)
-        session.forget_community(old, vector_bytes)
-        session.communities.put(community.id, community)
-        session.index_community(community, vector_bytes)
+    _take_out_of_communities(session, set(mutation.entity_ids), set(mutation.relationship_ids))
     _remove_relationships(session, mutation.relationship_ids)
     for remove, ids in (
         (_remove_entity, mutation.entity_ids),
@@ -266,6 +261,26 @@ def _cascade_deleted(session: SessionState, mutation: mutations.CascadeDeleted) 
     ):
         for id in ids:
             remove(session, id)
+
+
+def _take_out_of_communities(session: SessionState, entity_ids: set[int], relationship_ids: set[int]) -> None:
+    # Each community is made anew once, whatever it loses; a place in the index goes alone: there may be a hundred
+    # communities of a hundred thousand members.
+    community_ids: set[int] = set()
+    for id in entity_ids:
+        community_ids.update(session.communities_by_entity.pop(id, ()))
+    for id in relationship_ids:
+        community_ids.update(session.communities_by_relationship.pop(id, ()))
+    for community_id in community_ids:
+        old = session.communities.get(community_id)
+        assert old is not None
+        new = msgspec.structs.replace(
+            old,
+            entity_ids=tuple(filterfalse(entity_ids.__contains__, old.entity_ids)),
+            relationship_ids=tuple(filterfalse(relationship_ids.__contains__, old.relationship_ids)),
+        )
+        session.communities.put(community_id, new)
+        session.memory_bytes -= limits.MEMBER_BYTES * (limits.member_count(old) - limits.member_count(new))
 
 
 # Keyed by class, because a chain of `case` tests costs more than the change itself; a test holds that none is missing.

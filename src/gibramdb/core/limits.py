@@ -11,6 +11,7 @@ import msgspec
 from gibramdb.model.knowledge import Community, Document, Entity, Relationship, TextUnit
 
 LINK_BYTES = 32
+MEMBER_BYTES = 8
 SESSION_BYTES = 8 * 1024
 """What a session takes that holds nothing, but for its name."""
 BULK_ITEMS_MAX = 100_000
@@ -107,8 +108,12 @@ def relationship_bytes(relationship: Relationship) -> int:
 def community_bytes(community: Community, vector_bytes: int) -> int:
     """Estimated weight in bytes, embedding and member ids included."""
     texts = (community.external_id, community.title, community.summary, community.full_content)
-    members = len(community.entity_ids) + len(community.relationship_ids)
-    return 192 + sum(map(_length, texts)) + 8 * members + vector_bytes
+    return 192 + sum(map(_length, texts)) + MEMBER_BYTES * member_count(community) + vector_bytes
+
+
+def member_count(community: Community) -> int:
+    """Entities and relationships in it."""
+    return len(community.entity_ids) + len(community.relationship_ids)
 
 
 def session_bytes(session_id: str) -> int:

@@ -197,7 +197,8 @@ class CommunityDeleted(MutationBase, frozen=True, tag=34):
 class CascadeDeleted(MutationBase, frozen=True, tag=35):
     """Objects gone together with what referred to them: in this order, links, places in communities, objects.
 
-    `communities` are those that lost members, as they are from now on.
+    Which communities lose members follows from the rest. `communities` is empty: older logs hold those that did, as
+    they were from then on, which came to nothing else.
     """
 
     links: tuple[tuple[int, int], ...]

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import msgspec
-
 from gibramdb.core.decide.admission import Decision, Moment, require_found
-from gibramdb.core.state import SessionState
 from gibramdb.model.commands import (
     CascadeDeleteDocument,
     CascadeDeleteEntity,
     CascadeDeleteRelationship,
     CascadeDeleteTextUnit,
 )
-from gibramdb.model.knowledge import Community
 from gibramdb.model.mutations import CascadeDeleted
 from gibramdb.model.results import Done
 
@@ -64,36 +58,14 @@ def _mutation(
     session = moment.session(session_id)
     links = [(textunit_id, linked) for textunit_id in textunit_ids for linked in session.linked_entities(textunit_id)]
     links += [(linked, entity_id) for entity_id in entity_ids for linked in session.linked_textunits(entity_id)]
-    communities = _without_members(session, entity_ids, relationship_ids)
     return CascadeDeleted(
         session_id,
         moment.now_ms,
         opens=False,
         links=tuple(links),
-        communities=tuple(communities),
+        communities=(),
         relationship_ids=relationship_ids,
         entity_ids=entity_ids,
         textunit_ids=textunit_ids,
         document_ids=document_ids,
     )
-
-
-def _without_members(
-    session: SessionState, entity_ids: Iterable[int], relationship_ids: Iterable[int]
-) -> Iterable[Community]:
-    gone_entities, gone_relationships = set(entity_ids), set(relationship_ids)
-    affected: set[int] = set()
-    for references, gone in (
-        (session.communities_by_entity, gone_entities),
-        (session.communities_by_relationship, gone_relationships),
-    ):
-        for id in gone:
-            affected.update(references.get(id, ()))
-    for community_id in sorted(affected):
-        community = session.communities.get(community_id)
-        assert community is not None
-        yield msgspec.structs.replace(
-            community,
-            entity_ids=tuple(id for id in community.entity_ids if id not in gone_entities),
-            relationship_ids=tuple(id for id in community.relationship_ids if id not in gone_relationships),
-        )
