@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import time
 import traceback
@@ -326,6 +327,13 @@ def test_a_server_that_closes_at_once_has_carried_nothing_out(way: str) -> None:
         assert type(error) is ConnectionFailedError
         assert "did not answer AUTH" in str(error)
         assert peer.numbers == [N.AUTH] * 4, "which is tried again"
+
+
+@ways
+def test_a_key_of_a_length_that_no_server_reads_is_said_to_be_it(server: Server, way: str) -> None:
+    error = outcome(way, url(server), "k" * 5_000)
+    assert type(error) is ConnectionFailedError
+    assert re.search(r"the API key makes a frame of 5\d{3} bytes, and a server closes .* above 4096", str(error))
 
 
 @ways

@@ -188,6 +188,8 @@ def test_old_versions_are_refused(authority: Authority) -> None:
 
 def test_one_end_speaks_it_and_the_other_does_not(server: Server, tmp_path: Path) -> None:
     refused(f"gibram://127.0.0.1:{server.port}", (ProtocolError, OutcomeUnknownError), "connect with gibrams://")
+    with_key = f"gibram://key-app@127.0.0.1:{server.port}"
+    refused(with_key, (ProtocolError, ConnectionFailedError), "connect with gibrams://")
     with Server(tmp_path / "data", mode="ephemeral") as plain:
         refused(f"gibrams://127.0.0.1:{plain.port}", ConnectionFailedError, "no TLS with|no server answers")
 

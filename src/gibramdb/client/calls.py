@@ -81,6 +81,8 @@ TRIES_MAX = 4
 break while the server is there, before its error is raised."""
 FRAME_BYTES_LARGE = 16 * 1024
 """A server may have been told to refuse such a one; it does so by closing the connection."""
+FRAME_BYTES_GREETING = 4_096
+"""The longest frame a server reads of somebody who has not shown a key."""
 PAUSE_S_FIRST = 0.05
 PAUSE_S_MAX = 1.0
 """Before the second try at most the first; it doubles with each. Half of it is random, so that many clients spread."""
@@ -173,12 +175,10 @@ class Connection(Generic[S]):
         self._reader = FrameReader(REPLY_BYTES_MAX)
         self._request_id = 0
 
-    def ask(
-        self, encode: Callable[[int], bytes], deadline: Deadline, *, may_be_unnumbered: bool = False
-    ) -> Steps[Reply]:
+    def ask(self, encode: Callable[[int], bytes], deadline: Deadline, *, is_greeting: bool = False) -> Steps[Reply]:
         """Send the frame that `encode` makes for a request id, and wait for the answer to it.
 
-        may_be_unnumbered: an answer that names request 0 will do.
+        is_greeting: the frame is AUTH: it changes nothing, and an answer that names request 0, as GibRAM's, will do.
 
         Raises:
             ConnectionFailedError: the frame did not leave whole, so nothing was carried out.
@@ -190,7 +190,8 @@ class Connection(Generic[S]):
         try:
             yield self.stream.send(frame, deadline)
         except OSError as error:
-            raise self._broken(error, len(frame), was_sent=not self.stream.knows_what_left) from error
+            was_sent = not self.stream.knows_what_left
+            raise self._broken(error, len(frame), was_sent=was_sent, is_greeting=is_greeting) from error
         try:
             while (body := self._reader.next_frame()) is None:
                 data = yield self.stream.receive(deadline)
@@ -198,14 +199,14 @@ class Connection(Generic[S]):
                     raise ConnectionResetError("the server closed it")
                 self._reader.feed(data)
         except OSError as error:
-            raise self._broken(error, len(frame), was_sent=True) from error
+            raise self._broken(error, len(frame), was_sent=True, is_greeting=is_greeting) from error
         except ProtocolError as error:
             raise ProtocolError(
                 f"{self._address} answered with bytes that are no frame: {error}{self._tls_hint()}"
             ) from None
         reply = read_reply(body)
         self._pool.was_answered = True
-        if reply.request_id != request_id and (reply.request_id or not may_be_unnumbered):
+        if reply.request_id != request_id and (reply.request_id or not is_greeting):
             raise ProtocolError(f"expected the answer to request {request_id}, got one to {reply.request_id}")
         return reply
 
@@ -214,11 +215,19 @@ class Connection(Generic[S]):
         is_likely = self._address.tls is None and not self._pool.was_answered
         return "; if it speaks TLS, connect with gibrams:// or tls=" if is_likely else ""
 
-    def _broken(self, error: OSError, frame_bytes: int, *, was_sent: bool) -> GibramError:
+    def _broken(self, error: OSError, frame_bytes: int, *, was_sent: bool, is_greeting: bool) -> GibramError:
         hint = self._tls_hint()
-        if frame_bytes >= FRAME_BYTES_LARGE and not isinstance(error, TimeoutError):
-            hint = f"; the request has {frame_bytes - HEADER.size} bytes, and a server closes the connection of one "
-            hint += "above its security.max_frame_size"
+        if not isinstance(error, TimeoutError):
+            if is_greeting and frame_bytes - HEADER.size > FRAME_BYTES_GREETING:
+                hint = f"; the API key makes a frame of {frame_bytes - HEADER.size} bytes, and a server closes the "
+                hint += f"connection of one above {FRAME_BYTES_GREETING}"
+            elif frame_bytes >= FRAME_BYTES_LARGE:
+                hint = (
+                    f"; the request has {frame_bytes - HEADER.size} bytes, and a server closes the connection of one "
+                )
+                hint += "above its security.max_frame_size"
+        if is_greeting:
+            return ConnectionFailedError(f"{self._address} did not answer AUTH: {error}{hint}; nothing was carried out")
         why = f"the connection to {self._address} broke: {error}{hint}"
         if was_sent:
             return OutcomeUnknownError(f"{why}; what was under way may or may not have been carried out")
@@ -499,18 +508,11 @@ class Caller(Generic[S]):
 
     def _greet(self, connection: Connection[S], deadline: Deadline) -> Steps[str]:
         """Show the key; see `decode_welcome`."""
-        address = self._address
         try:
-            # GibRAM 0.3.0 answers AUTH with a request id of 0.
             reply = yield from connection.ask(
-                lambda request_id: encode_auth(address.api_key, request_id), deadline, may_be_unnumbered=True
+                lambda request_id: encode_auth(self._address.api_key, request_id), deadline, is_greeting=True
             )
             return decode_welcome(reply)
-        except OutcomeUnknownError as error:
-            connection.stream.close()
-            raise ConnectionFailedError(
-                f"{address} did not answer AUTH: {error.__cause__}; nothing was carried out"
-            ) from error
         except BaseException:
             connection.stream.close()
             raise
