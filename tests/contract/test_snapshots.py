@@ -6,6 +6,7 @@ One module, because snapshot, copy and restore are one job of the store, and mos
 from __future__ import annotations
 
 import array
+import errno
 import os
 import re
 import shutil
@@ -37,6 +38,7 @@ from gibramdb.errors import (
     MissingStoreError,
     NotFoundError,
     OutcomeUnknownError,
+    StorageError,
     UnavailableError,
 )
 from gibramdb.model import commands as c
@@ -349,6 +351,58 @@ def test_a_copy_that_the_disk_does_not_give_back_as_written_gets_no_name(
     assert (tmp_path / "data/copy.gibram").read_bytes() == good, "the copy that is there is left alone"
     assert "copy.gibram" in db.backup_status().error
     db.save("copy.gibram")
+
+
+def test_a_copy_that_the_disk_refuses_is_named_and_told_of_until_a_snapshot_succeeds(
+    db: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The snapshots may lie on another disk, on which nothing is wrong."""
+
+    class Failing(OsFileSystem):
+        def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def pread(self, fd: int, length: int, offset: int) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    fill(db.session("s"), 100)
+    db.save("good.gibram")
+    with monkeypatch.context() as broken:
+        broken.setattr("gibramdb.database.snapshot_files.OsFileSystem", Failing)
+        with pytest.raises(StorageError, match=rf"^{tmp_path}/data/copy\.gibram: No space left"):
+            db.save("copy.gibram")
+        health = db.health().components
+        assert (health["snapshot_failures"], health["durable_state"]) == ("1", "degraded")
+        assert "copy.gibram: No space left" in health["snapshot_error"]
+        with pytest.raises(InvalidArgumentError):
+            db.save("session_wal/copy.gibram")
+        assert db.health().components["snapshot_failures"] == "1", "it was not the disk's"
+        db.restore_in_background("good.gibram")
+        assert waited(db).startswith("good.gibram: Input/output error")
+    db.save("copy.gibram")
+    health = db.health().components
+    assert (health["snapshot_error"], health["durable_state"]) == ("", "serving")
+
+
+def test_a_save_replaces_copies_and_nothing_else(db: Store, tmp_path: Path) -> None:
+    """The packs of another store below the data directory begin as copies do."""
+    with gibramdb.open(tmp_path / "data/other", vector_dim=4) as other:
+        fill(other.session("s"), 100)
+        other.save("copy.gibram")
+        digest = other.digest()
+    db.session("s").add_document("d")
+    folder = "other/session_snapshots"
+    packs = [path.name for path in (tmp_path / "data" / folder).iterdir()]
+    assert {name.partition("-")[0] for name in packs} > {"pack", "snapshot"}
+    (tmp_path / "data/short").write_bytes((tmp_path / "data/other/copy.gibram").read_bytes()[:50])
+    for path in (*(f"{folder}/{name}" for name in packs), "other/gibramdb-store.json", "short"):
+        with pytest.raises(InvalidArgumentError, match=r"no copy made by SAVE or BGSAVE, which alone .* another name"):
+            db.save(path)
+        with pytest.raises(InvalidArgumentError, match="no copy made by SAVE or BGSAVE"):
+            db.save_in_background(path)
+    db.save("other/copy.gibram")
+    with gibramdb.open(tmp_path / "data/other", vector_dim=4) as other:
+        assert other.digest() == digest
 
 
 def test_progress_goes_up_once_and_a_later_snapshot_leaves_it_alone(db: Store) -> None:

@@ -30,6 +30,11 @@ from gibramdb.storage.operator_path import NAME_BYTES_MAX, OWN_NAMES, open_for_r
 MAGIC = b"MAGIC\0"
 SAVED = MAGIC + b" what was saved"
 
+
+def is_ours(beginning: bytes) -> bool:
+    return beginning.startswith(MAGIC)
+
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="saving is not offered there")
 
 
@@ -92,7 +97,7 @@ def read(tree: Tree, path: str) -> bytes:
 
 
 def write(tree: Tree, path: str, data: bytes = SAVED) -> Path:
-    with open_for_writing(tree.directories, path, MAGIC) as writing:
+    with open_for_writing(tree.directories, path, is_ours) as writing:
         os.write(writing.fd, data)
         writing.publish()
         return writing.resolved
@@ -143,14 +148,14 @@ def test_an_absolute_path_may_spell_the_data_directory_as_configured_or_as_resol
     directories = Directories(configured, configured / "wal", configured / "snapshots")
     for number, path in enumerate(("a", str(configured / "a"), str(configured.resolve() / "a"), f"/{configured}//a")):
         data = MAGIC + b"%d" % number
-        with open_for_writing(directories, path, MAGIC) as writing:
+        with open_for_writing(directories, path, is_ours) as writing:
             os.write(writing.fd, data)
             writing.publish()
             assert writing.resolved == configured.resolve() / "a"
         assert (tmp_path / "disk" / "data" / "a").read_bytes() == data
     for path in (str(configured), str(configured.resolve())):
         with pytest.raises(InvalidArgumentError, match="without a file name"):
-            open_for_writing(directories, path, MAGIC)
+            open_for_writing(directories, path, is_ours)
 
 
 def test_a_snapshot_may_be_read_and_not_written(tree: Tree) -> None:
@@ -269,7 +274,7 @@ def test_a_data_directory_that_is_the_log_directory_by_another_name_takes_no_fil
     other.symlink_to(tree.directories.wal)
     directories = Directories(other, tree.directories.wal, tree.directories.snapshots)
     with unchanged(tree), pytest.raises(InvalidArgumentError, match="the store's wal_dir"):
-        open_for_writing(directories, "new", MAGIC)
+        open_for_writing(directories, "new", is_ours)
 
 
 @both
@@ -386,7 +391,7 @@ from gibramdb.errors import UnavailableError
 from gibramdb.storage import operator_path
 from gibramdb.storage.identity import Directories
 there = Directories(*[Path("/nowhere")] * 3)
-for call in (operator_path.open_for_reading, lambda *a: operator_path.open_for_writing(*a, b"x")):
+for call in (operator_path.open_for_reading, lambda *a: operator_path.open_for_writing(*a, bool)):
     try:
         call(there, "a")
     except UnavailableError as error:
@@ -404,14 +409,14 @@ for call in (operator_path.open_for_reading, lambda *a: operator_path.open_for_w
 def test_an_existing_file_without_the_magic_stays(tree: Tree, name: str) -> None:
     with (
         unchanged(tree),
-        pytest.raises(InvalidArgumentError, match="is there already, and is not one that this server"),
+        pytest.raises(InvalidArgumentError, match="is there already, and is no copy made by SAVE"),
     ):
         write(tree, name)
 
 
 def test_nothing_has_the_name_before_it_is_published_and_the_temporary_is_gone_when_discarded(tree: Tree) -> None:
     with unchanged(tree):
-        with open_for_writing(tree.directories, "saved", MAGIC) as writing:
+        with open_for_writing(tree.directories, "saved", is_ours) as writing:
             os.write(writing.fd, MAGIC + b"new")
             assert (tree.data / "saved").read_bytes() == SAVED
             assert (tree.data / f"saved{TEMPORARY_SUFFIX}").exists()
@@ -482,7 +487,7 @@ def _temporary_is_removed(tree: Tree) -> None:
 def test_what_changed_while_the_file_was_written_is_noticed(
     tree: Tree, change: Callable[[Tree], None], found: str
 ) -> None:
-    writing = open_for_writing(tree.directories, "folder/new", MAGIC)
+    writing = open_for_writing(tree.directories, "folder/new", is_ours)
     os.write(writing.fd, SAVED)
     change(tree)
     canary, names = tree.canary(), tree.names()
@@ -568,8 +573,8 @@ def test_a_device_swapped_in_between_look_and_open_is_refused(tree: Tree) -> Non
 
 
 def test_of_two_writings_of_one_name_the_later_wins_and_the_earlier_is_told(tree: Tree) -> None:
-    earlier = open_for_writing(tree.directories, "new", MAGIC)
-    later = open_for_writing(tree.directories, "new", MAGIC)
+    earlier = open_for_writing(tree.directories, "new", is_ours)
+    later = open_for_writing(tree.directories, "new", is_ours)
     os.write(earlier.fd, MAGIC + b"1")
     os.write(later.fd, MAGIC + b"2")
     with pytest.raises(InvalidArgumentError, match="temporary"):
@@ -656,7 +661,7 @@ def test_no_spelling_leads_outside(lasting_tree: Tree, prefix: str, parts: list[
         else:
             os.close(fd)
         try:
-            with open_for_writing(tree.directories, path, MAGIC) as writing:
+            with open_for_writing(tree.directories, path, is_ours) as writing:
                 os.write(writing.fd, SAVED)
                 writing.publish()
                 made = writing.resolved
@@ -702,7 +707,7 @@ def test_a_folder_swapped_with_a_link_all_the_time_never_leads_outside(tree: Tre
             path = ("folder/secret", "folder/inner/new")[number % 2]
             outcome = "refused at once"
             try:
-                with open_for_writing(tree.directories, path, MAGIC) as writing:
+                with open_for_writing(tree.directories, path, is_ours) as writing:
                     outcome = "refused at the end"
                     os.write(writing.fd, MAGIC + b"swapped")
                     writing.publish()

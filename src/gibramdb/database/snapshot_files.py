@@ -147,7 +147,10 @@ class SnapshotFiles:
         disk = OsFileSystem()
         data = self._directories.data
         make_directories(disk, Directories(data, data, data))  # a store in memory has not needed it so far
-        with operator_path.open_for_writing(self._directories, path, snapshot.COPY_MAGIC) as writing:
+        with (
+            operator_path.open_for_writing(self._directories, path, snapshot.is_copy) as writing,
+            _named(writing.resolved),
+        ):
             writer = PackWriter(disk, writing.fd, 0, bytes.fromhex(manifest.store_id), manifest.created_at_ms)
             writer.write_manifest(with_sections(manifest, _write_sections(writer, frozen, work)))
             disk.drop_cache(writing.fd)
@@ -239,8 +242,9 @@ class SnapshotFiles:
         fd = operator_path.open_for_reading(self._directories, path)
         try:
             shown = Path(path)
-            is_copy = disk.pread(fd, len(snapshot.MANIFEST_BEGINNING), 0) != snapshot.MANIFEST_BEGINNING
-            manifest = snapshot.read_copy(disk, fd, shown) if is_copy else self._read_own(disk, fd, shown)
+            with _named(shown):
+                is_copy = disk.pread(fd, len(snapshot.MANIFEST_BEGINNING), 0) != snapshot.MANIFEST_BEGINNING
+                manifest = snapshot.read_copy(disk, fd, shown) if is_copy else self._read_own(disk, fd, shown)
             _check(path, manifest, vector_dim)
             state = StoreState(vector_dim)
             work.total = 3 * weight(manifest.sections)
@@ -287,6 +291,16 @@ class RestoredSnapshot(Base):
     def is_published(self) -> bool:
         """See Base."""
         return self._files.is_published(self.manifest.number)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An error of the system that names no file is about this one: it may lie on another disk than the snapshots."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _write_sections(writer: PackWriter, frozen: Iterable[FrozenSession], work: Work) -> list[Section]:

@@ -42,6 +42,7 @@ from gibramdb.database.detector import Post
 from gibramdb.database.journal import Journal
 from gibramdb.database.snapshot_files import RestoredSnapshot, SnapshotFiles, StoppedError, Work, weight, with_sections
 from gibramdb.errors import (
+    CallerError,
     GibramError,
     InternalError,
     InvalidArgumentError,
@@ -397,7 +398,7 @@ class Snapshots:
 
     def _check_for_writing(self, path: str) -> Result:
         with contextlib.suppress(OSError):  # the save itself meets it too, and BACKUP_STATUS tells
-            operator_path.check_for_writing(self._directories, path, snapshot.COPY_MAGIC)
+            operator_path.check_for_writing(self._directories, path, snapshot.is_copy)
         return Done()
 
     def _check_for_reading(self, path: str) -> Result:
@@ -560,9 +561,10 @@ class Snapshots:
             log.error("%s failed: %s", job.kind, outcome)
             if job.kind in {"save", "restore"}:
                 job.error = str(outcome)
-            if job.kind in {"snapshot", "checkpoint"} or job.is_copied:
+            if job.kind in {"snapshot", "checkpoint", "save"} and not isinstance(outcome, CallerError):
                 self._failures += 1
                 self._snapshot_error = str(outcome)
+            if job.kind in {"snapshot", "checkpoint"} or job.is_copied:  # a copy that fails delays no snapshot
                 self._retry_at_ms = self._clock.steady_ms() + RETRY_MS
         elif job.kind != "truncate":
             job.work.is_over = True

@@ -12,7 +12,7 @@ Invariants:
 - Below the data directory no link is followed, whichever part of the path it is.
 - The log's directory is never entered. That of the snapshots is entered only to read. Both are known by device and
   inode, so neither a link nor a mount hides them; only the mount of a folder inside one of them is not recognised.
-- An existing file is replaced only if it begins with the caller's magic. Looking and replacing are two system calls:
+- An existing file is replaced only if the caller says so of its beginning. Looking and replacing are two system calls:
   whoever may write in the folder himself can put another file there in between, and that one is then replaced.
 """
 
@@ -21,6 +21,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -37,7 +38,11 @@ OWN_NAMES = frozenset({MARKER_NAME, LOCK_NAME, "recovery-report.json", "auto_cer
 NAME_BYTES_MAX = 255
 """Of one part of a path; the file's name must leave room for the temporary's suffix."""
 PATH_BYTES_MAX = 4096
+BEGINNING_BYTES = 64
+"""What is looked at of a file that is to be replaced."""
 _SHOWN_CHARACTERS_MAX = 200
+
+MayReplace = Callable[[bytes], bool]
 
 _NOT_A_FILE = frozenset({errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.ENODEV, errno.EEXIST})
 """How systems say that something other than what was looked for lies under a name."""
@@ -80,32 +85,31 @@ def open_for_reading(directories: Directories, path: str) -> int:
     return fd
 
 
-def open_for_writing(directories: Directories, path: str, magic: bytes) -> Writing:
+def open_for_writing(directories: Directories, path: str, may_replace: MayReplace) -> Writing:
     """A new file that will take the name the operator gave, once it is whole.
 
     Args:
         directories: where the store lies.
         path: as the operator gave it.
-        magic: how an existing file of this name must begin, so that it may be replaced.
+        may_replace: whether an existing file of this name may be, by its first BEGINNING_BYTES.
 
     Raises:
         CallerError: the path is refused, its folder is missing, or something else has this name.
         UnavailableError: this platform can not open it safely.
         OSError: the system failed for a reason that is not the path's.
     """
-    assert magic, "every file begins with no bytes at all"
     asked = _ask(directories, path, writing=True)
     folder_fd = _open_folder(asked)
     try:
-        _check_target(asked, folder_fd, magic)  # said before the work is done, not only after it
+        _check_target(asked, folder_fd, may_replace)  # said before the work is done, not only after it
         fd = _create_temporary(asked, folder_fd)
     except BaseException:
         os.close(folder_fd)
         raise
-    return Writing(asked, folder_fd, fd, magic)
+    return Writing(asked, folder_fd, fd, may_replace)
 
 
-def check_for_writing(directories: Directories, path: str, magic: bytes) -> None:
+def check_for_writing(directories: Directories, path: str, may_replace: MayReplace) -> None:
     """Refuse now what `open_for_writing` would refuse later; makes nothing.
 
     Raises:
@@ -116,7 +120,7 @@ def check_for_writing(directories: Directories, path: str, magic: bytes) -> None
         return  # a store in memory makes it with its first copy
     folder_fd = _open_folder(asked)
     try:
-        _check_target(asked, folder_fd, magic)
+        _check_target(asked, folder_fd, may_replace)
     finally:
         os.close(folder_fd)
 
@@ -127,13 +131,13 @@ class Writing:
     As a context manager it discards what was not published.
     """
 
-    def __init__(self, asked: _Asked, folder_fd: int, fd: int, magic: bytes) -> None:
+    def __init__(self, asked: _Asked, folder_fd: int, fd: int, may_replace: MayReplace) -> None:
         self.fd = fd
         self.resolved = asked.resolved
         """Where the published file lies, free of links."""
         self._asked = asked
         self._folder_fd = folder_fd
-        self._magic = magic
+        self._may_replace = may_replace
         self._open = True
 
     def publish(self) -> None:
@@ -147,7 +151,7 @@ class Writing:
         try:
             _SYSTEM.fsync(self.fd)
             self._check_place()
-            _check_target(self._asked, self._folder_fd, self._magic)
+            _check_target(self._asked, self._folder_fd, self._may_replace)
             try:
                 os.rename(
                     self._asked.temporary,
@@ -414,7 +418,7 @@ def _open_file(asked: _Asked, folder_fd: int) -> int | None:
     return fd
 
 
-def _check_target(asked: _Asked, folder_fd: int, magic: bytes) -> None:
+def _check_target(asked: _Asked, folder_fd: int, may_replace: MayReplace) -> None:
     """The name is free, or a file that may be replaced has it.
 
     Raises:
@@ -424,13 +428,13 @@ def _check_target(asked: _Asked, folder_fd: int, magic: bytes) -> None:
     if fd is None:
         return
     try:
-        beginning = _SYSTEM.pread(fd, len(magic), 0)
+        beginning = _SYSTEM.pread(fd, BEGINNING_BYTES, 0)
     finally:
         os.close(fd)
-    if beginning != magic:
+    if not may_replace(beginning):
         raise InvalidArgumentError(
-            f"{asked.shown}: the file {asked.resolved} is there already, and is not one that this server saved: "
-            f"expected it to begin with {magic!r}, found {beginning!r}; next: choose another name, or remove the file"
+            f"{asked.shown}: the file {asked.resolved} is there already, and is no copy made by SAVE or BGSAVE, which "
+            "alone may be replaced; next: choose another name"
         )
 
 

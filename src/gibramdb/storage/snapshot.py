@@ -28,8 +28,8 @@ from gibramdb.storage.files import TEMPORARY_SUFFIX, FileSystem, next_step, publ
 FORMAT_VERSION = 1
 READER_VERSION = 1
 
-COPY_MAGIC = b"\x93gibpck\n"
-"""How every pack and every operator's copy begins."""
+PACK_MAGIC = b"\x93gibpck\n"
+"""How every pack and every operator's copy begins; the pack has a number."""
 PACK_HEADER_BYTES = 64
 _END_MAGIC = b"\x93gibend\n"
 # magic, format version, minimal reader version, store id, number, created at (ms); the last four bytes: checksum
@@ -119,6 +119,14 @@ def pack_path(directory: Path, number: int) -> Path:
     return directory / f"pack-{number:020}.bin"
 
 
+def is_copy(beginning: bytes) -> bool:
+    """Whether a file that begins so is an operator's copy. `beginning`: PACK_HEADER_BYTES, if it has so many."""
+    if len(beginning) < PACK_HEADER_BYTES or not beginning.startswith(PACK_MAGIC):
+        return False
+    number: int = _PACK_HEADER.unpack_from(beginning)[4]
+    return number == 0
+
+
 def list_snapshots(fs: FileSystem, directory: Path) -> list[tuple[int, Path]]:
     """The manifests in a folder, oldest first."""
     return _listed(fs, directory, _SNAPSHOT_NAME)
@@ -145,7 +153,7 @@ class PackWriter:
         self._fd = fd
         self._number = number
         self._pending = bytearray(
-            _PACK_HEADER.pack(COPY_MAGIC, FORMAT_VERSION, READER_VERSION, store_id, number, created_at_ms)
+            _PACK_HEADER.pack(PACK_MAGIC, FORMAT_VERSION, READER_VERSION, store_id, number, created_at_ms)
         )
         self._pending += bytes(PACK_HEADER_BYTES - _U32.size - len(self._pending))
         self._pending += _U32.pack(value(bytes(self._pending)))
@@ -403,7 +411,7 @@ def read_copy(fs: FileSystem, fd: int, path: Path) -> Manifest:
     """
     size = fs.size(fd)
     head = fs.pread(fd, PACK_HEADER_BYTES, 0)
-    if not head.startswith(COPY_MAGIC) or len(head) < PACK_HEADER_BYTES:
+    if not head.startswith(PACK_MAGIC) or len(head) < PACK_HEADER_BYTES:
         raise CorruptSnapshotError(
             f"{path}: offset 0: expected a copy made by SAVE, or a snapshot, found neither; next: name another file"
         )

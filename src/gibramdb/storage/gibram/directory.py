@@ -16,7 +16,7 @@ from gibramdb.storage.gibram.log import Log, open_log, take_records
 from gibramdb.storage.gibram.settled import Mutations, link_order, session_times, weights
 from gibramdb.storage.gibram.snapshot import NAME, Snapshot, SnapshotHead
 from gibramdb.storage.identity import MARKER_NAME
-from gibramdb.storage.snapshot import COPY_MAGIC
+from gibramdb.storage.snapshot import PACK_HEADER_BYTES, is_copy
 from gibramdb.storage.wal import RECORD_BYTES_MAX
 
 T = TypeVar("T")
@@ -203,7 +203,7 @@ def _is_our_copy(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            return file.read(len(COPY_MAGIC)) == COPY_MAGIC
+            return is_copy(file.read(PACK_HEADER_BYTES))
     except OSError as error:
         raise _unreadable(path, error) from error
 
