@@ -14,7 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.rule import Rule
@@ -24,6 +23,7 @@ from demo import crash, factbook
 from demo.questions import QUESTIONS, ask
 from demo.server import DemoServer
 from gibramdb.cli.index import STAGES
+from gibramdb.cli.screen import Screen
 from gibramdb.pipeline import Progress, SentenceEncoder, index
 from gibramdb.pipeline.indexing import IndexReport
 
@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--countries", type=int, default=COUNTRIES_BY_DEFAULT, help="how many profiles otherwise")
     parser.add_argument("--data", type=Path, default=Path("demo-data"), help="a directory for the demo; emptied first")
     options = parser.parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    console = Screen(width=None if sys.stdout.isatty() else 100)
     data: Path = options.data
     if data.exists() and any(data.iterdir()) and not (data / "server.log").exists():
         console.print(f"{data} is not empty and not from an earlier demo: choose another directory with --data")
@@ -59,12 +59,12 @@ def main() -> int:
         for each in servers:
             each.stop()
         command = os.path.relpath(Path(sys.executable).with_name("gibramdb"))
-        console.print(f"\n[dim]{time.monotonic() - began:.0f} s in all. To look around:[/]")
+        console.print(f"\n{time.monotonic() - began:.0f} s in all. To look around:", style="dim")
         console.print(f"  {command} serve --mode durable --dim 512 --data {data / 'store'}", soft_wrap=True)
         console.print(f'  {command} query "which countries border Germany?" --session {SESSION}', soft_wrap=True)
 
 
-def _tell(console: Console, data: Path, servers: list[DemoServer], country_count: int | None) -> int:
+def _tell(console: Screen, data: Path, servers: list[DemoServer], country_count: int | None) -> int:
     server = servers[0]
     console.print(Rule("1. A durable server on a fresh directory"))
     console.print(f"Serving on 127.0.0.1:{server.port}, every write synced before it is acknowledged.")
@@ -117,11 +117,14 @@ def _tell(console: Console, data: Path, servers: list[DemoServer], country_count
         table.add_row(name, value, style="bold red" if bad else "bold" if name == "lost" else "")
     console.print(table)
     kept = comparison.lost == 0 and comparison.acknowledged > 0 and is_same and nearest == SAMPLES and over_hops > 0
-    console.print("[bold green]Nothing was lost.[/]" if kept else "[bold red]Something was lost: see above.[/]")
+    if kept:
+        console.print("Nothing was lost.", style="bold green")
+    else:
+        console.print("Something was lost: see above.", style="bold red")
     return 0 if kept else 1
 
 
-def _index(console: Console, server: DemoServer, embedder: SentenceEncoder, country_count: int | None) -> IndexReport:
+def _index(console: Screen, server: DemoServer, embedder: SentenceEncoder, country_count: int | None) -> IndexReport:
     if country_count is None:
         facts = factbook.read()
         console.print(f"All {len(facts.sources)} profiles, whole.")
@@ -153,7 +156,7 @@ def _index(console: Console, server: DemoServer, embedder: SentenceEncoder, coun
         return index(store.session(SESSION), facts.sources, embedder=embedder, progress=show)
 
 
-def _print_report(console: Console, report: IndexReport) -> None:
+def _print_report(console: Screen, report: IndexReport) -> None:
     console.print(
         f"Stored in {report.duration_ms / 1000:.1f} s: {report.documents.added:,} documents, "
         f"{report.textunits.added:,} text units, {report.entities.added:,} entities, "

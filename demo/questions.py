@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from demo.factbook import BORDERS, MEMBER_OF, SELLS_TO
 from gibramdb import Session
+from gibramdb.cli.screen import Screen
 from gibramdb.errors import NotFoundError
 from gibramdb.model.results import Explanation, QueryResult, TextUnitHit
 
@@ -39,11 +38,11 @@ QUESTIONS = (
 )
 
 
-def ask(session: Session, console: Console, questions: Sequence[tuple[Question, NDArray[np.float32]]]) -> int:
+def ask(session: Session, console: Screen, questions: Sequence[tuple[Question, NDArray[np.float32]]]) -> int:
     """Ask, show what comes back; returns how many answers came over at least one hop."""
     over_hops = 0
     for question, vector in questions:
-        console.print(f"\n[bold]“{question.text}”[/]")
+        console.print(f"\n“{question.text}”", style="bold")
         seeds = list(_seed_ids(session, question.subjects))
         result = session.query(
             vector,
@@ -73,7 +72,7 @@ def _seed_ids(session: Session, titles: Sequence[str]) -> list[int]:
     return found
 
 
-def _print_hits(console: Console, result: QueryResult) -> None:
+def _print_hits(console: Screen, result: QueryResult) -> None:
     by_vector = [hit for hit in result.entities if not hit.hop]
     walked = [hit for hit in result.entities if hit.hop]
     console.print(
@@ -86,7 +85,7 @@ def _print_hits(console: Console, result: QueryResult) -> None:
         table.add_column(name, justify="right" if justify == "right" else "left")
     by_hop = [[hit for hit in walked if hit.hop == hop][:HITS_SHOWN_PER_HOP] for hop in (1, 2)]
     for hit in (*by_vector[:2], *by_hop[0], *by_hop[1]):
-        table.add_row(f"{hit.score:.3f}", str(hit.hop), Text(hit.entity.title), Text(hit.entity.type))
+        table.add_row(f"{hit.score:.3f}", str(hit.hop), hit.entity.title, hit.entity.type)
     console.print(table)
 
 
@@ -107,11 +106,11 @@ def answers(question: Question, result: QueryResult, explanation: Explanation) -
     return found
 
 
-def _print_answers(console: Console, question: Question, found: dict[str, list[str]]) -> None:
+def _print_answers(console: Screen, question: Question, found: dict[str, list[str]]) -> None:
     relation = question.relationship_types[-1]
     for source, targets in list(found.items())[:SOURCES_SHOWN_MAX]:
         more = f" and {len(targets) - TARGETS_SHOWN_MAX} more" if len(targets) > TARGETS_SHOWN_MAX else ""
-        console.print(Text(f"  {source} {relation} {', '.join(targets[:TARGETS_SHOWN_MAX])}{more}"), soft_wrap=True)
+        console.print(f"  {source} {relation} {', '.join(targets[:TARGETS_SHOWN_MAX])}{more}", soft_wrap=True)
     if len(found) > SOURCES_SHOWN_MAX:
         console.print(f"  and {len(found) - SOURCES_SHOWN_MAX} more", style="dim")
 
@@ -129,7 +128,7 @@ def _named_nearby(result: QueryResult, hit: TextUnitHit) -> int:
     return len({each.entity.id for each in result.entities if each.hop <= 1}.intersection(hit.textunit.entity_ids))
 
 
-def _print_source(console: Console, result: QueryResult) -> None:
+def _print_source(console: Screen, result: QueryResult) -> None:
     found = sources(result)
     if not found:
         return
@@ -140,4 +139,4 @@ def _print_source(console: Console, result: QueryResult) -> None:
         f"entities of hops 0 and 1, {_named_nearby(result, found[0])} of them:",
         soft_wrap=True,
     )
-    console.print(Text(f"  {shown}", style="dim"))
+    console.print(f"  {shown}", style="dim")

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from gibramdb.cli import flags
 from gibramdb.cli.screen import screen
@@ -48,8 +47,8 @@ def check_config(
     for heading in ("setting", "value", "origin"):
         table.add_column(heading, overflow="fold")
     for setting in SETTINGS:
-        # As Text: a path with brackets in it is not markup.
-        table.add_row(setting.name, Text(setting.text_in(config)), Text(config.origins[setting.name]))
-    screen().print(table)
+        table.add_row(setting.name, setting.text_in(config), config.origins[setting.name])
+    console = screen()
+    console.print(table)
     for warning in config.warnings:
-        print(f"warning: {warning}")
+        console.print(f"warning: {warning}")

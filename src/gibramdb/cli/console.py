@@ -19,6 +19,7 @@ from typer.core import TyperCommand
 from gibramdb.cli import grammar
 from gibramdb.cli.screen import screen
 from gibramdb.cli.target import DEFAULT_SERVER, Server, Timeout, Tls, open_server, without_key
+from gibramdb.cli.visible import visible
 from gibramdb.errors import GibramError, InvalidArgumentError
 from gibramdb.model.results import StoredEmbeddings
 from gibramdb.session import Store
@@ -142,13 +143,13 @@ class Talk:
     def _show(self, result: Any) -> None:
         value = msgspec.to_builtins(_named(result))
         if self._as_json:
-            print(msgspec.json.encode(value).decode())
+            typer.echo(msgspec.json.encode(value))  # bytes: JSON is UTF-8, whatever the terminal is
             return
         if isinstance(value, dict) and not value:
             self._console.print("done")
         for title, table in _tables(value):
             if title:
-                self._console.print(f"[bold]{title}[/bold]")
+                self._console.print(title, style="bold")
             self._console.print(table)
 
 
@@ -268,7 +269,7 @@ def _converse(talk: Talk, server: str) -> None:
         except KeyboardInterrupt:
             print("given up; the server may carry it out all the same", file=sys.stderr)
         except GibramError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {visible(str(error))}", file=sys.stderr)
 
 
 def _is_command(line: str) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gibramdb.cli.main import INTERRUPTED
+from gibramdb.cli.screen import Screen, screen
 from gibramdb.cli.target import DEFAULT_SERVER, DataDirectory, Server, SessionName, Timeout, Tls, open_session
 from gibramdb.errors import InvalidArgumentError
 
@@ -73,7 +74,6 @@ def index(
 
 @contextmanager
 def _bars() -> Iterator[Bars]:
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -88,7 +88,7 @@ def _bars() -> Iterator[Bars]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=Screen(stderr=True),
     ) as bars:
         yield bars
 
@@ -126,10 +126,9 @@ def _nothing_to_read(paths: list[Path], skipped: list[Skipped]) -> str:
 
 
 def _print_report(report: IndexReport, skipped: list[Skipped], session: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"session {session}", title_justify="left")
+    table = Table()
     table.add_column("stored")
     table.add_column("new", justify="right")
     table.add_column("there already", justify="right")
@@ -141,19 +140,19 @@ def _print_report(report: IndexReport, skipped: list[Skipped], session: str) -> 
         ("links", report.links),
     ):
         table.add_row(name, f"{tally.added:,}", f"{tally.skipped:,}")
-    console = Console()
+    console = screen()
+    console.print(f"session {session}", style="italic")
     console.print(table)
     took = f"{report.duration_ms / 1000:.1f} s"
     if report.added:
-        console.print(f"done in {took}", highlight=False)
+        console.print(f"done in {took}")
     else:
-        console.print(f"nothing new: all of it was stored already (looked at in {took})", highlight=False)
+        console.print(f"nothing new: all of it was stored already (looked at in {took})")
     if report.textunits_outdated:
         console.print(
-            f"{report.textunits_outdated:,} text units are no longer in their files; they stay in the session",
-            highlight=False,
+            f"{report.textunits_outdated:,} text units are no longer in their files; they stay in the session"
         )
     for each in skipped[:SKIPPED_SHOWN_MAX]:
-        console.print(f"skipped {each.path}: {each.reason}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"skipped {each.path}: {each.reason}")
     if len(skipped) > SKIPPED_SHOWN_MAX:
-        console.print(f"and {len(skipped) - SKIPPED_SHOWN_MAX:,} more files skipped", highlight=False)
+        console.print(f"and {len(skipped) - SKIPPED_SHOWN_MAX:,} more files skipped")

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from gibramdb.cli.visible import visible
 from gibramdb.errors import GibramError, InternalError, MissingExtraError
 from gibramdb.version import __version__
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:] if arguments is None else arguments)
     except GibramError as error:
-        print(f"gibramdb: error: {error}", file=sys.stderr)
+        print(f"gibramdb: error: {visible(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED

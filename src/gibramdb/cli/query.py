@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from gibramdb.cli.screen import Screen
 from gibramdb.cli.target import DEFAULT_SERVER, DataDirectory, Server, SessionName, Timeout, Tls, open_session
 from gibramdb.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from gibramdb.model.results import EntityHit, QueryResult, RelationshipHit, TextUnitHit
 
 ENTITIES_SHOWN_MAX = 20
@@ -124,17 +123,13 @@ def _heaviest_first(result: QueryResult) -> list[RelationshipHit]:
 
 
 def _print(result: QueryResult, timing: Timing, *, full: bool) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = Screen()
     _print_entities(console, result.entities, full=full)
     _print_relationships(console, _heaviest_first(result), full=full)
     _print_textunits(console, result.textunits, full=full)
     for hit in result.communities:
         summary = hit.community.summary or "no summary"
-        console.print(
-            f"community {hit.community.title} ({hit.similarity:.3f}): {summary}", markup=False, soft_wrap=True
-        )
+        console.print(f"community {hit.community.title} ({hit.similarity:.3f}): {summary}", soft_wrap=True)
     console.print(
         f"{timing.embedding_ms:.1f} ms to load the model and embed the question, {timing.query_ms:.1f} ms to ask "
         f"(of which {timing.store_ms:.1f} ms in the store); query {result.query_id}",
@@ -142,9 +137,8 @@ def _print(result: QueryResult, timing: Timing, *, full: bool) -> None:
     )
 
 
-def _print_entities(console: Console, hits: tuple[EntityHit, ...], *, full: bool) -> None:
+def _print_entities(console: Screen, hits: tuple[EntityHit, ...], *, full: bool) -> None:
     from rich.table import Table
-    from rich.text import Text
 
     if not hits:
         console.print("no entities found")
@@ -155,7 +149,7 @@ def _print_entities(console: Console, hits: tuple[EntityHit, ...], *, full: bool
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("title")
     table.add_column("type", no_wrap=True)
-    table.add_column("description", no_wrap=not full, ratio=1, min_width=16)
+    table.add_column("description", no_wrap=not full, overflow="ellipsis", ratio=1, min_width=16)
     shown = hits if full else hits[:ENTITIES_SHOWN_MAX]
     for rank, hit in enumerate(shown, 1):
         entity = hit.entity
@@ -163,16 +157,16 @@ def _print_entities(console: Console, hits: tuple[EntityHit, ...], *, full: bool
             str(rank),
             f"{hit.score:.3f}",
             str(hit.hop),
-            Text(entity.title, style="bold"),
-            Text(entity.type),
-            Text(entity.description, overflow="ellipsis", no_wrap=not full),
+            console.render_str(entity.title, style="bold"),
+            entity.type,
+            entity.description,
         )
     console.print(table)
     if len(shown) < len(hits):
         console.print(f"  and {len(hits) - len(shown):,} more; --full shows them", style="dim")
 
 
-def _print_relationships(console: Console, hits: list[RelationshipHit], *, full: bool) -> None:
+def _print_relationships(console: Screen, hits: list[RelationshipHit], *, full: bool) -> None:
     from rich.text import Text
 
     if not hits:
@@ -183,19 +177,19 @@ def _print_relationships(console: Console, hits: list[RelationshipHit], *, full:
         relationship = hit.relationship
         line = Text.assemble(
             "  ",
-            (hit.source_title, "bold"),
-            f" {relationship.type or 'is connected with'} ",
-            (hit.target_title, "bold"),
+            console.render_str(hit.source_title, style="bold"),
+            console.render_str(f" {relationship.type or 'is connected with'} "),
+            console.render_str(hit.target_title, style="bold"),
             f"  (weight {relationship.weight:g})",
         )
         if relationship.description:
-            line.append(f"  {relationship.description}", style="dim")
+            line.append(console.render_str(f"  {relationship.description}", style="dim"))
         console.print(line, soft_wrap=True)
     if len(shown) < len(hits):
         console.print(f"  and {len(hits) - len(shown):,} lighter ones; --full shows them", style="dim")
 
 
-def _print_textunits(console: Console, hits: tuple[TextUnitHit, ...], *, full: bool) -> None:
+def _print_textunits(console: Screen, hits: tuple[TextUnitHit, ...], *, full: bool) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
@@ -205,9 +199,13 @@ def _print_textunits(console: Console, hits: tuple[TextUnitHit, ...], *, full: b
     for rank, hit in enumerate(hits, 1):
         textunit = hit.textunit
         content = textunit.content if full else _shortened(textunit.content)
-        where = Text.assemble(f"  {rank}. ", (textunit.external_id, "bold"), f"  score {hit.score:.3f}, hop {hit.hop}")
+        where = Text.assemble(
+            f"  {rank}. ",
+            console.render_str(textunit.external_id, style="bold"),
+            f"  score {hit.score:.3f}, hop {hit.hop}",
+        )
         console.print(where, soft_wrap=True)
-        console.print(Padding(Text(content), (0, 0, 1, 5)))
+        console.print(Padding(content, (0, 0, 1, 5)))
 
 
 def _shortened(text: str) -> str:

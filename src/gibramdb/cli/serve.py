@@ -6,6 +6,7 @@ import sys
 
 from gibramdb.cli import flags
 from gibramdb.cli.logging_setup import set_up_logging
+from gibramdb.cli.visible import visible
 
 
 def serve(
@@ -34,7 +35,7 @@ def serve(
     if settings.insecure:
         # Beside the log, which may be a file, or be told to leave warnings out.
         said = [warning for warning in settings.warnings if warning.startswith("--insecure")]
-        print(*(f"gibramdb: warning: {each}" for each in said), sep="\n", file=sys.stderr, flush=True)
+        print(*(f"gibramdb: warning: {visible(each)}" for each in said), sep="\n", file=sys.stderr, flush=True)
     set_up_logging(settings.logging)
 
     # Imported here: `gibramdb --help` and a refused setting need not wait for the engine.
