@@ -11,9 +11,11 @@ from rich.table import Table
 import gibramdb
 from gibramdb.cli import index, query
 from gibramdb.cli.console import Talk
+from gibramdb.cli.grammar import GOT_CHARS_MAX
 from gibramdb.cli.main import main
 from gibramdb.cli.screen import Screen
 from gibramdb.cli.visible import visible
+from gibramdb.errors import InvalidArgumentError
 from gibramdb.model.knowledge import NewCommunity, NewEntity, NewRelationship
 from gibramdb.pipeline.indexing import IndexReport, Tally
 from gibramdb.pipeline.sources import Skipped
@@ -136,3 +138,20 @@ def test_files_of_a_store_are_named_as_they_are(capsys: pytest.CaptureFixture[st
     assert named in capsys.readouterr().out
     assert main(["store", "verify", str(data)]) != 0
     assert named in capsys.readouterr().err
+
+
+def test_a_value_nested_too_deeply_is_a_wrong_value_of_its_field(capsys: pytest.CaptureFixture[str]) -> None:
+    with gibramdb.open(vector_dim=2) as db:
+        talk = Talk(db, "s", as_json=False)
+        for words, name in (
+            (["MGET_ENTITIES", "[" * 3_000], "ids"),
+            (["MGET_ENTITIES", "[" * 100_000 + "]" * 100_000], "ids"),
+            (["MSET_ENTITIES", '[{"title":' * 3_000 + "1" + "}]" * 3_000], "entities"),
+            (["ADD_ENTITY", "e", "t", "embedding=" + "[" * 3_000], "embedding"),
+            (["pipeline", f"GET_ENTITY {'[' * 3_000}"], "id"),
+        ):
+            with pytest.raises(InvalidArgumentError, match=rf"{name} takes a .*: nested too deeply$") as refused:
+                talk.answer(words)
+            assert len(str(refused.value)) < 2 * GOT_CHARS_MAX
+        talk.answer(["PING"])
+    assert capsys.readouterr().out == "done\n"

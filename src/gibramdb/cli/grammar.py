@@ -25,6 +25,9 @@ _ADDS_ONE = {
     CommandNumber.ADD_DOCUMENT, CommandNumber.ADD_TEXTUNIT, CommandNumber.ADD_ENTITY, CommandNumber.ADD_RELATIONSHIP,
 }  # fmt: skip
 
+GOT_CHARS_MAX = 500
+"""Of a value that is refused: enough to know it again. A list may have millions."""
+
 ROWS: dict[str, Row] = {row.name: row for row in TABLE}
 """Every command that can be asked for, by name."""
 
@@ -140,8 +143,12 @@ def _read(command: str, field: Field, text: str) -> Any:
         if item is not None and issubclass(item, msgspec.Struct):
             return tuple(_made(item, each) for each in msgspec.convert(value, tuple[dict[str, Any], ...]))
         return _converted(field, value)
+    except RecursionError:
+        why = "nested too deeply"
     except (ValueError, TypeError) as error:
-        raise InvalidArgumentError(f"{command}: {field.name} takes a {field.said}, got {text!r}: {error}") from None
+        why = str(error)
+    got = repr(text if len(text) <= GOT_CHARS_MAX else f"{text[:GOT_CHARS_MAX]} …")
+    raise InvalidArgumentError(f"{command}: {field.name} takes a {field.said}, got {got}: {why}")
 
 
 def _made(item: type[Any], values: dict[str, Any]) -> Any:
