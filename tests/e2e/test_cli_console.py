@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -207,6 +208,37 @@ def test_lines_from_a_pipe_are_done_up_to_the_first_that_fails(server: Server) -
     assert "document not found: 9" in done.stderr
     with server.connect() as db:
         assert db.session("piped").info().document_count == 1
+
+
+def test_bytes_that_are_no_text_and_outputs_that_take_little_end_no_command_in_a_traceback(server: Server) -> None:
+    with server.connect() as db:
+        db.session("streams").add_entity("e", "ünïcode 😀")
+    gibramdb = [sys.executable, "-m", "gibramdb", *said(server, "-s", "streams")]
+    command = shlex.join(gibramdb)
+    ascii_only, strict = {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "utf-8:strict"}
+    table, document = "\\xdcN\\xcfCODE \\U0001f600", '"title":"ÜNÏCODE 😀"'
+    for line, environment, status, shown in (
+        (f"{command} LIST_ENTITIES", ascii_only, 0, table),
+        (f"{command} --json LIST_ENTITIES", ascii_only, 0, document),
+        (
+            f"{command} ADD_DOCUMENT $'\\xff'",
+            strict,
+            64,
+            "ADD_DOCUMENT: 'utf-8' codec can't encode character '\\udcff'",
+        ),
+        (f"{command} $'\\xff\\x1b[2J'", strict, 64, "unknown command: \\udcff\\x1b[2J"),
+        (f"echo $'ADD_DOCUMENT \\xff' | {command} -", strict, 64, "can't encode character '\\udcff'"),
+        (f"{command} LIST_ENTITIES | true; exit ${{PIPESTATUS[0]}}", strict, 1, ""),
+        (f"{command} --json LIST_ENTITIES | true; exit ${{PIPESTATUS[0]}}", strict, 1, ""),
+        (f"{command} LIST_ENTITIES >&-", strict, 0, ""),
+        (f"{command} <&-", strict, 0, ""),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", line], capture_output=True, timeout=180, env={**os.environ, **environment}, check=False
+        )
+        out = (done.stdout + done.stderr).decode()
+        assert (done.returncode, shown in out) == (status, True), (line, out)
+        assert shown or not out, (line, out)
 
 
 def test_a_dialogue_on_a_terminal(server: Server, tmp_path: Path) -> None:
