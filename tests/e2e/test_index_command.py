@@ -176,6 +176,7 @@ def test_a_server_of_another_dimension_is_refused_with_the_way_out(tmp_path: Pat
         (("index", "{notes}/none.txt", "--session", "s"), 64, "none.txt does not exist"),
         (("index", "{notes}", "--session", " "), 64, "--session"),
         (("query", " ", "--session", "s"), 64, "blank"),
+        (("query", "who\udcff?", "--session", "s"), 64, "the question is no UTF-8 text: who\\udcff?"),
         (("query", "x", "--session", "nobody"), 64, "session not found"),
         (("index", "{notes}"), 2, "--session"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,21 @@ def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_what_can_not_be_read_is_skipped_with_a_reason(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "x.txt").write_bytes(content)
     assert load(find([tmp_path / "x.txt"])[0][0]) == Skipped(tmp_path / "x.txt", reason)
+
+
+def test_a_path_that_can_not_be_looked_at_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ring").symlink_to("ring")
+    for path in (tmp_path / "ring", tmp_path / ("long" * 100)):
+        with pytest.raises(InvalidArgumentError, match="can not be read: "):
+            find([path])
+
+
+def test_a_file_whose_name_is_no_text_is_skipped(tree: Path) -> None:
+    """No document can be called so."""
+    (tree / os.fsdecode(b"\xff.txt")).write_text("text")
+    found, skipped = find([tree])
+    assert len(found) == 4
+    assert [each.reason for each in skipped if each.path.suffix == ".txt"] == ["its name is not UTF-8"]
 
 
 def test_a_huge_file_is_skipped_unread(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ def query(
 
     if not text.strip():
         raise InvalidArgumentError("the question is blank")
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise InvalidArgumentError(f"the question is no UTF-8 text: {text}")
     embedder = SentenceEncoder()
     with open_session(session, server, tls, timeout, data, vector_dim=embedder.dim, may_begin=False) as target:
         begun = time.perf_counter()

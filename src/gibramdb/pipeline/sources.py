@@ -7,6 +7,7 @@ in there, so the same command gives the same names wherever it is run.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def find(paths: Sequence[Path]) -> tuple[list[Found], list[Skipped]]:
     """The files at and below the paths, in the order of their names; hidden ones are passed over.
 
     Raises:
-        InvalidArgumentError: if a path does not exist, or two files would get the same external id.
+        InvalidArgumentError: a path can not be found or looked at, or two files would have the same external id.
     """
     found: dict[str, Found] = {}
     skipped: list[Skipped] = []
@@ -49,6 +50,8 @@ def find(paths: Sequence[Path]) -> tuple[list[Found], list[Skipped]]:
             kind = KINDS.get(path.suffix.lower())
             if kind is None:
                 skipped.append(Skipped(path, f"not one of {' '.join(KINDS)}"))
+            elif not _is_text(external_id):
+                skipped.append(Skipped(path, "its name is not UTF-8"))
             elif external_id not in found:
                 found[external_id] = Found(path, external_id, kind)
             elif not found[external_id].path.samefile(path):
@@ -75,8 +78,22 @@ def load(file: Found) -> Source | Skipped:
     return Source(file.external_id, text, file.kind, filename=file.path.name)
 
 
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _files(given: Path) -> Iterator[tuple[Path, str]]:
-    if given.is_dir():
+    try:
+        is_directory = stat.S_ISDIR(given.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InvalidArgumentError(f"{given} does not exist") from None
+    except OSError as error:
+        raise InvalidArgumentError(f"{given} can not be read: {error.strerror}") from None
+    if is_directory:
         root = given.resolve()
         for directory, subdirectories, names in os.walk(root):
             # Sorting in place makes the walk itself go in this order.
@@ -84,7 +101,5 @@ def _files(given: Path) -> Iterator[tuple[Path, str]]:
             for name in sorted(name for name in names if not name.startswith(".")):
                 path = Path(directory, name)
                 yield path, path.relative_to(root.parent).as_posix()
-    elif given.exists():
-        yield given, given.name
     else:
-        raise InvalidArgumentError(f"{given} does not exist")
+        yield given, given.name
