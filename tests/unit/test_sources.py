@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -80,6 +81,23 @@ def test_a_file_whose_name_is_no_text_is_skipped(tree: Path) -> None:
     found, skipped = find([tree])
     assert len(found) == 4
     assert [each.reason for each in skipped if each.path.suffix == ".txt"] == ["its name is not UTF-8"]
+
+
+def test_directories_that_are_not_looked_into_are_said(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tree / "linked").symlink_to(tree.parent, target_is_directory=True)
+    (tree / "shut").mkdir()
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:  # who runs the tests may be allowed to read everything
+        if path == str(tree.resolve() / "shut"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    found, skipped = find([tree])
+    assert len(found) == 4
+    told = {(each.path.name, each.reason) for each in skipped}
+    assert told >= {("linked", "a link to a directory"), ("shut", "Permission denied")}
 
 
 def test_a_huge_file_is_skipped_unread(tmp_path: Path) -> None:

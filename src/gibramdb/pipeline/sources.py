@@ -46,7 +46,7 @@ def find(paths: Sequence[Path]) -> tuple[list[Found], list[Skipped]]:
     found: dict[str, Found] = {}
     skipped: list[Skipped] = []
     for given in paths:
-        for path, external_id in _files(given):
+        for path, external_id in _files(given, skipped):
             kind = KINDS.get(path.suffix.lower())
             if kind is None:
                 skipped.append(Skipped(path, f"not one of {' '.join(KINDS)}"))
@@ -86,7 +86,12 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _files(given: Path) -> Iterator[tuple[Path, str]]:
+def _files(given: Path, skipped: list[Skipped]) -> Iterator[tuple[Path, str]]:
+    """Each with its external id; directories that are not looked into go to `skipped`."""
+
+    def unreadable(error: OSError) -> None:
+        skipped.append(Skipped(Path(error.filename), error.strerror or str(error)))
+
     try:
         is_directory = stat.S_ISDIR(given.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -95,9 +100,11 @@ def _files(given: Path) -> Iterator[tuple[Path, str]]:
         raise InvalidArgumentError(f"{given} can not be read: {error.strerror}") from None
     if is_directory:
         root = given.resolve()
-        for directory, subdirectories, names in os.walk(root):
+        for directory, subdirectories, names in os.walk(root, onerror=unreadable):
             # Sorting in place makes the walk itself go in this order.
             subdirectories[:] = sorted(name for name in subdirectories if not name.startswith("."))
+            links = [path for name in subdirectories if (path := Path(directory, name)).is_symlink()]
+            skipped += (Skipped(path, "a link to a directory") for path in links)
             for name in sorted(name for name in names if not name.startswith(".")):
                 path = Path(directory, name)
                 yield path, path.relative_to(root.parent).as_posix()
