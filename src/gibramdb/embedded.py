@@ -243,8 +243,8 @@ def _config(
     if path is not None:
         flags["server.data_dir"] = os.fspath(path)
         flags["session_store.mode"] = "durable"
-        flags["session_store.wal_sync_policy"] = wal_sync_policy
-        flags["session_store.wal_sync_interval"] = wal_sync_interval
+        flags["session_store.wal_sync_policy"] = str(wal_sync_policy)
+        flags["session_store.wal_sync_interval"] = str(wal_sync_interval)
         flags["session_store.snapshot_wal_size_bytes"] = str(snapshot_wal_size_bytes)
     return load_config(None, flags=flags)
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from gibramdb.errors import GibramError, InvalidArgumentError
 from gibramdb.model import commands
 from gibramdb.model.commands import Command, WriteCommand
+from gibramdb.model.field_types import links_of, search_types_of, several
 from gibramdb.model.knowledge import (
     Community,
     Document,
@@ -386,7 +387,7 @@ class Session:
         total, done = total_of(pairs), 0
         try:
             for chunk in _even_chunks(pairs):
-                self._executor.execute_batch([commands.LinkTextUnitEntity(self.id, *pair) for pair in chunk])
+                self._executor.execute_batch(links_of(self.id, chunk, done))
                 done += len(chunk)
                 if on_progress is not None:
                     on_progress(done, total)
@@ -590,7 +591,7 @@ class Session:
 
         Args:
             vector: shape (vector_dim,); may be empty when `seed_entity_ids` is given.
-            top_k: how many neighbours of each kind begin the walk.
+            top_k: how many neighbours of each kind begin the walk. Of this and the three below, 0 means the default.
             hops: how far to walk; 0 gives the neighbours alone.
             search_types: "textunit", "entity", "community"; all of them unless told otherwise.
             entities_max: most entities to answer, and to visit.
@@ -603,21 +604,21 @@ class Session:
         Raises:
             RetrievalNotReadyError: nothing that could be searched holds a vector, and no seeds are given.
             DimensionMismatchError: the vector has another length than the store's.
-            InvalidArgumentError: a number is negative or not finite.
+            InvalidArgumentError: a number is negative or not finite, or a value is of a wrong type or word.
             NotFoundError: a seed, or the session, is not there.
         """
         command = commands.Query(
             self.id,
             vector=vector,
-            search_types=tuple(search_types),
+            search_types=search_types_of(search_types),
             top_k=top_k,
             hops=hops or -1,
             entities_max=entities_max,
             textunits_max=textunits_max,
             communities_max=communities_max,
-            seed_entity_ids=tuple(seed_entity_ids),
-            entity_types=tuple(entity_types),
-            relationship_types=tuple(relationship_types),
+            seed_entity_ids=several("seed_entity_ids", seed_entity_ids),
+            entity_types=several("entity_types", entity_types),
+            relationship_types=several("relationship_types", relationship_types),
         )
         return cast("QueryResult", self._executor.execute(command))
 

@@ -242,6 +242,24 @@ WRONG_TYPES: list[tuple[Callable[[Any], object], str]] = [
     (lambda s: s.get_entity_by_title(b"A"), "title must be a text, got b'A'"),
     (lambda s: s.query([1.0] * 8, top_k="5"), "top_k must be a whole number, got '5'"),
     (lambda s: s.query([1.0] * 8, entity_types=[5]), "entity_types[0] must be a text, got 5"),
+    (lambda s: s.query([1.0] * 8, entity_types="k"), "entity_types must be a list, or another iterable, got 'k'"),
+    (lambda s: s.query([1.0] * 8, relationship_types="k"), "relationship_types must be a list, or another iterable"),
+    (lambda s: s.query([1.0] * 8, seed_entity_ids=1), "seed_entity_ids must be a list, or another iterable, got 1"),
+    (lambda s: s.query([1.0] * 8, search_types="entity"), "search_types must be a list, or another iterable"),
+    (
+        lambda s: s.query([1.0] * 8, search_types=["entity", "entities"]),
+        "search_types[1] must be one of textunit, entity, community, got 'entities'",
+    ),
+    (lambda s: s.link_many([(1, 2), (1, 2, 3)]), "pairs[1] must be (text unit id, entity id), got (1, 2, 3)"),
+    (lambda s: s.link_many([5]), "pairs[0] must be (text unit id, entity id), got 5"),
+    (
+        lambda s: s.add_entity("n", "n", embedding=None),
+        "embedding must be a sequence of numbers, empty for none; got None",
+    ),
+    (
+        lambda s: s.add_relationship(1, 1, weight=1e-300),
+        "weight 1e-300 is too small for a 32-bit float, and 0 means 1.0",
+    ),
     (lambda s: s.set_ttl("1h"), "ttl_s must be a whole number, got '1h'"),
 ]
 
@@ -287,10 +305,12 @@ def test_what_can_not_be_stored_is_refused_with_a_token_as_without_one(session: 
     assert session.digest() == before
 
 
-def test_a_weight_too_small_for_the_wire_is_one_that_was_not_given(session: Session) -> None:
+def test_the_smallest_weight_that_the_wire_can_hold_is_kept_and_none_below_it(session: Session) -> None:
     session.add_entities([NewEntity("e", "e")])
-    session.add_relationship(1, 1, weight=1e-60)
-    assert session.get_relationship(1).weight == 1.0
+    session.add_relationship(1, 1, weight=2.0**-149)
+    assert session.get_relationship(1).weight == 2.0**-149
+    with pytest.raises(InvalidArgumentError, match="too small for a 32-bit float"):
+        session.add_relationship(1, 1, "again", weight=-(2.0**-150))
 
 
 IMPOSSIBLE: list[Callable[[Session, int], object]] = [

@@ -6,9 +6,10 @@ import math
 import random
 import threading
 
+import msgspec
 import numpy as np
 import pytest
-from support.owned_store import OwnedStore
+from support.owned_store import VECTOR_DIM, OwnedStore
 
 from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit, Session
 from gibramdb.errors import (
@@ -157,13 +158,26 @@ def test_links_and_members_are_weighed_before_they_are_gathered(monkeypatch: pyt
     store.close()
 
 
+def test_words_that_a_client_sends_for_kinds_that_are_none_are_passed_over() -> None:
+    store = OwnedStore()
+    store.run(c.AddEntities("s", (NewEntity("e", "e", embedding=[1.0] * VECTOR_DIM),)))
+    asked = c.Query("s", vector=[1.0] * VECTOR_DIM, search_types=("nonsense", "entity"))
+    answer = store.run(asked)
+    assert isinstance(answer, QueryResult)
+    assert len(answer.entities) == 1
+    refused = store.run(msgspec.structs.replace(asked, search_types=("nonsense",)))
+    assert isinstance(refused, RetrievalNotReadyError)
+    assert str(refused).endswith("skipped=[]")
+    store.close()
+
+
 def test_what_can_not_be_asked(session: Session) -> None:
     with pytest.raises(GibramError):
         session.query(axis(0))
     session.add_entities([NewEntity("e", "e")])
     with pytest.raises(RetrievalNotReadyError, match=r"^retrieval ready error.*skipped=\[textunit entity community\]$"):
         session.query(axis(0))
-    with pytest.raises(RetrievalNotReadyError, match=r"skipped=\[\]$"):
+    with pytest.raises(InvalidArgumentError, match=r"^search_types\[0\] must be one of"):
         session.query(axis(0), search_types=["nonsense"])
     session.add_entities([NewEntity("f", "f", embedding=axis(0))])
     for length in (1, 7, 9):

@@ -106,6 +106,12 @@ def test_a_huge_file_is_skipped_unread(tmp_path: Path) -> None:
     assert load(find([tmp_path / "x.txt"])[0][0]) == Skipped(tmp_path / "x.txt", "larger than 64 MiB")
 
 
+def test_a_pipe_is_skipped_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.md")
+    (given,) = find([tmp_path])[0]
+    assert load(given) == Skipped(given.path, "not a file but a pipe, a socket or a device")
+
+
 def test_a_file_removed_meanwhile_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("text")
     found, _ = find([tmp_path / "x.txt"])

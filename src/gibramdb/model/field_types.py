@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Any, NamedTuple, NewType, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from gibramdb.errors import InvalidArgumentError
-from gibramdb.model.commands import Command
+from gibramdb.model.commands import SEED_KINDS, Command, LinkTextUnitEntity
 from gibramdb.model.knowledge import Embedding
+
+T = TypeVar("T")
 
 
 def check_batch(batch: Iterable[object]) -> None:
@@ -45,6 +47,41 @@ def check_types(command: object, place: str = "") -> None:
         # A single object's field has the name that the caller knows it by.
         name = path if getattr(command, "bulk", False) else path.rpartition(".")[2]
         raise InvalidArgumentError(f"{place}{name} must be {noun}, got {reprlib.repr(found)}")
+
+
+def several(name: str, given: Iterable[T]) -> tuple[T, ...]:
+    """What an argument gives one by one. A text would do so letter by letter, which nobody means.
+
+    Raises:
+        InvalidArgumentError: it is a text, or gives nothing.
+    """
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise InvalidArgumentError(f"{name} must be a list, or another iterable, got {reprlib.repr(given)}")
+    return tuple(given)
+
+
+def search_types_of(given: Iterable[str]) -> tuple[str, ...]:
+    """The same of words that say what to search. On the wire, unknown ones are ignored; here they are mistakes."""
+    types = several("search_types", given)
+    for index, word in enumerate(types):
+        if word not in SEED_KINDS:
+            raise InvalidArgumentError(
+                f"search_types[{index}] must be one of {', '.join(SEED_KINDS)}, got {reprlib.repr(word)}"
+            )
+    return types
+
+
+def links_of(session_id: str, pairs: Iterable[tuple[int, int]], first: int) -> list[LinkTextUnitEntity]:
+    """The commands that link them. `first`: which of all pairs is the first here, to name one that is none."""
+    links = []
+    for index, pair in enumerate(pairs, first):
+        try:
+            textunit_id, entity_id = pair
+        except (TypeError, ValueError):
+            found = reprlib.repr(pair)
+            raise InvalidArgumentError(f"pairs[{index}] must be (text unit id, entity id), got {found}") from None
+        links.append(LinkTextUnitEntity(session_id, textunit_id, entity_id))
+    return links
 
 
 def plain(value: Any) -> str | bytes | float:

@@ -10,7 +10,7 @@ numbers or a numpy array; `New...` objects convert it once, when they are made.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -93,6 +93,10 @@ class Community(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     parent_id: int = 0
 
 
+_FLOAT32_ZERO_MAX = 2.0**-150
+"""Up to here a number is nearer to 0 than to any other that a 32-bit float can hold."""
+
+
 def to_float32(embedding: Embedding) -> bytes:
     """The embedding as little-endian float32 bytes.
 
@@ -107,6 +111,8 @@ def to_float32(embedding: Embedding) -> bytes:
             array = np.asarray(embedding, dtype="<f4")
     except (TypeError, ValueError) as error:
         raise InvalidArgumentError(f"embedding is not a sequence of numbers: {error}") from None
+    if embedding is None:
+        raise InvalidArgumentError("embedding must be a sequence of numbers, empty for none; got None")
     if array.ndim != 1:
         raise InvalidArgumentError(f"embedding must have one dimension, got shape {array.shape}")
     return array.tobytes()
@@ -166,6 +172,11 @@ class NewRelationship(msgspec.Struct, frozen=True, gc=False):
     description: str = ""
     weight: float = 1.0
     external_id: str = ""
+
+    def __post_init__(self) -> None:
+        weight: Any = self.weight  # whatever was given
+        if isinstance(weight, float) and 0 < abs(weight) <= _FLOAT32_ZERO_MAX:
+            raise InvalidArgumentError(f"weight {weight} is too small for a 32-bit float, and 0 means 1.0")
 
 
 class NewCommunity(msgspec.Struct, frozen=True, gc=False):

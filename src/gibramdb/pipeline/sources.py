@@ -65,8 +65,10 @@ def find(paths: Sequence[Path]) -> tuple[list[Found], list[Skipped]]:
 def load(file: Found) -> Source | Skipped:
     """The file as a source, or why it can not be read."""
     try:
-        size_bytes = file.path.stat().st_size
-        if size_bytes > FILE_BYTES_MAX:
+        found = file.path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            return Skipped(file.path, "not a file but a pipe, a socket or a device")
+        if found.st_size > FILE_BYTES_MAX:
             return Skipped(file.path, f"larger than {FILE_BYTES_MAX >> 20} MiB")
         text = file.path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
