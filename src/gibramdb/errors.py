@@ -140,7 +140,7 @@ class OutcomeUnknownError(HaltedError):
 
 
 class DiskFullError(UnavailableError):
-    """The log can not grow. Reads go on; writes are accepted again as soon as there is space."""
+    """The disk has no space. Reads go on; writes are accepted again, or a start succeeds, as soon as there is some."""
 
     code = 2003
     exit_code = 75

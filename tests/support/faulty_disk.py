@@ -37,6 +37,7 @@ CHANGING = frozenset(
         "make_dir",
         "replace",
         "unlink",
+        "remove_dir",
         "sync_dir",
         "lock",
     }
@@ -307,6 +308,15 @@ class FaultyDisk:
         folder.remember()
         del folder.names[path.name]
         self._grow(-len(file.content))
+
+    def remove_dir(self, path: Path) -> None:
+        self._begin("remove_dir", path)
+        if self._folder(path).names:
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+        parent = self._folder(path.parent)
+        parent.remember()
+        del parent.names[path.name]
+        del self._folders[path]
 
     def sync_dir(self, path: Path) -> None:
         self._begin("sync_dir", path)

@@ -26,10 +26,10 @@ from gibramdb.database.detector import Post
 from gibramdb.database.journal import Journal, NullJournal, WalJournal
 from gibramdb.database.recovery import Recovered, collector_paused, recover
 from gibramdb.database.snapshots import Snapshots, Triggers
-from gibramdb.errors import ConfigError, FatalError, IncompatibleStoreError, MissingStoreError, StorageError
+from gibramdb.errors import ConfigError, FatalError, IncompatibleStoreError, MissingStoreError
 from gibramdb.model.ids import NO_LSN, Generation
 from gibramdb.storage import gibram, identity, snapshot, wal
-from gibramdb.storage.files import FileSystem, OsFileSystem, next_step, publish
+from gibramdb.storage.files import FileSystem, OsFileSystem, publish, refused
 from gibramdb.storage.identity import Directories, Locks
 from gibramdb.storage.wal import BasedOnSnapshot, FirstLog, LogHeader, LogTail, LogWriter
 from gibramdb.version import __version__
@@ -95,6 +95,7 @@ def open_store(
     Raises:
         FatalError: one of its kinds, with file, expected, found and the next step. Nothing on disk has been changed,
             but for directories and files that a first start made.
+        DiskFullError: the same, where the disk is full.
     """
     limits = Limits(
         content_bytes_max=config.security.content_bytes_max,
@@ -152,7 +153,7 @@ def _open_durable(
 ) -> OpenStore:
     began_ms = clock.steady_ms()
     directories = directories_of(config)
-    _require_distinct(directories)
+    require_distinct(directories)
     config = msgspec.structs.replace(config, warnings=(*config.warnings, *_scratch_warnings(directories)))
     locks = Locks(fs)
     _LOCKS.add(locks)
@@ -170,9 +171,7 @@ def _open_durable(
         writer = _writer(fs, directories, recovered, store_id, clock)
     except OSError as error:
         locks.release()
-        raise StorageError(
-            f"{error.filename or directories.data}: {error.strerror or error}; {next_step(error)}"
-        ) from error
+        raise refused(str(error.filename or directories.data), error) from error
     except BaseException:
         locks.release()
         raise
@@ -216,7 +215,7 @@ def _open_durable(
     return OpenStore(database, locks)
 
 
-def _require_distinct(directories: Directories) -> None:
+def require_distinct(directories: Directories) -> None:
     """The settings have seen to it that the paths differ; by a link or a mount they may still lead to one folder."""
     for (role, directory), (other, same) in combinations(directories.by_role(), 2):
         with contextlib.suppress(OSError):  # what is missing is said by who needs it
@@ -233,9 +232,7 @@ def _require_writable(fs: FileSystem, directories: Directories) -> None:
         try:
             fs.require_writable(directory)
         except OSError as error:
-            raise StorageError(
-                f"{directory}: the {role} directory can not be written: {error.strerror}; {next_step(error)}"
-            ) from error
+            raise refused(f"{directory}: the {role} directory can not be written", error) from error
 
 
 def _scratch_warnings(directories: Directories) -> list[str]:
@@ -294,13 +291,8 @@ def _first_start(config: Config, fs: FileSystem, directories: Directories, locks
 
     May find what an earlier first start left when it was cut short; nothing can have been stored then.
     """
-    if gibram.looks_like_gibram(directories.data):
-        raise MissingStoreError(
-            f"{directories.data}: expected a store of gibramdb or an empty directory, found files of GibRAM 0.3.0; "
-            "next: `gibramdb import-gibram OLD_DATA_DIR --into NEW_DATA_DIR` makes a store of them"
-        )
     try:
-        _require_unused(fs, directories)
+        require_unused(fs, directories)
     except FatalError:
         if not fs.exists(directories.data / identity.LOCK_NAME):
             raise
@@ -308,7 +300,7 @@ def _first_start(config: Config, fs: FileSystem, directories: Directories, locks
         locks.take_data(directories)
         try:
             if identity.established_id(fs, directories) is None:
-                _require_unused(fs, directories)
+                require_unused(fs, directories)
         finally:
             locks.release()
     # The last look, since the others tell more of what is wrong.
@@ -333,12 +325,17 @@ def _first_start(config: Config, fs: FileSystem, directories: Directories, locks
     return store_id
 
 
-def _require_unused(fs: FileSystem, directories: Directories) -> None:
+def require_unused(fs: FileSystem, directories: Directories) -> None:
     """Nothing lies in the directories but what an unfinished first start leaves. Reads only.
 
     Raises:
         MissingStoreError, IncompatibleStoreError: a store or something foreign is there.
     """
+    if gibram.looks_like_gibram(directories.data):
+        raise MissingStoreError(
+            f"{directories.data}: expected a store of gibramdb or an empty directory, found files of GibRAM 0.3.0; "
+            "next: `gibramdb import-gibram OLD_DATA_DIR --into NEW_DATA_DIR` makes a store of them"
+        )
     _unfinished_id(fs, directories)  # a store that lost a part is told from what is foreign by its markers
     own = {identity.WAL: (wal.log_path(directories.wal, Generation(1)).name,)}
     for role, directory in directories.by_role()[1:]:
@@ -445,14 +442,15 @@ def adopt(config: Config, fs: FileSystem | None = None, *, accept: bool) -> list
 
     Raises:
         ConfigError: the store is not durable, or nothing is missing.
-        MissingStoreError: what is left could not start.
+        MissingStoreError: what is left could not start, or is what remains of an import.
         StoreLockedError, StorageError: as their names say.
     """
     if config.session_store.mode != "durable":
         raise ConfigError("session_store.mode is ephemeral: there is no store on disk to adopt")
     fs = fs or OsFileSystem()
     directories = directories_of(config)
-    _require_distinct(directories)
+    require_distinct(directories)
+    identity.refuse_unfinished_import(fs, directories)
     markers = {role: identity.read_marker(fs, path, role) for role, path in directories.by_role()}
     logs = wal.list_logs(fs, directories.wal) if fs.exists(directories.wal) else []
     snapshots = snapshot.list_snapshots(fs, directories.snapshots) if fs.exists(directories.snapshots) else []

@@ -19,13 +19,12 @@ from gibramdb.errors import (
     CorruptSnapshotError,
     IncompatibleStoreError,
     MissingStoreError,
-    StorageError,
 )
 from gibramdb.model import mutations
 from gibramdb.model.ids import NO_LSN, Generation, Lsn
 from gibramdb.model.mutations import Mutation
 from gibramdb.storage import record, snapshot, wal
-from gibramdb.storage.files import FileSystem, next_step
+from gibramdb.storage.files import FileSystem, refused
 from gibramdb.storage.identity import ADOPT, Directories
 from gibramdb.storage.snapshot import Manifest, Section
 from gibramdb.storage.wal import LogHeader, LogTail
@@ -110,15 +109,13 @@ def recover(fs: FileSystem, directories: Directories, store_id: bytes, vector_di
         CorruptSnapshotError, CorruptLogError: what lies there is damaged, or does not join.
         IncompatibleStoreError: it is another store's, or holds vectors of another dimension.
         MissingStoreError: there is neither snapshot nor log, or a generation is missing.
-        StorageError: the disk does not sync or read it.
+        StorageError, DiskFullError: the disk does not sync or read it.
     """
     for directory in (directories.wal, directories.snapshots):
         try:
             fs.sync_dir(directory)
         except OSError as error:
-            raise StorageError(
-                f"{directory}: the directory can not be synced: {error.strerror}; {next_step(error)}"
-            ) from error
+            raise refused(f"{directory}: the directory can not be synced", error) from error
     manifest_path, manifest, checksum = _newest(fs, directories.snapshots, store_id)
     dimension_from = str(manifest_path)
     # Embeddings may have had another dimension before the last of them was deleted: what remains is what counts.

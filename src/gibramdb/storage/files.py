@@ -10,11 +10,15 @@ disk from a broken one. Calls that a signal interrupts are repeated by Python it
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
+
+from gibramdb.errors import DiskFullError, StorageError
 
 if sys.platform != "win32":
     import fcntl  # there, only a client and a store in memory are offered, and neither locks or syncs a file
@@ -22,6 +26,9 @@ if sys.platform != "win32":
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
 # What a caller stored is nobody else's business: neither files nor folders are readable for others.
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What the system says of a disk, or a share of one, that is full."""
 
 TEMPORARY_SUFFIX = ".tmp"
 """A name that ends so was never published; whoever finds one may remove it."""
@@ -96,6 +103,10 @@ class FileSystem(Protocol):
 
     def unlink(self, path: Path) -> None:
         """Removes the name."""
+        ...
+
+    def remove_dir(self, path: Path) -> None:
+        """Removes a folder, which must be empty."""
         ...
 
     def sync_dir(self, path: Path) -> None:
@@ -223,6 +234,10 @@ class OsFileSystem:
         """See FileSystem."""
         path.unlink()
 
+    def remove_dir(self, path: Path) -> None:
+        """See FileSystem."""
+        path.rmdir()
+
     def sync_dir(self, path: Path) -> None:
         """See FileSystem."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -255,13 +270,42 @@ def next_step(error: OSError) -> str:
         return "next: give the server's user access to it"
     if error.errno == errno.EROFS:
         return "next: mount its disk for writing; a system that has found the disk faulty takes that away by itself"
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if error.errno in FULL:
         return "next: free space on its disk"
     if error.errno in {errno.EMFILE, errno.ENFILE}:
         return "next: allow more open files (ulimit -n), or fewer connections (security.max_connections)"
     if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}:
         return "next: check the path"
     return "next: check the disk"
+
+
+def refused(what: str, error: OSError) -> StorageError | DiskFullError:
+    """A refusal of the system as an error of ours: `what`, the reason, and what to do. A full disk has its own."""
+    kind = DiskFullError if error.errno in FULL else StorageError
+    return kind(f"{what}: {error.strerror or error}; {next_step(error)}")
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """What the system refuses inside tells of this file where it names none, as with a descriptor."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextlib.contextmanager
+def refusals_of(path: Path) -> Iterator[None]:
+    """What the system refuses inside is raised as `refused`, with the file's name, or `path` if it gives none.
+
+    Raises:
+        StorageError, DiskFullError: the system refused.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise refused(str(error.filename or path), error) from error
 
 
 def publish(fs: FileSystem, path: Path, data: bytes, mode: int = FILE_MODE, *, read_back: bool = False) -> None:
@@ -282,15 +326,16 @@ def publish(fs: FileSystem, path: Path, data: bytes, mode: int = FILE_MODE, *, r
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     if fs.exists(temporary):
         fs.unlink(temporary)
-    fd = fs.open_write(temporary, create=True, mode=mode)
-    try:
-        fs.pwrite(fd, data, 0)
-        fs.fsync(fd)
-        if read_back:
-            fs.drop_cache(fd)
-            if fs.size(fd) != len(data) or fs.pread(fd, len(data), 0) != data:
-                raise OSError(errno.EIO, "the disk does not give back what was written", str(temporary))
-    finally:
-        fs.close(fd)
-    fs.replace(temporary, path)
-    fs.sync_dir(path.parent)
+    with named(temporary):
+        fd = fs.open_write(temporary, create=True, mode=mode)
+        try:
+            fs.pwrite(fd, data, 0)
+            fs.fsync(fd)
+            if read_back:
+                fs.drop_cache(fd)
+                if fs.size(fd) != len(data) or fs.pread(fd, len(data), 0) != data:
+                    raise OSError(errno.EIO, "the disk does not give back what was written", str(temporary))
+        finally:
+            fs.close(fd)
+        fs.replace(temporary, path)
+        fs.sync_dir(path.parent)

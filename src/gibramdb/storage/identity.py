@@ -2,7 +2,8 @@
 
 A durable store lies in a data directory, a log directory and a snapshot directory. Each carries a marker with the id of
 the store and the directory's role, and a lock file that its owner holds. The data directory's marker is written last of
-all at the first start, so its absence beside an empty log means that the first start did not finish.
+all at the first start, so its absence beside an empty log means that the first start did not finish. While an import is
+under way the data directory carries its sign: as long as that is there, nothing else there is a store.
 
 Owns: the locks.
 Never: reads a log; decides what is recovered.
@@ -17,10 +18,11 @@ from pathlib import Path
 
 import msgspec
 
-from gibramdb.errors import IncompatibleStoreError, MissingStoreError, StorageError, StoreLockedError
-from gibramdb.storage.files import TEMPORARY_SUFFIX, FileSystem, next_step, publish
+from gibramdb.errors import ConfigError, IncompatibleStoreError, MissingStoreError, StoreLockedError
+from gibramdb.storage.files import TEMPORARY_SUFFIX, FileSystem, publish, refused
 
 MARKER_NAME = "gibramdb-store.json"
+IMPORT_NAME = "gibramdb-import.json"
 LOCK_NAME = "LOCK"
 DATA, WAL, SNAPSHOTS = "data", "wal", "snapshots"
 _FORMAT = 1
@@ -57,20 +59,9 @@ def read_marker(fs: FileSystem, directory: Path, role: str) -> Marker | None:
         IncompatibleStoreError: the marker is not one, or is for another role, or of a newer format.
     """
     path = directory / MARKER_NAME
-    try:
-        if not fs.exists(path):
-            return None
-        fd = fs.open_read(path)
-        try:
-            data = fs.pread(fd, _MARKER_BYTES_MAX, 0)
-        finally:
-            fs.close(fd)
-    except (FileNotFoundError, NotADirectoryError):
+    data = _content(fs, path, "the store's marker")
+    if data is None:
         return None
-    except OSError as error:
-        raise MissingStoreError(
-            f"{path}: the store's marker can not be read: {error.strerror}; next: give this user read access to it"
-        ) from error
     try:
         marker = msgspec.json.decode(data, type=Marker)
     except msgspec.DecodeError as error:
@@ -89,6 +80,23 @@ def read_marker(fs: FileSystem, directory: Path, role: str) -> Marker | None:
     return marker
 
 
+def _content(fs: FileSystem, path: Path, what: str) -> bytes | None:
+    try:
+        if not fs.exists(path):
+            return None
+        fd = fs.open_read(path)
+        try:
+            return fs.pread(fd, _MARKER_BYTES_MAX, 0)
+        finally:
+            fs.close(fd)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise MissingStoreError(
+            f"{path}: {what} can not be read: {error.strerror}; next: give this user read access to it"
+        ) from error
+
+
 def write_marker(fs: FileSystem, directory: Path, role: str, store_id: bytes) -> None:
     """Publish a directory's marker."""
     publish(fs, directory / MARKER_NAME, msgspec.json.encode(Marker(_FORMAT, store_id.hex(), role)) + b"\n")
@@ -98,10 +106,11 @@ def established_id(fs: FileSystem, directories: Directories) -> bytes | None:
     """The id of the store that lies here, or None if none was ever finished here.
 
     Raises:
-        MissingStoreError: a directory or marker of the store is gone or can not be read.
+        MissingStoreError: a directory or marker of the store is gone or can not be read, or an import has not ended.
         IncompatibleStoreError: the directories belong to different stores.
     """
     data_marker = read_marker(fs, directories.data, DATA)
+    refuse_unfinished_import(fs, directories)
     if data_marker is None:
         return None
     for role, directory in directories.by_role()[1:]:
@@ -125,27 +134,79 @@ def established_id(fs: FileSystem, directories: Directories) -> bytes | None:
     return bytes.fromhex(data_marker.store_id)
 
 
+def refuse_unfinished_import(fs: FileSystem, directories: Directories) -> None:
+    """What an import has made so far is no store.
+
+    Raises:
+        MissingStoreError: its sign is there.
+    """
+    if _import_sign(fs, directories) is not None:
+        raise MissingStoreError(
+            f"{directories.data / IMPORT_NAME}: an import into this directory has not ended: if none is running, this "
+            "is what remains of it, and no store; next: run `gibramdb import-gibram OLD_DATA_DIR --into "
+            f"{directories.data}` again, which begins anew"
+        )
+
+
+def is_import_unfinished(fs: FileSystem, directories: Directories) -> bool:
+    """Whether everything of a store that lies here was made by an import that has not ended.
+
+    Raises:
+        ConfigError: that import was told to use other directories.
+        MissingStoreError: its sign can not be read.
+    """
+    found = _import_sign(fs, directories)
+    if found not in (None, _sign_of(directories)):
+        raise ConfigError(
+            f"{directories.data / IMPORT_NAME}: expected an import into {directories.wal} and {directories.snapshots}, "
+            f"found one that did not end and named others: {found!r}; next: name the same again, or remove what it "
+            "made there, then this file"
+        )
+    return found is not None
+
+
+def sign_import(fs: FileSystem, directories: Directories) -> None:
+    """Say durably that from here on an import makes what lies here; `unsign_import` says that all of it is there."""
+    publish(fs, directories.data / IMPORT_NAME, _sign_of(directories))
+
+
+def unsign_import(fs: FileSystem, directories: Directories) -> None:
+    """See `sign_import`. Everything else must be durable before."""
+    fs.unlink(directories.data / IMPORT_NAME)
+    fs.sync_dir(directories.data)
+
+
+def _import_sign(fs: FileSystem, directories: Directories) -> bytes | None:
+    return _content(fs, directories.data / IMPORT_NAME, "the sign of an import")
+
+
+def _sign_of(directories: Directories) -> bytes:
+    return msgspec.json.encode({WAL: str(directories.wal), SNAPSHOTS: str(directories.snapshots)}) + b"\n"
+
+
+def missing_folders(fs: FileSystem, directory: Path) -> list[Path]:
+    """This one and those above it, as far as they are not there, the uppermost first."""
+    missing = []
+    while not fs.exists(directory):
+        missing.append(directory)
+        directory = directory.parent
+    return missing[::-1]
+
+
 def make_directories(fs: FileSystem, directories: Directories) -> None:
     """Make those of the three that are missing, and make durable that they are there.
 
     Raises:
-        StorageError: the system refused.
+        StorageError, DiskFullError: the system refused.
     """
     for _, directory in directories.by_role():
-        missing = []
-        ancestor = directory
         try:
-            while not fs.exists(ancestor):
-                missing.append(ancestor)
-                ancestor = ancestor.parent
-            for each in reversed(missing):
+            for each in missing_folders(fs, directory):
                 with contextlib.suppress(FileExistsError):  # another first start, a moment ago: the locks decide
                     fs.make_dir(each)
                 fs.sync_dir(each.parent)
         except OSError as error:
-            raise StorageError(
-                f"{directory}: the directory can not be made: {error.strerror}; {next_step(error)}"
-            ) from error
+            raise refused(f"{directory}: the directory can not be made", error) from error
 
 
 def refuse_foreign_files(fs: FileSystem, directory: Path, own: Sequence[str]) -> None:
@@ -172,18 +233,18 @@ class Locks:
 
     def __init__(self, fs: FileSystem) -> None:
         self._fs = fs
-        self._fds: list[int] = []
+        self._fds: dict[Path, int] = {}
 
     def take(self, directories: Directories) -> None:
-        """Lock all three, or none.
+        """Lock all three, but for what is held already, or none.
 
         Raises:
             StoreLockedError: another process, or another store of this one, holds one of them.
-            StorageError: the system refused.
+            StorageError, DiskFullError: the system refused.
         """
         try:
             for _, directory in directories.by_role():
-                self._fds.append(self._locked(directory / LOCK_NAME))
+                self._lock(directory / LOCK_NAME)
         except BaseException:
             self.release()
             raise
@@ -192,36 +253,38 @@ class Locks:
         """Lock all three for who changes nothing, lock files included: where one is missing, nobody holds it.
 
         Raises:
-            StoreLockedError, StorageError: as `take`.
+            StoreLockedError, StorageError, DiskFullError: as `take`.
         """
         try:
             for _, directory in directories.by_role():
                 if self._fs.exists(directory / LOCK_NAME):
-                    self._fds.append(self._locked(directory / LOCK_NAME, create=False))
+                    self._lock(directory / LOCK_NAME, create=False)
         except BaseException:
             self.release()
             raise
 
     def take_data(self, directories: Directories) -> None:
-        """Lock the data directory alone, for what a store in memory leaves there.
+        """Lock the data directory alone, for what a store in memory leaves there, or before the others are made.
 
         Raises:
-            StoreLockedError, StorageError: as `take`.
+            StoreLockedError, StorageError, DiskFullError: as `take`.
         """
-        self._fds.append(self._locked(directories.data / LOCK_NAME))
+        self._lock(directories.data / LOCK_NAME)
 
-    def _locked(self, path: Path, *, create: bool = True) -> int:
+    def _lock(self, path: Path, *, create: bool = True) -> None:
+        if path in self._fds:
+            return
         try:
-            return self._fs.lock(path, create=create)
+            self._fds[path] = self._fs.lock(path, create=create)
         except BlockingIOError as error:
             raise StoreLockedError(f"{path}: the store is in use by {_holder(path)}") from error
         except OSError as error:
-            raise StorageError(f"{path}: the store can not be locked: {error.strerror}; {next_step(error)}") from error
+            raise refused(f"{path}: the store can not be locked", error) from error
 
     def release(self) -> None:
         """Let go. In a forked child: of its copies, so that the locks end with their owner and not with the child."""
         while self._fds:
-            self._fs.close(self._fds.pop())
+            self._fs.close(self._fds.popitem()[1])
 
 
 def _holder(path: Path) -> str:
