@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 import subprocess
@@ -20,7 +22,8 @@ from gibramdb.config import load_config
 from gibramdb.database import journal
 from gibramdb.database.opening import verify
 from gibramdb.database.repair import propose, repair
-from gibramdb.errors import FatalError, MissingStoreError
+from gibramdb.errors import DiskFullError, FatalError, GibramError, MissingStoreError, StorageError
+from gibramdb.storage.files import OsFileSystem
 
 
 def run(command: str, data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -378,6 +381,68 @@ def test_a_repair_ended_anywhere_can_be_done_again(tmp_path: Path) -> None:
             repair(config)
         assert opened(data) == digests[4], step
     assert step > 8
+
+
+class FailingDisk(StoppingDisk):
+    """The real disk, whose k-th change fails, and no other; the syncs of logs that are read do not count."""
+
+    def __init__(self, fail_at: int, error: int) -> None:
+        super().__init__()
+        self._fail_at, self._error = fail_at, error
+
+    def _change(self) -> None:
+        super()._change()
+        if self.changes == self._fail_at:
+            raise OSError(self._error, os.strerror(self._error))
+
+    def make_dir(self, path: Path) -> None:
+        self._change()
+        super().make_dir(path)
+
+    def fdatasync(self, fd: int) -> None:
+        OsFileSystem.fdatasync(self, fd)
+
+
+def test_a_repair_that_fails_says_what_of_and_leaves_no_part_of_a_file(tmp_path: Path) -> None:
+    """At any change it makes to the disk. As long as nothing was taken out, it leaves things as they were."""
+    whole = tmp_path / "whole"
+    digests = rotated(whole)
+    with gibramdb.open(whole, vector_dim=3) as db:
+        db.checkpoint()
+    flip(snapshots(whole)[-1], 200)
+    damage_middle(whole / "session_wal/wal-00000000000000000003.log")
+    before = tree_hash(whole)
+    unchanged = 0
+    for step in range(1, 100):
+        error = (errno.ENOSPC, errno.EROFS)[step % 2]
+        data = tmp_path / str(step)
+        shutil.copytree(whole, data)
+        config = load_config(
+            None,
+            flags={"server.data_dir": str(data), "session_store.mode": "durable", "server.vector_dim": "3"},
+        )
+        disk = FailingDisk(step, error)
+        refusals: list[GibramError] = []
+        try:
+            repair(config, disk)
+        except GibramError as refusal:
+            refusals.append(refusal)
+        if not refusals:
+            break
+        assert (type(refusals[0]), refusals[0].exit_code) == (
+            (DiskFullError, 75) if error == errno.ENOSPC else (StorageError, 74)
+        )
+        assert str(data) in str(refusals[0])
+        assert f"{os.strerror(error)}; next: " in str(refusals[0])
+        is_taken_out = [path for folder in data.rglob("set-aside-*") for path in folder.iterdir()]
+        assert is_taken_out or tree_hash(data) == before, step
+        unchanged += not is_taken_out
+        assert not [path for path in data.rglob("*") if path.name.endswith(".tmp")], step
+        if propose(config) is not None:
+            repair(config)
+        assert opened(data) == digests[4], step
+    assert step > 8
+    assert unchanged > 8
 
 
 def test_where_nothing_is_left_it_says_so_and_changes_nothing(tmp_path: Path) -> None:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from pathlib import Path
 
 import pytest
 from support.faulty_disk import FaultyDisk, Stopped
 from support.owned_store import ROOT, FakeClock
 
 from gibramdb.config import Config, load_config
-from gibramdb.database.opening import adopt, open_store
-from gibramdb.errors import ConfigError, FatalError
+from gibramdb.database.importing import read_gibram
+from gibramdb.database.opening import adopt, open_store, verify
+from gibramdb.errors import ConfigError, DiskFullError, FatalError, MissingStoreError, StorageError
 from gibramdb.storage import identity
 
 CONFIG: Config = load_config(
     None,
     flags={"server.data_dir": str(ROOT / "data"), "session_store.mode": "durable", "server.vector_dim": "3"},
 )
+
+
+FOLDERS = (ROOT / "data", ROOT / "data/session_wal", ROOT / "data/session_snapshots")
 
 
 def without_its_log() -> FaultyDisk:
@@ -46,6 +51,60 @@ def test_a_lost_log_is_accepted_whenever_the_first_try_ends() -> None:
         with contextlib.suppress(ConfigError):  # nothing is missing any more, where it ended at its last change
             adopt(CONFIG, left, accept=True)
         open_store(CONFIG, FakeClock(), lambda call: None, left).close()
+
+
+def test_where_it_fails_it_says_what_of_and_leaves_no_part_of_a_file() -> None:
+    whole = without_its_log()
+    calls = whole.calls.copy()
+    adopt(CONFIG, whole, accept=True)
+    calls = whole.calls - calls
+    failures = 0
+    for operation in ("exists", "list_dir", "lock", "open_write(create)", "pwrite", "fsync", "replace", "sync_dir"):
+        for at in range(1, calls[operation] + 1):
+            disk = without_its_log()
+            error = (errno.ENOSPC, errno.EROFS)[at % 2]
+            disk.fail(operation, error, at=at)
+            with pytest.raises(
+                (StorageError, DiskFullError, MissingStoreError), match=r"/stores/data.*; next: "
+            ) as told:
+                adopt(CONFIG, disk, accept=True)
+            assert isinstance(
+                told.value, MissingStoreError | (DiskFullError if error == errno.ENOSPC else StorageError)
+            )
+            assert not [name for folder in FOLDERS for name in disk.list_dir(folder) if name.endswith(".tmp")]
+            failures += 1
+            with contextlib.suppress(ConfigError):  # nothing is missing any more, where it failed at its last change
+                adopt(CONFIG, disk, accept=True)
+            open_store(CONFIG, FakeClock(), lambda call: None, disk).close()
+    assert failures > 30
+
+
+@pytest.mark.parametrize("what", ["", "session_wal", "session_snapshots"])
+def test_a_file_where_a_directory_should_be_is_named(tmp_path: Path, what: str) -> None:
+    flags = {"server.data_dir": str(tmp_path / "data"), "session_store.mode": "durable", "server.vector_dim": "3"}
+    config = load_config(None, flags=flags)
+    path = tmp_path / "data" / what
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"")
+    for accept in (False, True):
+        with pytest.raises(StorageError, match=rf"{path}.*: Not a directory; next: check the path"):
+            adopt(config, accept=accept)
+    with pytest.raises(FatalError, match=str(path)):
+        open_store(config, FakeClock(), lambda call: None)
+    with pytest.raises(FatalError, match=f"{tmp_path}/data"):
+        verify(config)
+    with pytest.raises(FatalError, match=str(path)):
+        read_gibram(tmp_path, config)
+
+
+@pytest.mark.parametrize("free_bytes", [0, 300, 600])
+def test_a_first_start_on_a_full_disk_says_so_and_succeeds_once_there_is_space(free_bytes: int) -> None:
+    disk = FaultyDisk(ROOT, free_bytes=free_bytes)
+    with pytest.raises(DiskFullError, match=r"/stores/data.*: No space left on device; next: free space") as refusal:
+        open_store(CONFIG, FakeClock(), lambda call: None, disk)
+    assert refusal.value.exit_code == 75
+    disk.free_bytes = None
+    open_store(CONFIG, FakeClock(), lambda call: None, disk).close()
 
 
 def test_a_store_whose_markers_and_log_disagree_says_so_and_can_be_accepted() -> None:

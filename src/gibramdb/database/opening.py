@@ -29,7 +29,7 @@ from gibramdb.database.snapshots import Snapshots, Triggers
 from gibramdb.errors import ConfigError, FatalError, IncompatibleStoreError, MissingStoreError
 from gibramdb.model.ids import NO_LSN, Generation
 from gibramdb.storage import gibram, identity, snapshot, wal
-from gibramdb.storage.files import FileSystem, OsFileSystem, publish, refused
+from gibramdb.storage.files import FileSystem, OsFileSystem, publish, refusals_of, refused
 from gibramdb.storage.identity import Directories, Locks
 from gibramdb.storage.wal import BasedOnSnapshot, FirstLog, LogHeader, LogTail, LogWriter
 from gibramdb.version import __version__
@@ -426,12 +426,13 @@ def verify(config: Config, fs: FileSystem | None = None) -> tuple[Recovered, str
             "directory of a store"
         )
     locks = Locks(fs)
-    locks.take_to_read(directories)
-    try:
-        recovered = recover(fs, directories, store_id, config.server.vector_dim)
-        return recovered, state_digest(recovered.state.sessions.values())[0]
-    finally:
-        locks.release()
+    with refusals_of(directories.data):
+        locks.take_to_read(directories)
+        try:
+            recovered = recover(fs, directories, store_id, config.server.vector_dim)
+            return recovered, state_digest(recovered.state.sessions.values())[0]
+        finally:
+            locks.release()
 
 
 def adopt(config: Config, fs: FileSystem | None = None, *, accept: bool) -> list[str]:
@@ -443,13 +444,17 @@ def adopt(config: Config, fs: FileSystem | None = None, *, accept: bool) -> list
     Raises:
         ConfigError: the store is not durable, or nothing is missing.
         MissingStoreError: what is left could not start, or is what remains of an import.
-        StoreLockedError, StorageError: as their names say.
+        StoreLockedError, StorageError, DiskFullError: as their names say.
     """
     if config.session_store.mode != "durable":
         raise ConfigError("session_store.mode is ephemeral: there is no store on disk to adopt")
-    fs = fs or OsFileSystem()
     directories = directories_of(config)
     require_distinct(directories)
+    with refusals_of(directories.data):
+        return _adopt(config, directories, fs or OsFileSystem(), accept=accept)
+
+
+def _adopt(config: Config, directories: Directories, fs: FileSystem, *, accept: bool) -> list[str]:
     identity.refuse_unfinished_import(fs, directories)
     markers = {role: identity.read_marker(fs, path, role) for role, path in directories.by_role()}
     logs = wal.list_logs(fs, directories.wal) if fs.exists(directories.wal) else []

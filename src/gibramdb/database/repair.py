@@ -26,7 +26,7 @@ from gibramdb.database.recovery import Plan, Recovered, readings, recover, repla
 from gibramdb.errors import ConfigError, CorruptLogError, CorruptSnapshotError, FatalError, MissingStoreError
 from gibramdb.model.ids import NO_LSN, Generation, Lsn
 from gibramdb.storage import identity, snapshot, wal
-from gibramdb.storage.files import TEMPORARY_SUFFIX, OsFileSystem
+from gibramdb.storage.files import TEMPORARY_SUFFIX, OsFileSystem, named, refusals_of, removed_if_failed
 from gibramdb.storage.identity import Directories, Locks
 from gibramdb.storage.snapshot import Manifest
 from gibramdb.storage.wal import BasedOnSnapshot, LogHeader, Successor
@@ -108,13 +108,14 @@ def inspect(config: Config) -> tuple[list[SnapshotFound], list[LogFound]]:
     """
     fs = OsFileSystem()
     directories = directories_of(config)
-    _store_id(fs, directories)
-    locks = Locks(fs)
-    locks.take_to_read(directories)
-    try:
-        return _inspect(fs, directories)
-    finally:
-        locks.release()
+    with refusals_of(directories.data):
+        _store_id(fs, directories)
+        locks = Locks(fs)
+        locks.take_to_read(directories)
+        try:
+            return _inspect(fs, directories)
+        finally:
+            locks.release()
 
 
 def _inspect(fs: OsFileSystem, directories: Directories) -> tuple[list[SnapshotFound], list[LogFound]]:
@@ -175,13 +176,14 @@ def propose(config: Config) -> Repair | None:
     """
     fs = OsFileSystem()
     directories = directories_of(config)
-    store_id = _store_id(fs, directories)
-    locks = Locks(fs)
-    locks.take_to_read(directories)
-    try:
-        return _propose(fs, directories, store_id, config.server.vector_dim)
-    finally:
-        locks.release()
+    with refusals_of(directories.data):
+        store_id = _store_id(fs, directories)
+        locks = Locks(fs)
+        locks.take_to_read(directories)
+        try:
+            return _propose(fs, directories, store_id, config.server.vector_dim)
+        finally:
+            locks.release()
 
 
 def _propose(fs: OsFileSystem, directories: Directories, store_id: bytes, vector_dim: int) -> Repair | None:
@@ -470,56 +472,81 @@ def repair(config: Config, fs: OsFileSystem | None = None) -> tuple[str, str]:
     """Do what `propose` says. Returns the name of the folders with what was set aside, and the digest of what remains.
 
     Ended in its middle, it leaves a store that starts with what was proposed, or that does not start and is proposed
-    the same for.
+    the same for. Where the system refuses before anything was taken out, it leaves no more than there was.
 
     Raises:
         ConfigError: nothing is wrong.
         FatalError: as `propose`; or what remains can not be read either, and everything lies in the folder.
+        DiskFullError: there is no space for what is set aside.
     """
     fs = fs or OsFileSystem()
     directories = directories_of(config)
-    store_id = _store_id(fs, directories)
-    locks = Locks(fs)
-    locks.take(directories)
+    with refusals_of(directories.data):
+        store_id = _store_id(fs, directories)
+        locks = Locks(fs)
+        locks.take(directories)
+        try:
+            proposal = _propose(fs, directories, store_id, config.server.vector_dim)
+            if proposal is None:
+                raise ConfigError(f"{directories.data}: nothing is wrong with this store")
+            aside = _do(fs, proposal)
+            recovered = recover(fs, directories, store_id, config.server.vector_dim)
+            return aside, state_digest(recovered.state.sessions.values())[0]
+        finally:
+            locks.release()
+
+
+def _do(fs: OsFileSystem, proposal: Repair) -> str:
+    aside = f"set-aside-{SystemClock().now_ms()}"  # beside each file: a rename does not cross file systems
+    taken_out = [*([proposal.cut[0]] if proposal.cut else []), *proposal.set_aside]
+    folders = sorted({path.parent / aside for path in taken_out})
     try:
-        proposal = _propose(fs, directories, store_id, config.server.vector_dim)
-        if proposal is None:
-            raise ConfigError(f"{directories.data}: nothing is wrong with this store")
-        aside = f"set-aside-{SystemClock().now_ms()}"  # beside each file: a rename does not cross file systems
-        taken_out = [*([proposal.cut[0]] if proposal.cut else []), *proposal.set_aside]
-        for parent in {path.parent for path in taken_out}:
-            fs.make_dir(parent / aside)
-            fs.sync_dir(parent)
+        for folder in folders:
+            fs.make_dir(folder)
+            fs.sync_dir(folder.parent)
         if proposal.cut is not None:
-            path, kept_bytes = proposal.cut
-            _copy(fs, path, path.parent / aside / path.name)
-            _copy(fs, path, path, kept_bytes)
+            _cut(fs, *proposal.cut, aside)
         for path in proposal.set_aside:
             fs.replace(path, path.parent / aside / path.name)
             fs.sync_dir(path.parent / aside)
             fs.sync_dir(path.parent)
-        recovered = recover(fs, directories, store_id, config.server.vector_dim)
-        return aside, state_digest(recovered.state.sessions.values())[0]
-    finally:
-        locks.release()
+    except OSError:
+        for folder in folders:
+            with contextlib.suppress(OSError):  # not empty: something was taken out already
+                fs.remove_dir(folder)
+        raise
+    return aside
+
+
+def _cut(fs: OsFileSystem, path: Path, kept_bytes: int, aside: str) -> None:
+    """The whole file is durable in the folder before less than it has its name."""
+    whole = path.parent / aside / path.name
+    _copy(fs, path, whole)
+    with removed_if_failed(fs, whole):
+        fs.sync_dir(whole.parent)
+        _copy(fs, path, path, kept_bytes)
+    fs.sync_dir(path.parent)
 
 
 def _copy(fs: OsFileSystem, source: Path, target: Path, length: int | None = None) -> None:
-    """A file, or its first bytes, under a name, in one step."""
+    """A file, or its first bytes, under a name, in one step; the folder has to be synced then."""
     temporary = target.with_name(target.name + TEMPORARY_SUFFIX)
     if fs.exists(temporary):
         fs.unlink(temporary)
-    source_fd, fd = fs.open_read(source), fs.open_write(temporary, create=True)
+    source_fd = fs.open_read(source)
     try:
-        length = fs.size(source_fd) if length is None else length
-        for offset in range(0, length, _COPY_BYTES):
-            fs.pwrite(fd, fs.pread(source_fd, min(_COPY_BYTES, length - offset), offset), offset)
-        fs.fsync(fd)
+        with named(temporary), removed_if_failed(fs, temporary):
+            fd = fs.open_write(temporary, create=True)
+            try:
+                length = fs.size(source_fd) if length is None else length
+                for offset in range(0, length, _COPY_BYTES):
+                    fs.pwrite(fd, fs.pread(source_fd, min(_COPY_BYTES, length - offset), offset), offset)
+                fs.fsync(fd)
+            finally:
+                fs.close(fd)
+            fs.replace(temporary, target)
     finally:
         fs.close(source_fd)
-        fs.close(fd)
-    fs.replace(temporary, target)
-    fs.sync_dir(target.parent)
 
 
 def _store_id(fs: OsFileSystem, directories: Directories) -> bytes:

@@ -28,8 +28,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from gibramdb.clock import Clock
 from gibramdb.config import Config
-from gibramdb.errors import ConfigError, StorageError
-from gibramdb.storage.files import FILE_MODE, FileSystem, publish
+from gibramdb.errors import ConfigError
+from gibramdb.storage.files import FILE_MODE, FileSystem, publish, refused
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def auto_context(directory: Path, fs: FileSystem, clock: Clock) -> ssl.SSLContex
     Who calls this owns the directory.
 
     Raises:
-        StorageError: the system refused to read or to write the files.
+        StorageError, DiskFullError: the system refused to read or to write the files.
     """
     cert_path, key_path = directory / AUTO_CERT_NAME, directory / AUTO_KEY_NAME
     try:
@@ -101,7 +101,7 @@ def auto_context(directory: Path, fs: FileSystem, clock: Clock) -> ssl.SSLContex
         context.load_cert_chain(cert_path, key_path)
         cert = x509.load_pem_x509_certificate(cert_path.read_bytes())
     except OSError as error:
-        raise StorageError(f"{error.filename or cert_path}: {error.strerror or error}") from error
+        raise refused(str(error.filename or cert_path), error) from error
     digest = hashlib.sha256(cert.public_bytes(serialization.Encoding.DER)).hexdigest()
     log.warning(
         "tls.auto_cert: a self-signed certificate, for development; clients know it by this file or its fingerprint",

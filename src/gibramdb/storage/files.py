@@ -296,6 +296,19 @@ def named(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def removed_if_failed(fs: FileSystem, *paths: Path) -> Iterator[None]:
+    """What the system refuses inside leaves none of these files, where it lets them be removed."""
+    try:
+        yield
+    except OSError:
+        for path in paths:
+            with contextlib.suppress(OSError):
+                if fs.exists(path):
+                    fs.unlink(path)
+        raise
+
+
+@contextlib.contextmanager
 def refusals_of(path: Path) -> Iterator[None]:
     """What the system refuses inside is raised as `refused`, with the file's name, or `path` if it gives none.
 
@@ -311,7 +324,7 @@ def refusals_of(path: Path) -> Iterator[None]:
 def publish(fs: FileSystem, path: Path, data: bytes, mode: int = FILE_MODE, *, read_back: bool = False) -> None:
     """Puts a whole file under its name, or leaves what was there: temporary, sync, rename, sync the folder.
 
-    A temporary left by a crash is replaced. On return the file is durable under its name.
+    A temporary left by a crash is replaced; one that fails is removed. On return the file is durable under its name.
 
     Args:
         fs: the disk.
@@ -326,7 +339,7 @@ def publish(fs: FileSystem, path: Path, data: bytes, mode: int = FILE_MODE, *, r
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     if fs.exists(temporary):
         fs.unlink(temporary)
-    with named(temporary):
+    with named(temporary), removed_if_failed(fs, temporary):
         fd = fs.open_write(temporary, create=True, mode=mode)
         try:
             fs.pwrite(fd, data, 0)
@@ -338,4 +351,4 @@ def publish(fs: FileSystem, path: Path, data: bytes, mode: int = FILE_MODE, *, r
         finally:
             fs.close(fd)
         fs.replace(temporary, path)
-        fs.sync_dir(path.parent)
+    fs.sync_dir(path.parent)

@@ -29,7 +29,7 @@ from google_crc32c import extend, value
 from gibramdb.config import FRAME_BYTES_LIMIT
 from gibramdb.errors import CorruptLogError, IncompatibleStoreError, LimitExceededError, StorageError
 from gibramdb.model.ids import NO_LSN, Generation, Lsn
-from gibramdb.storage.files import FileSystem, next_step, publish
+from gibramdb.storage.files import FileSystem, next_step, publish, refused
 
 RECORD_BYTES_MAX = 2 * FRAME_BYTES_LIMIT
 """The largest payload of a record: twice the largest frame. A command that needs a larger one is refused and changes
@@ -240,7 +240,7 @@ def read_header(fs: FileSystem, path: Path) -> LogHeader:
     Raises:
         CorruptLogError: if the header is damaged, or is of another generation than the name of the file.
         IncompatibleStoreError: if a newer version wrote it.
-        StorageError: if it can not be read.
+        StorageError, DiskFullError: if it can not be read.
     """
     return _parse_header(path, _read_header_bytes(fs, path))
 
@@ -253,7 +253,7 @@ def _read_header_bytes(fs: FileSystem, path: Path) -> bytes:
         finally:
             fs.close(fd)
     except OSError as error:
-        raise StorageError(f"{path}: the log can not be read: {error.strerror}; {next_step(error)}") from error
+        raise refused(f"{path}: the log can not be read", error) from error
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ class LogReading:
 
     Raises, while iterating:
         CorruptLogError: with file, offset and LSN, if the log is damaged where it can have been acknowledged.
-        StorageError: if the file can not be read or synced.
+        StorageError, DiskFullError: if the file can not be read or synced.
     """
 
     def __init__(
@@ -329,9 +329,7 @@ class LogReading:
             finally:
                 self._fs.close(fd)
         except OSError as error:
-            raise StorageError(
-                f"{self._path}: the log can not be read: {error.strerror}; {next_step(error)}"
-            ) from error
+            raise refused(f"{self._path}: the log can not be read", error) from error
 
     def _records(self, fd: int) -> Iterator[tuple[Lsn, int, bytes]]:
         to_lsn = self.header.base_lsn - FILE_HEADER_BYTES  # offset + this = LSN
