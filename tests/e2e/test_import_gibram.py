@@ -12,7 +12,10 @@ from support.tree import tree_hash
 from unit.test_gibram_directory import document, entity, full_session, session, textunit, write_log, write_snapshot
 
 import gibramdb
-from gibramdb.errors import NotFoundError
+from gibramdb.clock import SystemClock
+from gibramdb.config import load_config
+from gibramdb.database.opening import adopt, open_store, unserved
+from gibramdb.errors import MissingStoreError, NotFoundError
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -110,3 +113,33 @@ def test_our_own_copies_are_no_files_of_gibram(tmp_path: Path) -> None:
     assert (tmp_path / "data/snapshot.gibram").exists()
     with gibramdb.open(tmp_path / "data", vector_dim=3) as db:
         db.restore_in_background("snapshot.gibram")
+
+
+@pytest.mark.parametrize("lies_in", ["data", "wal", "snapshots"])
+@pytest.mark.parametrize("kind", ["log", "snapshot"])
+def test_a_directory_of_it_is_known_wherever_it_is_configured(tmp_path: Path, lies_in: str, kind: str) -> None:
+    """Its snapshots have the names of ours, and each directory may be elsewhere, alone."""
+    old = tmp_path / lies_in
+    if kind == "log":
+        write_log(tmp_path / "old", [])
+        (tmp_path / "old/session_wal").rename(old)
+    else:
+        write_snapshot(tmp_path / "old", [session("s", documents=[document()])])
+        (tmp_path / "old/session_snapshots").rename(old)
+    flags = {
+        "server.data_dir": str(tmp_path / "data"), "session_store.wal_dir": str(tmp_path / "wal"),
+        "session_store.snapshot_dir": str(tmp_path / "snapshots"),
+    }  # fmt: skip
+    config = load_config(None, flags={**flags, "session_store.mode": "durable"})
+    before = tree_hash(tmp_path)
+    for attempt in (
+        lambda: open_store(config, SystemClock(), lambda call: None).close(),
+        lambda: adopt(config, accept=False),
+        lambda: adopt(config, accept=True),
+    ):
+        with pytest.raises(MissingStoreError, match=rf"{old}: .*found files of GibRAM 0.3.0; next: `gibramdb import-g"):
+            attempt()
+    assert tree_hash(tmp_path) == before
+    (warning,) = unserved(load_config(None, flags=flags))
+    assert f"nothing of what lies in {old} is served" in warning
+    assert "gibramdb import-gibram" in warning

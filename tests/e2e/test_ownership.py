@@ -25,7 +25,7 @@ from support.timing import TIMED, slowness
 import gibramdb
 from gibramdb.clock import SystemClock
 from gibramdb.config import load_config
-from gibramdb.database.opening import open_store
+from gibramdb.database.opening import open_store, unserved
 from gibramdb.errors import ClosedError, MissingStoreError, StoreLockedError
 from gibramdb.storage.files import OsFileSystem
 
@@ -314,6 +314,29 @@ def test_a_directory_that_lies_elsewhere_is_asked_for(tmp_path: Path) -> None:
     said = subprocess.run([*verify, "--config", str(config)], capture_output=True, text=True, timeout=180, check=False)
     assert said.returncode == 0
     assert adopt(data, "--config", str(config)).returncode == 78, "nothing is missing"
+
+
+def test_a_store_in_memory_beside_one_on_the_disk_is_warned_of(tmp_path: Path) -> None:
+    data, new = tmp_path / "data", tmp_path / "new"
+    filled(data)
+    before = tree_hash(data)
+    with Server(data, mode="ephemeral") as server, server.connect() as db:
+        assert db.info().session_count == 0
+        warnings = db.health().components["warnings"]
+        said = [line for line in server.lines if "nothing of what lies in" in line]
+        server.kill()
+    for words in (f"nothing of what lies in {data} is served", "set session_store.mode to durable (--mode durable)"):
+        assert words in warnings
+        assert [words in line for line in said] == [True]
+    assert tree_hash(data) == before
+    for name in ("session_wal", "session_snapshots"):  # alone too, as where the data directory's volume is not mounted
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.copytree(data / name, new / name)
+        (warning,) = unserved(load_config(None, flags={"server.data_dir": str(new)}))
+        assert str(new / name) in warning
+    assert unserved(load_config(None, flags={"server.data_dir": str(data), "session_store.mode": "durable"})) == []
+    for nothing in (tmp_path, tmp_path / "missing", data / "LOCK"):
+        assert unserved(load_config(None, flags={"server.data_dir": str(nothing)})) == []
 
 
 def test_a_first_start_can_be_forbidden(tmp_path: Path) -> None:

@@ -41,6 +41,10 @@ SCRATCH_FILE_SYSTEMS = {"tmpfs", "ramfs", "overlay"}
 _ESCAPED = re.compile(r"\\([0-7]{3})")  # how the kernel writes a blank in a mount point
 
 
+_IMPORT = (
+    "`gibramdb import-gibram OLD_DATA_DIR --into NEW_DATA_DIR` makes a store of them; its --wal-dir and --snapshot-dir "
+    "name what does not lie in OLD_DATA_DIR"
+)
 _SETTING_OF = {identity.WAL: "session_store.wal_dir", identity.SNAPSHOTS: "session_store.snapshot_dir"}
 
 
@@ -235,6 +239,23 @@ def _require_writable(fs: FileSystem, directories: Directories) -> None:
             raise refused(f"{directory}: the {role} directory can not be written", error) from error
 
 
+def unserved(config: Config) -> list[str]:
+    """A warning where a store in memory is begun beside one on the disk, of which nothing will be served."""
+    if config.session_store.mode == "durable":
+        return []
+    for _, directory in directories_of(config).by_role():
+        what = ""
+        with contextlib.suppress(OSError, FatalError):  # what can not be looked at is not served in any case
+            if any((directory / name).exists() for name in (identity.MARKER_NAME, identity.IMPORT_NAME)):
+                what = "a durable store: to serve it, set session_store.mode to durable (--mode durable)"
+            elif gibram.looks_like_gibram(directory):
+                what = f"files of GibRAM 0.3.0: {_IMPORT}. Serve that store with session_store.mode durable"
+        if what:
+            nothing = f"nothing of what lies in {directory} is served, and nothing will be kept"
+            return [f"session_store.mode is ephemeral, so {nothing}. It holds {what}."]
+    return []
+
+
 def _scratch_warnings(directories: Directories) -> list[str]:
     """A directory on storage that does not outlive its machine or container, as the kernel tells it."""
     try:
@@ -331,17 +352,22 @@ def require_unused(fs: FileSystem, directories: Directories) -> None:
     Raises:
         MissingStoreError, IncompatibleStoreError: a store or something foreign is there.
     """
-    if gibram.looks_like_gibram(directories.data):
-        raise MissingStoreError(
-            f"{directories.data}: expected a store of gibramdb or an empty directory, found files of GibRAM 0.3.0; "
-            "next: `gibramdb import-gibram OLD_DATA_DIR --into NEW_DATA_DIR` makes a store of them"
-        )
+    _refuse_gibram(directories)
     _unfinished_id(fs, directories)  # a store that lost a part is told from what is foreign by its markers
     own = {identity.WAL: (wal.log_path(directories.wal, Generation(1)).name,)}
     for role, directory in directories.by_role()[1:]:
         if fs.exists(directory):
             names = (identity.LOCK_NAME, identity.MARKER_NAME, *own.get(role, ()))
             identity.refuse_foreign_files(fs, directory, names)
+
+
+def _refuse_gibram(directories: Directories) -> None:
+    for _, directory in directories.by_role():
+        if gibram.looks_like_gibram(directory):
+            raise MissingStoreError(
+                f"{directory}: expected a store of gibramdb or an empty directory, found files of GibRAM 0.3.0; next: "
+                f"{_IMPORT}"
+            )
 
 
 def _unfinished_id(fs: FileSystem, directories: Directories) -> bytes | None:
@@ -458,6 +484,8 @@ def _adopt(config: Config, directories: Directories, fs: FileSystem, *, accept: 
     identity.refuse_unfinished_import(fs, directories)
     markers = {role: identity.read_marker(fs, path, role) for role, path in directories.by_role()}
     logs = wal.list_logs(fs, directories.wal) if fs.exists(directories.wal) else []
+    if not logs:
+        _refuse_gibram(directories)
     snapshots = snapshot.list_snapshots(fs, directories.snapshots) if fs.exists(directories.snapshots) else []
     if logs:
         store_id = wal.read_header(fs, logs[-1][1]).store_id

@@ -21,13 +21,14 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+import msgspec
 from threadpoolctl import threadpool_limits
 
 from gibramdb.clock import SystemClock
 from gibramdb.config import Config
 from gibramdb.database import health
 from gibramdb.database.database import Answer, Database, Weigh
-from gibramdb.database.opening import OpenStore, directories_of, facts_of, open_store
+from gibramdb.database.opening import OpenStore, directories_of, facts_of, open_store, unserved
 from gibramdb.errors import GibramError, StartingError
 from gibramdb.model.commands import Checkpoint, Command, GetHealth, Ping
 from gibramdb.model.results import Pong
@@ -366,6 +367,7 @@ def _open(config: Config, loop: asyncio.AbstractEventLoop, opening: asyncio.Futu
     try:
         if config.session_store.mode == "ephemeral":
             door.owned_briefly(loop)
+        config = msgspec.structs.replace(config, warnings=(*config.warnings, *unserved(config)))
         store = open_store(config, SystemClock(), lambda call: _post(loop, call), on_owned=partial(door.owned, loop))
     except BaseException as error:
         _post(loop, partial(opening.set_exception, error))

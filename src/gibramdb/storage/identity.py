@@ -216,11 +216,6 @@ def refuse_foreign_files(fs: FileSystem, directory: Path, own: Sequence[str]) ->
         MissingStoreError: something else lies there.
     """
     for name in fs.list_dir(directory):
-        if name == "session.wal" or name.endswith(".wal"):
-            raise MissingStoreError(
-                f"{directory / name}: this looks like the log of GibRAM 0.3.0, which this server does not convert "
-                "in place; next: `gibramdb import-gibram OLD_DATA_DIR --into NEW_DATA_DIR` makes a store of it"
-            )
         if name not in own and not name.endswith(TEMPORARY_SUFFIX):
             raise MissingStoreError(
                 f"{directory}: expected an empty directory or the marker {MARKER_NAME}, found {name}; "
