@@ -23,7 +23,7 @@ def import_gibram(
         Path | None, typer.Option(help="Its session_store.snapshot_dir, where that is no folder of OLD_DATA_DIR.")
     ] = None,
 ) -> None:
-    """Make a durable store of what GibRAM 0.3.0 has stored in OLD_DATA_DIR, and say what was taken."""
+    """Make a durable store of what GibRAM 0.3.0 has in OLD_DATA_DIR, whole or not at all, and say what was taken."""
     from gibramdb.database.importing import read_gibram, store_gibram
 
     settings = flags.config_from(None, insecure=False, data=str(into), dim=dim, mode="durable")
