@@ -113,9 +113,7 @@ def test_a_digest_that_ends_while_a_restore_swaps_leaves_nothing_in_the_new_log(
     store = filled(SteppingClock())
     store.run(c.SetSessionTtl("s", idle_ttl_s=40))
     store.clock.ms += 10_000
-    restored: list[object] = []
-    assert store.database.snapshots is not None
-    store.database.snapshots.take_in(StoreState(VECTOR_DIM), 0, lambda answer, _lsn: restored.append(answer))
+    restored = store.start_restore()
 
     def next_call_but(name: str) -> Callable[[], None] | None:
         call = store._posted.get(timeout=60)

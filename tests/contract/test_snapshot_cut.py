@@ -124,8 +124,7 @@ def test_what_a_restore_has_replaced_is_let_go_in_short_turns() -> None:
     store = filled(40, clock=SteppingClock())
     old = store.state
     sessions = list(old.sessions.values())
-    answers: list[object] = []
-    store.database.snapshots.take_in(StoreState(VECTOR_DIM), 0, lambda answer, _lsn: answers.append(answer))  # type: ignore[union-attr]
+    answers = store.start_restore()
     while store.state is old:
         store.turn()
     assert not store.state.sessions

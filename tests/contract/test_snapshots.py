@@ -19,15 +19,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.owned_store import VECTOR_DIM, OwnedStore
+from support.owned_store import OwnedStore
 from support.server import Server
 from support.tree import tree_hash
 
 import gibramdb
 from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit, Session, Store
-from gibramdb.core.state import StoreState
 from gibramdb.errors import (
     CorruptSnapshotError,
+    DiskFullError,
     FatalError,
     GibramError,
     HaltedError,
@@ -38,7 +38,6 @@ from gibramdb.errors import (
     MissingStoreError,
     NotFoundError,
     OutcomeUnknownError,
-    StorageError,
     UnavailableError,
 )
 from gibramdb.model import commands as c
@@ -369,7 +368,7 @@ def test_a_copy_that_the_disk_refuses_is_named_and_told_of_until_a_snapshot_succ
     db.save("good.gibram")
     with monkeypatch.context() as broken:
         broken.setattr("gibramdb.database.snapshot_files.OsFileSystem", Failing)
-        with pytest.raises(StorageError, match=rf"^{tmp_path}/data/copy\.gibram: No space left"):
+        with pytest.raises(DiskFullError, match=rf"^{tmp_path}/data/copy\.gibram: No space left"):
             db.save("copy.gibram")
         health = db.health().components
         assert (health["snapshot_failures"], health["durable_state"]) == ("1", "degraded")
@@ -607,10 +606,7 @@ def test_a_snapshot_of_a_log_in_which_nothing_stands_behind_its_snapshot_yet_sta
 def test_a_restore_that_loses_its_witness_with_the_power_can_be_saved_and_started_again() -> None:
     store = OwnedStore()
     store.run(c.AddDocuments("old", (NewDocument("d"),)))
-    state = StoreState(VECTOR_DIM)
-    answers: list[object] = []
-    assert store.database.snapshots is not None
-    store.database.snapshots.take_in(state, 0, lambda answer, _lsn: answers.append(answer))
+    answers = store.start_restore()
     while not answers:
         store.turn()
     store.cut_the_power(0)

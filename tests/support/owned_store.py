@@ -79,6 +79,15 @@ class OwnedStore:
         self._store.database.submit(command, answers.append)
         return answers
 
+    def start_restore(self) -> list[Answer]:
+        """Restore a copy in which there is nothing; copies lie on real disks, and this store does not."""
+        answers: list[Answer] = []
+        snapshots = self.database.snapshots
+        assert snapshots is not None
+        snapshots._files.load = lambda *_: (StoreState(VECTOR_DIM), 0)  # type: ignore[method-assign]
+        snapshots._ask("restore", "nothing", lambda answer, _lsn: answers.append(answer))
+        return answers
+
     def turn(self) -> None:
         """One call that a thread of the store has posted to its owner."""
         self._posted.get(timeout=ANSWER_SECONDS_MAX)()

@@ -21,7 +21,7 @@ import msgspec
 from gibramdb.clock import Clock
 from gibramdb.errors import ClosedError, DiskFullError, GibramError, StorageError
 from gibramdb.model.ids import Lsn
-from gibramdb.storage.files import next_step
+from gibramdb.storage.files import next_step, refused
 from gibramdb.storage.snapshot import Cut
 from gibramdb.storage.wal import MARKER_BYTES, NO_ROOM, BasedOnSnapshot, LogWriter, Origin, Successor, framed_size
 
@@ -492,7 +492,7 @@ class WalJournal:
             if base.is_published():
                 raise  # perhaps not durably: what a start would find is not known, so the log ends here
             self._writer.take_back(successor)
-            return StorageError(f"the snapshot can not be published: {error.strerror}; nothing was changed")
+            return refused("the snapshot can not be published, nothing was changed", error)
         self._switch_to(successor)
         return cut
 
@@ -512,12 +512,13 @@ class WalJournal:
 
     def _not_begun(self, error: OSError) -> GibramError:
         if error.errno in NO_ROOM:
-            return DiskFullError(f"the next generation of the log has no room: {error.strerror} ({self._writer.path})")
+            # No room is more than a full disk: a file may have become as large as it may.
+            return DiskFullError(
+                f"{self._writer.path}: the next generation of the log has no room: {error.strerror}; {next_step(error)}"
+            )
         where = error.filename or self._writer.path.parent
-        return StorageError(
-            f"{where}: the log can not begin its next generation, and goes on in {self._writer.path}: "
-            f"{error.strerror}; {next_step(error)}"
-        )
+        what = f"{where}: the log can not begin its next generation, and goes on in {self._writer.path}"
+        return refused(what, error)
 
     def _rest_s(self) -> float | None:
         """How long to wait for work before something else is due."""

@@ -174,8 +174,10 @@ class SnapshotFiles:
             snapshot.discard_pack(self._fs, self._directories.snapshots, number)
         return True
 
-    def prune(self, retention_count: int, target_lsn: int) -> int:
+    def prune(self, retention_count: int, target_lsn: int, current_log: Path) -> int:
         """Drop what no kept snapshot needs. Returns the LSN up to which the log is gone.
+
+        `current_log` is being written: it stays, and what lies behind it, of a restore that was cut short, says nothing.
 
         In an order that leaves every kept snapshot whole, whenever it ends: manifests, then packs, then generations.
 
@@ -200,15 +202,17 @@ class SnapshotFiles:
                 fs.unlink(directories.snapshots / name)
         fs.sync_dir(directories.snapshots)
         covered_lsn = min([manifest.cut.lsn for manifest in manifests] or [0])
-        return self._drop_generations(min(covered_lsn, target_lsn))
+        return self._drop_generations(min(covered_lsn, target_lsn), current_log)
 
-    def _drop_generations(self, covered_lsn: int) -> int:
+    def _drop_generations(self, covered_lsn: int, current_log: Path) -> int:
         """Those that end by this LSN, as the beginning of a later one says: their own headers need not be whole."""
         fs, directory = self._fs, self._directories.wal
         logs = wal.list_logs(fs, directory)
         first_kept = gone_lsn = 0
         damage: GibramError | None = None
         for index, (_, path) in enumerate(logs):
+            if path > current_log:
+                break
             try:
                 base_lsn = int(wal.read_header(fs, path).base_lsn)
             except GibramError as error:

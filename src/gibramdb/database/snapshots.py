@@ -47,7 +47,6 @@ from gibramdb.errors import (
     InternalError,
     InvalidArgumentError,
     LimitExceededError,
-    StorageError,
     UnavailableError,
 )
 from gibramdb.model.commands import (
@@ -65,7 +64,7 @@ from gibramdb.model.commands import (
 from gibramdb.model.ids import NO_LSN, Lsn
 from gibramdb.model.results import BackupStatus, Done, LogStatus, Result, Saved
 from gibramdb.storage import operator_path, snapshot, wal
-from gibramdb.storage.files import FileSystem, next_step
+from gibramdb.storage.files import FileSystem, refused
 from gibramdb.storage.identity import Directories
 from gibramdb.storage.snapshot import Cut, Manifest, Section
 
@@ -148,7 +147,6 @@ class _Job:
         self.started_at_s = 0
         self.error = ""
         self.is_copied = False  # the operator's copy is there: what fails from here on is the snapshot
-        self.load: Callable[[], tuple[StoreState, int]] | None = None  # of a restore: the state, and its dimension
         self.target_lsn = NEVER_LSN  # of a truncation
 
 
@@ -275,17 +273,6 @@ class Snapshots:
                 self._waiting.append(job)
                 self._begin_next()
         return None
-
-    def take_in(self, state: StoreState, vector_dim: int, finish: Finish) -> None:
-        """Put a state that was built elsewhere in the place of everything, as a restore does.
-
-        `vector_dim` is 0 if it holds no vector. All LSNs in it must be ones that this store has released.
-        """
-        job = _Job("restore", None)
-        job.load = lambda: (state, vector_dim)
-        job.finishes.append(finish)
-        self._waiting.append(job)
-        self._begin_next()
 
     def freeze(self, session_id: str) -> None:
         """This session is about to change: if the cut that was made last still needs it as it is, now is the time."""
@@ -446,11 +433,10 @@ class Snapshots:
             if job.kind == "truncate":
                 self._in_thread(partial(self._truncate, job))
             elif job.kind == "restore":
-                if job.load is None:
-                    assert job.path is not None
-                    state = self._owner.state
-                    job.load = partial(self._files.load, job.path, state.vector_dim, state.last_lsn, job.work)
-                self._in_thread(partial(self._restore, job, job.load))
+                assert job.path is not None
+                state = self._owner.state
+                load = partial(self._files.load, job.path, state.vector_dim, state.last_lsn, job.work)
+                self._in_thread(partial(self._restore, job, load))
             else:
                 self._cut(job)
         except Exception as error:  # who asked is told; whoever has a turn here besides is not touched
@@ -696,7 +682,7 @@ class Snapshots:
         if isinstance(error, GibramError):
             return error.as_answer()
         if isinstance(error, OSError):
-            return _storage_error(error, self._directories.snapshots)
+            return refused(str(error.filename or self._directories.snapshots), error)
         log.error("a snapshot or restore failed in a way that is a defect of ours", exc_info=error)
         return InternalError(f"internal error: {error!r}; nothing was changed")
 
@@ -733,7 +719,7 @@ class Snapshots:
         self._tell_of(_PRUNE, trouble)
 
     def _prune(self, target_lsn: int) -> int:
-        return self._files.prune(self._triggers.retention_count, target_lsn)
+        return self._files.prune(self._triggers.retention_count, target_lsn, Path(self._journal.facts().path))
 
     def _tell_of(self, step: str, trouble: str | None) -> None:
         if trouble:
@@ -772,7 +758,6 @@ class Snapshots:
             manifest = files.manifest(number, self._clock.now_ms(), Cut(0, 0, 0, 0), vector_dim, self._last_save)
             if self._store_id is not None:
                 frozen = [FrozenSession(session) for session in state.sessions.values()]
-                job.work.total = max(job.work.total, 2 * weight(frozen))  # of a state that was not read here
                 manifest = with_sections(manifest, files.write_pack(manifest, frozen, job.work))
         except StoppedError:
             raise
@@ -816,10 +801,6 @@ def _itself(found: Result) -> Result:
 
 def _nobody(outcome: Result | GibramError, lsn: Lsn) -> None:
     del outcome, lsn  # asked for in the background: BACKUP_STATUS, health and the log tell
-
-
-def _storage_error(error: OSError, directory: Path) -> StorageError:
-    return StorageError(f"{error.filename or directory}: {error.strerror or error}; {next_step(error)}")
 
 
 def _bytes_of(path: Path) -> int:
