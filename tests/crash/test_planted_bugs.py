@@ -273,11 +273,11 @@ def drops_the_log_before_the_snapshot_is_durable(patch: pytest.MonkeyPatch) -> N
     def remember(_files: SnapshotFiles, manifest: Manifest) -> None:
         due.append(manifest)
 
-    def drop_then_publish(files: SnapshotFiles, retention_count: int, target_lsn: int) -> int:
+    def drop_then_publish(files: SnapshotFiles, retention_count: int, target_lsn: int, log: Path) -> int:
         for _, path in wal.list_logs(files._fs, files._directories.wal)[:-1]:
             files._fs.unlink(path)
         publish(files, due.pop())
-        return prune(files, retention_count, target_lsn)
+        return prune(files, retention_count, target_lsn, log)
 
     patch.setattr(SnapshotFiles, "publish", remember)
     patch.setattr(SnapshotFiles, "prune", drop_then_publish)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import queue
 import threading
@@ -20,7 +21,7 @@ from gibramdb.database.database import Answer
 from gibramdb.database.opening import OpenStore, open_store
 from gibramdb.errors import GibramError
 from gibramdb.model import commands as c
-from gibramdb.model.results import BackupStatus
+from gibramdb.model.results import BackupStatus, Health
 from gibramdb.storage.files import FILE_MODE, OsFileSystem
 
 
@@ -146,6 +147,37 @@ def prepared(directory: Path) -> tuple[Config, Driven, str, str]:
     driven.run(c.AddDocuments("s", (NewDocument("later"),)))
     driven.run(c.AddDocuments("t", (NewDocument("later"),)))
     return config, driven, copied, driven.digest()
+
+
+@pytest.mark.parametrize("command", [c.TruncateLog(0), c.Checkpoint()], ids=["truncate", "checkpoint"])
+def test_what_is_written_after_a_restore_was_ended_where_the_log_had_been_moved_aside(
+    tmp_path: Path, command: c.AdminCommand
+) -> None:
+    """The generation that such a restore has begun lies behind one that is empty, and covered by the snapshot."""
+    for step in itertools.count(1):
+        config, driven, _, _ = prepared(tmp_path / f"at {step}")
+        driven.store.close()
+        for path in Path(config.session_store.wal_dir).glob("wal-*.log"):
+            path.rename(tmp_path / path.name)
+        driven = Driven(config)
+        driven.disk.stop_at = driven.disk.changes + step
+        if driven.restore("copy.gibram") is not None:
+            driven.store.close()
+            break
+        driven.disk.die()
+        again = Driven(config)
+        assert not isinstance(again.run(command), GibramError)
+        assert not isinstance(again.run(c.AddDocuments("s", (NewDocument("acknowledged"),))), GibramError)
+        health = again.run(c.GetHealth())
+        assert isinstance(health, Health)
+        assert Path(health.components["wal_path"]).exists(), step
+        acknowledged = again.digest()
+        again.disk.stop_at = again.disk.changes
+        again.disk.die()
+        last = Driven(config)
+        assert last.digest() == acknowledged, step
+        last.store.close()
+    assert step > 15
 
 
 def test_a_restore_ended_anywhere_gives_the_old_state_or_the_new(tmp_path: Path) -> None:

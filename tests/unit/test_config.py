@@ -5,10 +5,13 @@ One module, because its table of settings is what file, environment and flags ar
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import logging
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -900,6 +903,36 @@ def test_text_lines_show_the_fields_and_can_not_be_forged(capsys: pytest.Capture
     assert captured.err.count("\n") == 1
     for part in ("began", "debug", "gibramdb.server", r"session_id='a\nforged line'", "count=4"):
         assert part in captured.err
+
+
+@pytest.mark.usefixtures("untouched_logging")
+def test_lines_that_can_not_be_written_are_lost_and_cost_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger("gibramdb.server")
+    directory = tmp_path / "logs"
+    directory.mkdir()
+    path = directory / "log"
+    set_up_logging(LoggingSettings(level="info", format="json", output="file", file=str(path)))
+    logger.info("first")
+    directory.rename(tmp_path / "moved")
+    for _ in range(3):
+        logger.info("lost")
+    directory.mkdir()
+    logger.info("again")
+    assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["again"]
+    shutil.rmtree(directory)
+    logger.info("lost")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2, "once for each time that it begins"
+    assert all(re.match(rf"gibramdb: the log can not be written, its lines are lost: .*{path}", line) for line in said)
+
+    set_up_logging(LoggingSettings(level="info", format="text", output="file", file="/dev/full"))
+    for _ in range(3):
+        logger.warning("lost")
+    assert "No space left" in capsys.readouterr().err
+    with contextlib.suppress(OSError):
+        logging.getLogger().handlers[0].close()
 
 
 @pytest.mark.usefixtures("untouched_logging")

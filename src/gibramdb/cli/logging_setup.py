@@ -6,11 +6,13 @@ file is opened by the first record, which is written after the store's locks are
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import os
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import structlog
 
@@ -34,14 +36,46 @@ def set_up_logging(settings: LoggingSettings) -> None:
 
 def _handler(settings: LoggingSettings) -> logging.Handler:
     if settings.output != "file":
-        return logging.StreamHandler(sys.stdout if settings.output == "stdout" else sys.stderr)
+        return _LogStream(sys.stdout if settings.output == "stdout" else sys.stderr)
     path = Path(settings.file)
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ConfigError(
             f"logging.file: found {settings.file}, which can not be written; "
             "allowed: a file that this user may write, in a directory that exists"
         )
-    return logging.handlers.WatchedFileHandler(path, encoding="utf-8", delay=True)
+    return _LogFile(path, encoding="utf-8", delay=True)
+
+
+class _Log(logging.Handler):
+    """A line that can not be written is lost, and costs nobody anything else; standard error tells of the first."""
+
+    _is_losing = False
+    _failed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See Handler."""
+        self._failed = False
+        try:
+            super().emit(record)
+        except OSError:  # a file that has been moved is opened anew outside of what `handleError` is called for
+            self.handleError(record)
+        self._is_losing = self._failed
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (Handler's name)
+        """See Handler; called where an error is being handled."""
+        del record
+        self._failed = True
+        if not self._is_losing:
+            with contextlib.suppress(OSError, ValueError):  # it may be closed, or the same that could not be written
+                print(f"gibramdb: the log can not be written, its lines are lost: {sys.exc_info()[1]}", file=sys.stderr)
+
+
+class _LogFile(_Log, logging.handlers.WatchedFileHandler):
+    """A file."""
+
+
+class _LogStream(_Log, logging.StreamHandler[TextIO]):
+    """Standard output or standard error."""
 
 
 def _formatter(settings: LoggingSettings, *, colors: bool) -> logging.Formatter:

@@ -177,7 +177,8 @@ class SnapshotFiles:
     def prune(self, retention_count: int, target_lsn: int, current_log: Path) -> int:
         """Drop what no kept snapshot needs. Returns the LSN up to which the log is gone.
 
-        `current_log` is being written: it stays, and what lies behind it, of a restore that was cut short, says nothing.
+        `current_log` is being written: it stays; what lies behind it is of a restore that was cut short, and says
+        nothing.
 
         In an order that leaves every kept snapshot whole, whenever it ends: manifests, then packs, then generations.
 
