@@ -11,7 +11,7 @@ from support.owned_store import ROOT, OwnedStore
 from gibramdb import NewDocument, NewEntity
 from gibramdb.database import snapshots
 from gibramdb.database.snapshot_files import SnapshotFiles
-from gibramdb.errors import CorruptSnapshotError, GibramError
+from gibramdb.errors import CorruptSnapshotError, DiskFullError, GibramError
 from gibramdb.model import commands as c
 from gibramdb.model.results import Health
 from gibramdb.storage import snapshot, wal
@@ -306,6 +306,23 @@ def test_what_else_fails_keeps_no_snapshot_from_being_taken_when_it_is_due(monke
     store.database.snapshots.tick()  # type: ignore[union-attr]
     until_rest(store)
     assert health(store)["snapshot_count"] == "2", "not a whole interval later"
+    store.close()
+
+
+def test_a_checkpoint_that_failed_is_taken_again_though_nothing_has_changed() -> None:
+    store = OwnedStore(flags=TRIGGER)
+    store.run(c.AddDocuments("s", (NewDocument("d"),)))
+    checkpoint(store)
+    store.disk.fail_below(SNAPSHOTS, "open_write(create)", errno.ENOSPC)
+    assert isinstance(store.run(c.Checkpoint()), DiskFullError)
+    store.database.snapshots.tick()  # type: ignore[union-attr]
+    until_rest(store)
+    assert "No space left" in health(store)["durable_state_reason"]
+    store.clock.ms += snapshots.RETRY_MS
+    store.database.snapshots.tick()  # type: ignore[union-attr]
+    until_rest(store)
+    told = health(store)
+    assert (told["snapshot_count"], told["snapshot_error"], told["durable_state"]) == ("2", "", "serving")
     store.close()
 
 

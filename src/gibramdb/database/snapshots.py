@@ -218,6 +218,7 @@ class Snapshots:
         self._look_due_ms = clock.steady_ms() + LOOK_EVERY_MS
         self._retained = 0
         self._retry_at_ms = 0
+        self._has_failed = False  # the last snapshot, of whatever kind: another is due then, though nothing has changed
         self._interval_began_ms = clock.steady_ms()
         self._is_stopping = False
         self._stop_reason: GibramError | None = None
@@ -321,10 +322,10 @@ class Snapshots:
         state_lsn = int(self._owner.state.last_lsn)
         interval_ms = self._triggers.interval_ms
         is_due = bool(interval_ms) and now_ms - self._interval_began_ms >= interval_ms
-        is_due |= state_lsn >= self._size_due_lsn() or _DAMAGE in self._troubles
+        is_due |= state_lsn >= self._size_due_lsn() or _DAMAGE in self._troubles or self._has_failed
         if not is_due or now_ms < self._retry_at_ms:
             self._look_at_rest(now_ms)
-        elif not self.is_wanted:
+        elif not self.is_wanted and not self._has_failed:
             self._interval_began_ms = now_ms  # nothing has changed: the next interval begins
         else:
             self._ask("snapshot", None, _nobody)
@@ -552,9 +553,11 @@ class Snapshots:
                 self._snapshot_error = str(outcome)
             if job.kind in {"snapshot", "checkpoint"} or job.is_copied:  # a copy that fails delays no snapshot
                 self._retry_at_ms = self._clock.steady_ms() + RETRY_MS
+                self._has_failed = True
         elif job.kind != "truncate":
             job.work.is_over = True
             self._snapshot_error = ""
+            self._has_failed = False
         self._set_due_lsn()
         if isinstance(outcome, GibramError) and job.kind in {"checkpoint", "truncate"}:
             outcome = _failed(job.kind, outcome)
