@@ -17,7 +17,7 @@ from gibramdb.core import limits
 from gibramdb.core.state import StoreState
 from gibramdb.database import journal
 from gibramdb.database.database import Answer
-from gibramdb.errors import ClosedError, DiskFullError, GibramError, PipelineFullError
+from gibramdb.errors import AlreadyExistsError, ClosedError, DiskFullError, GibramError, PipelineFullError
 from gibramdb.model import commands as c
 from gibramdb.model.knowledge import Entity
 from gibramdb.model.results import Created, Detected, Digest, Done, Health, Pong, links_in
@@ -224,11 +224,56 @@ def test_sessions_end_while_somebody_always_asks_for_more_behind_a_long_command(
     store.database.submit(c.GetEntity("big", 1), ask_again)
     while asked < 100:
         store.turn()
-    assert store.database._held is not None, "there is always something held back"
+    assert store.database._held_of["big"], "there is always something held back"
     store.sweep()
     while set(store.state.sessions) > {"big"}:
         assert asked < 500
         store.turn()
+    store.close()
+
+
+def test_other_sessions_are_served_while_something_long_runs_on_one() -> None:
+    """However much of it one tenant asks for."""
+    store = filled(SteppingClock())
+    store.run(c.AddEntities("small", (NewEntity("e", "e"),)))
+    before = store.digest()
+    commands = [c.RebuildIndexes("s"), c.GetDigest("s"), c.DetectCommunities("other"), c.RebuildIndexes("s")]
+    long = [store.start(command) for command in commands]
+    write = store.start(c.AddEntities("s", (NewEntity("later", "later"),)))
+    store.turn()
+    (read,) = store.start(c.GetEntity("small", 1))
+    assert isinstance(read, Entity), "at once"
+    store.start(c.AddDocuments("small", (NewDocument("d"),)))
+    assert len(store.state.sessions["small"].documents) == 1
+    assert not any(long)
+    assert not write
+    whole = store.start(c.GetDigest())
+    behind = store.start(c.AddDocuments("small", (NewDocument("behind"),)))
+    assert len(store.state.sessions["small"].documents) == 1, "all is held back for a digest of all"
+    for answers in (*long, write, whole, behind):
+        while not answers:
+            store.turn()
+        assert not isinstance(answers[0], GibramError)
+    assert [len(store.state.sessions["s"].entities), len(store.state.sessions["small"].documents)] == [ENTITIES + 1, 2]
+    assert store.digest() != before
+    assert not store.database._held_of
+    store.close()
+
+
+def test_a_restore_ends_what_is_computed_on_sessions_and_runs_what_was_held_back_for_it() -> None:
+    store = filled(SteppingClock())
+    long = [store.start(c.RebuildIndexes("s")), store.start(c.GetDigest("other"))]
+    held = [store.start(c.AddEntities(name, (NewEntity("later", "later"),))) for name in ("s", "other", "new", "s")]
+    assert [len(store.state.sessions[name].entities) for name in ("s", "other", "new")] == [ENTITIES, ENTITIES, 1]
+    store.database.pause()
+    store.database.resume(StoreState(VECTOR_DIM))
+    for answers in (*long, *held):
+        while not answers:
+            store.turn()
+    assert [type(answers[0]) for answers in long] == [ClosedError, ClosedError]
+    assert [type(answers[0]) for answers in held] == [Created, Created, Created, AlreadyExistsError]
+    assert list(store.state.sessions) == ["s", "other"]
+    assert not store.database._held_of
     store.close()
 
 

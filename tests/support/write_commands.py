@@ -38,7 +38,16 @@ WRITES: dict[type[c.WriteCommand], st.SearchStrategy[Any]] = {
     ),
     c.AddEntities: _add(c.AddEntities, st.builds(NewEntity, NAMES, NAMES, TEXTS, TEXTS, VECTORS)),
     c.AddRelationships: _add(
-        c.AddRelationships, st.builds(NewRelationship, IDS, IDS, NAMES, TEXTS, NUMBERS | st.floats(), NAMES)
+        c.AddRelationships,
+        st.builds(
+            NewRelationship,
+            IDS,
+            IDS,
+            NAMES,
+            TEXTS,
+            NUMBERS | st.floats().filter(lambda weight: not 0 < abs(weight) <= 2.0**-150),
+            NAMES,
+        ),
     ),
     c.AddCommunity: st.builds(
         c.AddCommunity,

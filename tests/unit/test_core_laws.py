@@ -17,6 +17,7 @@ from gibramdb.core.apply import apply
 from gibramdb.core.decide import _DECIDE, decide
 from gibramdb.core.digest import state_digest
 from gibramdb.core.limits import KEPT_TOKEN_BYTES, SESSION_BYTES, TOKEN_AGE_MS_MAX, TOKEN_BYTES_MAX, Limits
+from gibramdb.core.state import DERIVED as REBUILT
 from gibramdb.core.state import SessionState, StoreState
 from gibramdb.core.table import BLOCK_RECORDS, Table
 from gibramdb.errors import (
@@ -150,6 +151,7 @@ def test_whatever_happens_replaying_and_rebuilding_give_the_same(
     assert again.last_lsn == run.state.last_lsn
     assert again.memory_bytes == run.state.memory_bytes
     assert run.state.memory_bytes == sum(session.all_bytes for session in run.state.sessions.values())
+    assert sorted(REBUILT) == DERIVED
     for name, session in run.state.sessions.items():
         followed = copy.deepcopy(derived(session))
         assert derived(again.sessions[name]) == followed

@@ -298,7 +298,7 @@ class SessionState:
     def rebuild(self) -> Generator[None, None, None]:
         """Make all derived fields anew from the canonical ones, on the side; they take their places at the end.
 
-        Yields between one object and the next; until it has ended nothing may change the session.
+        Yields between one object and the next; until it has ended nothing may change what is in the session.
         """
         new = copy(self)
         new._clear_derived()  # noqa: SLF001 (its own class)
@@ -324,9 +324,9 @@ class SessionState:
             new.index_token(number, kept)
             yield
         old = copy(self)
-        for name in self.__slots__:
+        for name in DERIVED:
             setattr(self, name, getattr(new, name))
-        for name in self.__slots__:
+        for name in DERIVED:
             held = getattr(old, name)
             if isinstance(held, dict):
                 yield from _emptied(held)
@@ -342,6 +342,27 @@ class SessionState:
                 yield from held.dismantle()
             elif isinstance(held, dict):
                 yield from _emptied(held)
+
+
+DERIVED = (
+    "documents_by_external_id",
+    "textunits_by_external_id",
+    "entities_by_external_id",
+    "relationships_by_external_id",
+    "communities_by_external_id",
+    "entities_by_title",
+    "relationships_by_triple",
+    "textunits_by_document",
+    "entities_by_textunit",
+    "textunits_by_entity",
+    "communities_by_entity",
+    "communities_by_relationship",
+    "outgoing",
+    "incoming",
+    "tokens_by_value",
+    "memory_bytes",
+)
+"""The fields of a session that `rebuild` makes anew."""
 
 
 def _emptied(held: dict[Any, Any]) -> Iterator[None]:

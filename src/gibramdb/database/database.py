@@ -18,6 +18,7 @@ One module, because the order of these steps is what the promises rest on, and i
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable
@@ -118,8 +119,9 @@ class _Waiting(NamedTuple):
 
 
 class _Long(NamedTuple):
-    """A command whose steps take more than one turn, and what becomes of what they give."""
+    """A command whose steps take more than one turn, and what becomes of what they give. `session_id`: "" for all."""
 
+    session_id: str
     steps: Generator[None, None, Any]
     then: Callable[[Any], _Executed | None]
     finish: Callable[[Answer, Lsn], None]
@@ -159,7 +161,10 @@ class Database:
         self._pauses = 0
         self._over: list[str] = []  # sessions that the last sweep has found, and that have not ended yet
         self._expires_later = False
-        self._long: _Long | None = None
+        self._goes_on = False
+        self._longs: dict[str, _Long] = {}  # by session, the one whose turn it is first; "" for all sessions
+        # Of sessions on which something long runs, and until what came meanwhile has run.
+        self._held_of: dict[str, deque[tuple[Command, Callable[[Answer, Lsn], None]]]] = {}
         self.snapshots: Snapshots | None = None
         state.serving_since_ms = clock.now_ms()
 
@@ -208,10 +213,17 @@ class Database:
 
     def _start(self, command: Command, finish: Callable[[Answer, Lsn], None]) -> _Executed | None:
         """Run it, or arrange that it runs later and then calls `finish`."""
-        if self._held is not None and command.handler != "exempt" and self._refusal() is None:
-            self._held.append((command, finish))
+        held = self._queue_for(command)
+        if held is not None and self._refusal() is None:
+            held.append((command, finish))
             return None
         return self._run(command, finish)
+
+    def _queue_for(self, command: Command) -> deque[tuple[Command, Callable[[Answer, Lsn], None]]] | None:
+        """Where it has to wait, if it has to."""
+        if command.handler == "exempt":
+            return None
+        return self._held_of.get(getattr(command, "session_id", ""), self._held)
 
     def _run(self, command: Command, finish: Callable[[Answer, Lsn], None]) -> _Executed | None:
         """As `_start`, of a command whose turn it is."""
@@ -307,21 +319,26 @@ class Database:
 
     def _in_turns(
         self,
+        session_id: str,
         steps: Generator[None, None, T],
         then: Callable[[T], _Executed | None],
         finish: Callable[[Answer, Lsn], None],
     ) -> _Executed | None:
         """Take the steps, and run what `then` makes of what they give, in turns that others do not feel.
 
-        If one turn is not enough, all commands but PING and HEALTH are held back until the end. Neither the steps nor
-        `then` may log anything: a restore may be putting its snapshot in the log's place then. Returns as `_start`.
+        If one turn is not enough, all that is asked of this session is held back until the end; "" is all sessions, and
+        then everything but PING and HEALTH. Neither the steps nor `then` may log anything: a restore may be putting its
+        snapshot in the log's place then. Returns as `_start`.
         """
         end = self._turn(steps)
         if end is not None:
             return then(*end)
-        self.pause()
-        self._long = _Long(steps, then, finish)
-        self._post(partial(self._go_on, self._long))
+        if session_id:
+            self._held_of.setdefault(session_id, deque())
+        else:
+            self.pause()
+        self._longs[session_id] = _Long(session_id, steps, then, finish)
+        self._go_on_later()
         return None
 
     def _turn(self, steps: Generator[None, None, T]) -> tuple[T] | None:
@@ -335,34 +352,74 @@ class Database:
         except StopIteration as end:
             return (end.value,)
 
-    def _go_on(self, long: _Long) -> None:
-        if self._long is not long:
-            return  # closed meanwhile, or replaced by a restore, and the caller told
+    def _go_on(self) -> None:
+        """One turn of one of those that take long: however many there are, others wait for one turn of them."""
+        self._goes_on = False
+        if not self._longs:
+            return  # closed meanwhile, or replaced by a restore, and the callers told
+        session_id = next(iter(self._longs))
+        long = self._longs.pop(session_id)
         executed: _Executed | None
         try:
             end = self._turn(long.steps)
             if end is None:
-                self._post(partial(self._go_on, long))
-                return
-            executed = long.then(*end)
+                self._longs[session_id] = long
+            else:
+                executed = long.then(*end)
         except Exception as error:  # the edge of one command, as in `_start`: nothing has been changed
             log.exception("a command failed in a way that is a defect of ours")
             failure = self._refusal() or InternalError(f"internal error: {error!r}; nothing was changed")
-            executed = _Executed(failure, NO_LSN)
-        self._long = None
+            end, executed = (None,), _Executed(failure, NO_LSN)
+        self._go_on_later()
+        if end is None:
+            return
         if executed is not None:
             _give(long.finish, *executed)
-        self.resume(None)
+        if not session_id:
+            self.resume(None)
+        elif session_id in self._held_of:
+            self._run_held_of(session_id, self._held_of[session_id])
 
-    def _end_long(self, reason: GibramError) -> None:
-        long, self._long = self._long, None
-        if long is not None:
-            self._pauses -= 1
+    def _go_on_later(self) -> None:
+        if self._longs and not self._goes_on:
+            self._goes_on = True
+            self._post(self._go_on)
+
+    def _run_held_of(self, session_id: str, held: deque[tuple[Command, Callable[[Answer, Lsn], None]]]) -> None:
+        """Run what was held back of a session, some a turn; what comes meanwhile is held too."""
+        if self._held_of.get(session_id) is not held:
+            return  # closed meanwhile, or a restore has taken it over
+        ends_us = self._clock.steady_us() + BATCH_TURN_US
+        while held and session_id not in self._longs and not self._pauses:
+            self._run_one(*held.popleft())
+            if held and self._clock.steady_us() >= ends_us:
+                self._post(partial(self._run_held_of, session_id, held))
+                return
+        if session_id in self._longs:
+            return
+        del self._held_of[session_id]
+        if held:  # they came before those that everything is held back for
+            assert self._held is not None
+            self._held.extendleft(reversed(held))
+
+    def _run_one(self, command: Command, finish: Callable[[Answer, Lsn], None]) -> None:
+        executed = self._run(command, finish)
+        if executed is not None:
+            _give(finish, *executed)
+
+    def _end_longs(self, reason: GibramError) -> None:
+        """Answer those that take long; what was held back for them is left."""
+        longs, self._longs = self._longs, {}
+        for long in longs.values():
+            if not long.session_id:
+                self._pauses -= 1
             _give(long.finish, reason, NO_LSN)
 
     def _rebuild(self, command: commands.RebuildIndexes, finish: Callable[[Answer, Lsn], None]) -> _Executed | None:
         session = live_session(self.state, command.session_id, self._now_ms())
-        return self._in_turns(session.rebuild(), lambda _: _Executed(Done(), session.last_lsn), finish)
+        return self._in_turns(
+            command.session_id, session.rebuild(), lambda _: _Executed(Done(), session.last_lsn), finish
+        )
 
     def _digest(self, command: commands.GetDigest, finish: Callable[[Answer, Lsn], None]) -> _Executed | None:
         session_id, now_ms = command.session_id, self._now_ms()
@@ -370,7 +427,9 @@ class Database:
         if session_id:
             sessions[0].read_at_ms = now_ms  # a note of it in the log would be part of the next digest
         lsn = self._lsn_seen("")  # it covers even the notes of reads, which no other answer about a session waits for
-        return self._in_turns(digest_steps(sessions), lambda digest: _Executed(Digest(*digest), lsn), finish)
+        return self._in_turns(
+            session_id, digest_steps(sessions), lambda digest: _Executed(Digest(*digest), lsn), finish
+        )
 
     def _let_go(self, sessions: list[SessionState]) -> None:
         """Free them, some objects a turn."""
@@ -404,11 +463,12 @@ class Database:
             self._explanations.clear()
             self._explained_bytes = 0
             gone = ClosedError("a restore took the place of what this was computed on")
-            self._end_long(gone)
+            self._end_longs(gone)
             detecting, self._detecting = self._detecting, []
             for _, unanswered in detecting:
                 _give(unanswered, gone, NO_LSN)
-            held, self._held = self._held or deque(), deque()
+            held = [*itertools.chain(*self._held_of.values()), *(self._held or ())]
+            self._held_of, self._held = {}, deque()
             for command, finish in held:
                 if isinstance(command, commands.ReplaceCommunities):
                     _give(finish, gone, NO_LSN)
@@ -426,9 +486,11 @@ class Database:
         ends_us = self._clock.steady_us() + BATCH_TURN_US
         while self._held and not self._pauses:
             command, finish = self._held.popleft()
-            executed = self._run(command, finish)
-            if executed is not None:
-                _give(finish, *executed)
+            held_of = self._held_of.get(getattr(command, "session_id", ""))
+            if held_of is not None:
+                held_of.append((command, finish))
+            else:
+                self._run_one(command, finish)
             if self._held and self._clock.steady_us() >= ends_us:
                 self._post(self._run_held)
                 return
@@ -501,7 +563,8 @@ class Database:
             self._detecting.append(waiting)
             self._detector.submit(view, found)
 
-        return self._in_turns(detection.view(self.state, command, self._now_ms()), seen, finish)
+        view = detection.view(self.state, command, self._now_ms())
+        return self._in_turns(command.session_id, view, seen, finish)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -632,8 +695,8 @@ class Database:
                 self._over.clear()  # not now: the next sweep finds them again
                 return
             name = self._over.pop()
-            if name not in self.state.sessions:
-                continue  # it has been deleted meanwhile
+            if name not in self.state.sessions or name in self._held_of:
+                continue  # deleted meanwhile; or not now, the next sweep finds it again
             # Past the others that were held back: it changes nothing that they could see.
             executed = self._run(commands.ExpireSession(name), self._expired)
             if executed is None:
@@ -714,8 +777,9 @@ class Database:
         ended = ClosedError("the store was closed while communities were computed; nothing was changed")
         for _, unanswered in detecting:
             _give(unanswered, ended, NO_LSN)
-        self._end_long(ClosedError("the store was closed before this had been computed; nothing was changed"))
-        held, self._held = self._held or deque(), None
+        self._end_longs(ClosedError("the store was closed before this had been computed; nothing was changed"))
+        held = [*itertools.chain(*self._held_of.values()), *(self._held or ())]
+        self._held_of, self._held = {}, None
         for _, refused in held:
             _give(refused, ClosedError("the store is closed"), NO_LSN)
         if self.snapshots is not None:
