@@ -210,6 +210,25 @@ def test_lines_from_a_pipe_are_done_up_to_the_first_that_fails(server: Server) -
         assert db.session("piped").info().document_count == 1
 
 
+def test_a_comment_is_a_whole_line_and_inside_one_the_sign_is_a_letter(server: Server) -> None:
+    lines = "# one\n  # isn't two\nADD_ENTITY lang1 C# type=language\nADD_ENTITY f/b.md#ff60 '# 5'\nADD_ENTITY #3 F# #\nPING #\n"
+    done = subprocess.run(
+        [sys.executable, "-m", "gibramdb", *said(server, "-s", "sharp", "-")],
+        input=lines, capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert "PING takes 0 values; '#' is one more" in done.stderr, "said, and not cut off"
+    assert (
+        main(said(server, "-s", "sharp", "pipeline", "ADD_ENTITY e4 J#", "GET_ENTITY_BY_EXTERNAL_ID f/b.md#ff60")) == 0
+    )
+    with server.connect() as db:
+        assert [(each.external_id, each.title, each.type) for each in db.session("sharp").entities()] == [
+            ("lang1", "C#", "language"),
+            ("f/b.md#ff60", "# 5", ""),
+            ("#3", "F#", "#"),
+            ("e4", "J#", ""),
+        ]
+
+
 def test_bytes_that_are_no_text_and_outputs_that_take_little_end_no_command_in_a_traceback(server: Server) -> None:
     with server.connect() as db:
         db.session("streams").add_entity("e", "ünïcode 😀")

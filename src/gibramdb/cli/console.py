@@ -210,9 +210,11 @@ def _shown(value: Any) -> str:
 
 
 def _split(line: str) -> list[str]:
-    """The words of a line, quoted as for a shell."""
+    """The words of a line, quoted as for a shell; none of one that begins with #. Further on it is a letter: C#."""
+    if line.lstrip().startswith("#"):
+        return []
     try:
-        return shlex.split(line, comments=True)
+        return shlex.split(line)
     except ValueError as error:
         raise InvalidArgumentError(f"{line.strip()}: {error}") from None
 
