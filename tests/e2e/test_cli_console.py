@@ -153,7 +153,16 @@ def test_a_negative_number_is_a_value_and_options_stay_options(
         (["GET_ENTITY"], 64, "missing id"),
         (["GET_ENTITY", "1", "id=2"], 64, "id is given twice"),
         (["GET_ENTITY", "1", "2"], 64, "'2' is one more"),
-        (["GET_ENTITY", "number=1"], 64, "takes no number; it takes id"),
+        (["GET_ENTITY", "number=1"], 64, "takes no number, as in 'number=1'; it takes id"),
+        (["GET_ENTITY", "1", "number=1"], 64, "takes no number, as in 'number=1'; it takes id"),
+        (["LIST_ENTITIES", "limt=1"], 64, "takes no limt, as in 'limt=1'; it takes "),
+        (
+            ["ADD_ENTITY", "e", "t", "person", "d", "embeding=[1]"],
+            64,
+            "takes no embeding, as in 'embeding=[1]'; it takes ext",
+        ),
+        (["ADD_DOCUMENT", "d2", "f", "x=y"], 64, "takes no x, as in 'x=y'; it takes external_id, filename"),
+        (["ADD_ENTITY", "e", "type=x"], 64, "missing title"),
         (["GET_ENTITY", "999"], 64, "entity not found"),
         (["ADD_ENTITY", "e", "t", "embedding=[1,2]"], 64, "expected 8, got 2"),
         (["ADD_ENTITY", "e", "t", "embedding=none"], 64, "embedding takes a JSON list of numbers"),
@@ -173,6 +182,23 @@ def test_what_is_wrong_is_said_and_the_exit_code_tells_the_family(
     capsys.readouterr()
     assert main(said(server, "-s", "wrong", *words)) == status, capsys.readouterr()
     assert message in capsys.readouterr().err
+
+
+def test_a_text_with_an_equals_sign_is_a_value_unless_a_field_is_named(server: Server) -> None:
+    for words in (
+        ["e1", "E=mc2"],
+        ["k=v", "title=type=x"],
+        ["e3", "a b=c", "=="],
+        ["title=x", "external_id=id=3", "y=z"],
+    ):
+        assert main(said(server, "-s", "equals", "ADD_ENTITY", *words)) == 0, words
+    with server.connect() as db:
+        assert [(each.external_id, each.title, each.type) for each in db.session("equals").entities()] == [
+            ("e1", "E=MC2", ""),
+            ("k=v", "TYPE=X", ""),
+            ("e3", "A B=C", "=="),
+            ("id=3", "X", "y=z"),
+        ]
 
 
 def test_a_session_has_to_be_named_and_a_server_has_to_be_there(

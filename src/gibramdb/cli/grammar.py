@@ -82,7 +82,9 @@ def needs_session(row: Row) -> bool:
 
 
 def command_from(words: Sequence[str], session_id: str) -> Command:
-    """The command that these words ask for: its name, then values in order, then `name=value`.
+    """The command that these words ask for: its name, then values in order, or as `name=value`.
+
+    A word with another name before its `=` is a value like any other, where a text is due: E=mc2.
 
     Raises:
         UnknownCommandError: there is no command of this name.
@@ -116,14 +118,14 @@ def _values(row: Row, words: Sequence[str]) -> dict[str, Any]:
         name, equals, text = word.partition("=")
         if equals and name in by_name:
             field = by_name[name]
-        elif equals and name.isidentifier():
-            known = ", ".join(by_name) or "nothing"
-            raise InvalidArgumentError(f"{row.name} takes no {name}; it takes {known}")
         else:
             text = word
             following = next((each for each in in_order if each.name not in values), None)
+            if equals and name.isidentifier() and (following is None or following.type is not str):
+                known = ", ".join(by_name) or "nothing"
+                raise InvalidArgumentError(f"{row.name} takes no {name}, as in {_quoted(word)}; it takes {known}")
             if following is None:
-                raise InvalidArgumentError(f"{row.name} takes {len(fields)} values; {word!r} is one more")
+                raise InvalidArgumentError(f"{row.name} takes {len(fields)} values; {_quoted(word)} is one more")
             field = following
         if field.name in values:
             raise InvalidArgumentError(f"{row.name}: {field.name} is given twice")
@@ -147,8 +149,11 @@ def _read(command: str, field: Field, text: str) -> Any:
         why = "nested too deeply"
     except (ValueError, TypeError) as error:
         why = str(error)
-    got = repr(text if len(text) <= GOT_CHARS_MAX else f"{text[:GOT_CHARS_MAX]} …")
-    raise InvalidArgumentError(f"{command}: {field.name} takes a {field.said}, got {got}: {why}")
+    raise InvalidArgumentError(f"{command}: {field.name} takes a {field.said}, got {_quoted(text)}: {why}")
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= GOT_CHARS_MAX else f"{text[:GOT_CHARS_MAX]} …")
 
 
 def _made(item: type[Any], values: dict[str, Any]) -> Any:
