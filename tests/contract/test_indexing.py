@@ -120,9 +120,9 @@ def test_what_the_sources_hold_is_stored_with_links(db: Store) -> None:
     held = contents(session)
     assert held["documents"] == {("no.md", "no.md"), ("se.md", "")}
     assert held["entities"] == {
-        ("NORWAY", "NORWAY", "name", "It is Norway and it borders Sweden."),
-        ("SWEDEN", "SWEDEN", "country", "A kingdom in the north."),
-        ("CRUDE OIL", "CRUDE OIL", "phrase", "There is crude oil near Norway."),
+        ("NORWAY#cd73844dc24b", "NORWAY", "name", "It is Norway and it borders Sweden."),
+        ("SWEDEN#67a9a556da3a", "SWEDEN", "country", "A kingdom in the north."),
+        ("CRUDE OIL#50b2a4f760ce", "CRUDE OIL", "phrase", "There is crude oil near Norway."),
     }
     assert held["relationships"] == {
         ("NORWAY", "SWEDEN", "borders", "a land border of 1,666 km", 1666.0),
@@ -205,6 +205,18 @@ def test_a_later_source_joins_entities_that_are_there(db: Store) -> None:
     # A single name at the start of a sentence would not be stored, but it is linked to what is.
     report = run(session, Source("d", "Norway is far."))
     assert (report.entities.added, report.links) == (0, Tally(1, 0))
+
+
+def test_entities_that_others_added_are_in_nobodys_way(db: Store) -> None:
+    session = db.session("s")
+    session.add_entity("NORWAY", "The north way")  # has the external id of another title
+    session.add_entity("SWEDEN", "SWEDEN")  # as earlier versions indexed it
+    report = run(session)
+    assert (report.entities, report.textunits) == (Tally(2, 1), Tally(5))
+    assert session.get_entity_by_title("Norway").external_id != "NORWAY"
+    assert session.get_entity_by_title("Sweden").id == 2
+    session.add_entity("CRUDE OIL", "crude oil, the first")
+    assert run(session).added == 0
 
 
 def test_sessions_do_not_mix(db: Store) -> None:

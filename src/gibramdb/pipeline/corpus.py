@@ -16,7 +16,7 @@ from gibramdb.errors import InvalidArgumentError
 from gibramdb.pipeline.protocols import ExtractedEntity, ExtractedRelationship, Extractor, Source, Splitter
 
 HASH_CHARS = 12
-"""Of a passage's SHA-256 in its external id: 48 bits, compared within one document only."""
+"""Of a text's SHA-256 in an external id: 48 bits, compared within one document, or for one title, only."""
 STATED = 0
 """`textunits_min` of what a source states: it needs no text unit at all."""
 
@@ -90,7 +90,7 @@ def read(
         titles.update(_count_entities(extraction.entities, counted))
         _count_relationships(extraction.relationships, edges)
         titles.update(dict.fromkeys(_named_in(text, stated_titles[source.external_id])))
-        passages.append(Passage(_external_id(source, text), source.external_id, text, tuple(titles)))
+        passages.append(Passage(tagged(source.external_id, text), source.external_id, text, tuple(titles)))
         progress(Progress("extract", done, len(cut)))
     return Corpus(
         sources=tuple(sources),
@@ -104,6 +104,11 @@ def read(
     )
 
 
+def tagged(name: str, text: str) -> str:
+    """An external id with a hash of the text in it, which nobody else gives to anything by accident."""
+    return f"{name}#{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:HASH_CHARS]}"
+
+
 def _check(sources: Sequence[Source]) -> None:
     seen: set[str] = set()
     for source in sources:
@@ -112,10 +117,6 @@ def _check(sources: Sequence[Source]) -> None:
         if source.external_id in seen:
             raise InvalidArgumentError(f"two sources have the external id {source.external_id!r}")
         seen.add(source.external_id)
-
-
-def _external_id(source: Source, text: str) -> str:
-    return f"{source.external_id}#{hashlib.sha256(text.encode()).hexdigest()[:HASH_CHARS]}"
 
 
 def _state(source: Source, counted: dict[str, _Counted], edges: dict[Triple, _Edge]) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ Never: changes or removes what the session holds already.
 - A text unit is known by `<document>#<hash of its text>`: a passage that has moved is the same, one that has changed is
   new. The old one stays, and is counted as outdated.
 - An entity is known by its normalised title, a relationship by (source, target, type). Both keep their first
-  description, vector and weight.
+  description, vector and weight. The external id of an entity is made as that of a text unit, `<title>#<hash>`, so that
+  it is nobody else's: the title alone may be that of another entity.
 
 Invariants:
 - What is stored refers only to what was stored before it, so a run may stop anywhere and another go on from there.
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from gibramdb.errors import DimensionMismatchError
 from gibramdb.model.knowledge import NewDocument, NewEntity, NewRelationship, NewTextUnit
-from gibramdb.pipeline.corpus import Corpus, Passage, Progress, read
+from gibramdb.pipeline.corpus import Corpus, Passage, Progress, read, tagged
 from gibramdb.pipeline.embedding import SentenceEncoder
 from gibramdb.pipeline.extraction import PhraseExtractor
 from gibramdb.pipeline.protocols import Embedder, ExtractedEntity, Extractor, Source, Splitter
@@ -129,7 +130,7 @@ def _store_entities(
     for batch in _batches(new, EMBED_BATCH, "entities", progress):
         vectors = _embed(embedder, [_entity_text(entity) for _, entity in batch])
         stored = session.add_entities(
-            NewEntity(title, entity.title, entity.type, entity.description, vector)
+            NewEntity(tagged(title, title), entity.title, entity.type, entity.description, vector)
             for (title, entity), vector in zip(batch, vectors, strict=True)
         )
         ids.update(zip((title for title, _ in batch), stored, strict=True))
