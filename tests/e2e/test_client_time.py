@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -67,11 +68,11 @@ def in_time(way: str, url: str, textunit: str = "", **options: Any) -> GibramErr
     return error
 
 
-@pytest.fixture
-def silent() -> Iterator[int]:
+@contextmanager
+def silence(port: int = 0) -> Iterator[int]:
     """A port whose queue is full: nobody is refused and nobody gets through."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
-        port: int = listener.getsockname()[1]
+    with socket.create_server(("127.0.0.1", port), backlog=0) as listener:
+        port = listener.getsockname()[1]
         waiting = [socket.socket() for _ in range(4)]
         for each in waiting:
             each.setblocking(False)
@@ -79,6 +80,13 @@ def silent() -> Iterator[int]:
         yield port
         for each in waiting:
             each.close()
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """See silence."""
+    with silence() as port:
+        yield port
 
 
 Resolve = Callable[..., list[tuple[Any, ...]]]
@@ -274,3 +282,25 @@ def test_what_a_call_had_not_sent_when_its_time_was_over_is_not_sent_later(is_tl
     with Peer(answer, tls=context) as peer:
         asyncio.run(run())
     assert 0 < taken[0] < size
+
+
+def test_a_call_that_waits_behind_others_says_why_they_do_not_get_through() -> None:
+    async def run() -> tuple[int, str, str]:
+        async def refused(call: Awaitable[Any]) -> str:
+            with pytest.raises(ConnectionFailedError) as error:
+                await call
+            return str(error.value)
+
+        with Peer(pong) as peer:
+            db = await gibramdb.connect_async(peer.url, connections_max=1)
+        assert "other calls" not in await refused(db.ping())
+        with silence(peer.port):  # now a connection is neither made nor refused, and takes the only place
+            first = asyncio.ensure_future(refused(db.with_timeout(1).ping()))
+            await asyncio.sleep(0.05)
+            waited = await refused(db.with_timeout(0.2).ping())
+            return peer.port, waited, await first
+
+    port, waited, first = asyncio.run(run())
+    assert f"no server answers at 127.0.0.1:{port}: [Errno {errno.ECONNREFUSED}]" in waited
+    assert "other calls met that, and behind them this one timed out after 0.2 s" in waited
+    assert "timed out after 1 s" in first

@@ -206,6 +206,7 @@ class Connection(Generic[S]):
             ) from None
         reply = read_reply(body)
         self._pool.was_answered = True
+        self._pool.unreachable_why = ""
         if reply.request_id != request_id and (reply.request_id or not is_greeting):
             raise ProtocolError(f"expected the answer to request {request_id}, got one to {reply.request_id}")
         return reply
@@ -255,6 +256,8 @@ class Pool(Generic[S]):
         self._is_closed = False
         self.was_answered = False
         """Whether the server has ever said anything on any connection."""
+        self.unreachable_why = ""
+        """Of the last connection that could not be opened, if none has been opened or answered since."""
 
     def take(self) -> Connection[S] | None:
         """The one used last, or None. Raises ClosedError."""
@@ -448,9 +451,11 @@ class Caller(Generic[S]):
         try:
             place = yield self._io.enter(deadline)
         except TimeoutError as error:
-            raise ConnectionFailedError(
-                f"all connections to {self._address} were in use, and no other may be opened: {error}"
-            ) from error
+            if self._pool.unreachable_why:
+                why = f"{self._pool.unreachable_why}; other calls met that, and behind them this one {error}"
+            else:
+                why = f"all connections to {self._address} were in use, and no other may be opened: {error}"
+            raise ConnectionFailedError(why) from error
         try:
             connection = self._take() or (yield from self._welcomed(deadline))
             try:
@@ -501,9 +506,12 @@ class Caller(Generic[S]):
                 why = f"no TLS with {address}: {error.reason or error}; if it speaks none, connect with gibram://"
             else:
                 why = f"no server answers at {address}: {error}; start one with `gibramdb serve`"
+            if not (isinstance(error, TimeoutError) and self._pool.unreachable_why):  # which says more
+                self._pool.unreachable_why = why
             failed = ConnectionFailedError(why)
             failed.was_connected = False
             raise failed from error
+        self._pool.unreachable_why = ""
         return Connection(address, stream, self._pool)
 
     def _greet(self, connection: Connection[S], deadline: Deadline) -> Steps[str]:
