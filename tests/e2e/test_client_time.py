@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import socket
 import threading
 import time
@@ -304,3 +305,27 @@ def test_a_call_that_waits_behind_others_says_why_they_do_not_get_through() -> N
     assert f"no server answers at 127.0.0.1:{port}: [Errno {errno.ECONNREFUSED}]" in waited
     assert "other calls met that, and behind them this one timed out after 0.2 s" in waited
     assert "timed out after 1 s" in first
+
+
+def test_calls_that_meet_no_server_leave_nothing_to_a_collector_which_would_make_the_others_late() -> None:
+    async def run() -> int:
+        with Peer(pong) as peer:
+            db = await gibramdb.connect_async(peer.url, connections_max=1)
+
+        async def ends(timeout_s: float) -> None:
+            with suppress(ConnectionFailedError):
+                await db.with_timeout(timeout_s).ping()
+                pytest.fail("there is no server")
+
+        await ends(10)
+        gc.collect()
+        gc.disable()
+        try:
+            await asyncio.gather(*(ends(10) for _ in range(100)))
+            with silence(peer.port):
+                await asyncio.gather(*(ends(0.2) for _ in range(100)))
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    assert asyncio.run(run()) < 100, "there were 20,000 once"

@@ -104,8 +104,11 @@ async def _connected(address: Address, deadline: Deadline) -> socket.socket:
             raise
         else:
             return connecting
-    deadline.remaining_s()  # if that is why
-    raise failed
+    try:
+        deadline.remaining_s()  # if that is why
+        raise failed
+    finally:
+        del failed  # see the invariants of `calls`
 
 
 @asynccontextmanager

@@ -15,6 +15,8 @@ Invariants:
 - An outcome that became unknown stays so until the same write has been answered: no later refusal takes its place.
 - A call ends within its time, whatever it waits for: a place in the pool, the addresses of a name, a connection, TLS,
   AUTH, an answer, the next try. For a batch that time begins anew whenever some of it has been answered.
+- The error of a call for which there is no connection is held by no frame that it holds itself: only the collector of
+  garbage would free the two, and with thousands of such calls at once all of them would end seconds late.
 - A batch that the rate holds up goes on at the rate, in order; what was answered is never sent again, nor lost with an
   error.
 
@@ -400,7 +402,10 @@ class Caller(Generic[S]):
                     if results:
                         pause_s_first = PAUSE_S_PACED
                 refusal = unknown or refused
-            yield from self._pause(pause_s_first, failures, deadline, refusal)
+            try:
+                yield from self._pause(pause_s_first, failures, deadline, refusal)
+            finally:
+                del refusal  # see the invariants
 
     def _is_waited_for(self, error: GibramError) -> bool:
         """Whether the server has answered before, is away, and this client's calls are to outlast its restarts."""
@@ -415,7 +420,10 @@ class Caller(Generic[S]):
         except TimeoutError:
             remaining_s = 0
         if pause_s >= remaining_s:
-            raise refusal
+            try:
+                raise refusal
+            finally:
+                del refusal  # see the invariants
         yield self._io.pause(pause_s)
 
     def _tries_until_remembering(self, deadline: Deadline) -> Steps[int]:
@@ -510,7 +518,10 @@ class Caller(Generic[S]):
                 self._pool.unreachable_why = why
             failed = ConnectionFailedError(why)
             failed.was_connected = False
-            raise failed from error
+            try:
+                raise failed from error
+            finally:
+                del failed  # see the invariants
         self._pool.unreachable_why = ""
         return Connection(address, stream, self._pool)
 
