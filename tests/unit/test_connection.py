@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from support.connection_fuzzing import Line
+from support.gate import entry
+from support.owned_store import FakeClock
 
+from gibramdb import NewDocument
+from gibramdb.api_keys import parse_api_keys
 from gibramdb.clock import SystemClock
 from gibramdb.config import load_config
-from gibramdb.server import app
+from gibramdb.errors import AuthenticationError
+from gibramdb.model.commands import AddDocuments
+from gibramdb.server import app, auth
+from gibramdb.server.admission import TokenBucket
 from gibramdb.server.connection import Connection
+from gibramdb.wire.codec import encode_command
+from gibramdb.wire.codec.envelope import decode_request
+from gibramdb.wire.framing import HEADER
 
 
 def test_a_slow_client_whose_encrypted_socket_is_gone_already_can_be_looked_at(tmp_path: Path) -> None:
@@ -26,6 +38,31 @@ def test_a_slow_client_whose_encrypted_socket_is_gone_already_can_be_looked_at(t
         connection.check(SystemClock().steady_us())
 
     asyncio.run(looked())
+
+
+def test_a_key_whose_time_ends_during_a_pipeline_does_no_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A detection, which comes first, may take minutes."""
+    ends_at = datetime(2030, 1, 1, tzinfo=UTC)
+    clock = FakeClock()
+    clock.ms = int(ends_at.timestamp() * 1000) - 1
+    monkeypatch.setattr(auth, "_clock", clock)
+    (key,) = parse_api_keys(json.dumps([entry("short", "write", expires_at=ends_at.isoformat())]))
+
+    async def asked() -> None:
+        server = app.Server(load_config(flags={"server.data_dir": str(tmp_path)}))
+        assert server.admission.enter("127.0.0.1")
+        connection = Connection(server, "127.0.0.1", SystemClock().steady_us())
+        connection._principal = auth.Principal(key, TokenBucket(1_000, 1_000))
+        frames = [encode_command(AddDocuments("s", (NewDocument(name),)), 1)[HEADER.size :] for name in "ab"]
+        commands = connection._commands_of([decode_request(frame) for frame in frames])
+        assert isinstance(next(commands), AddDocuments)
+        clock.ms += 1
+        refused = next(commands)
+        assert isinstance(refused, AuthenticationError)
+        assert str(refused) == "api key expired"
+        assert connection._is_leaving, "once it has been answered"
+
+    asyncio.run(asked())
 
 
 def test_looks_go_on_after_one_that_failed(caplog: pytest.LogCaptureFixture) -> None:

@@ -541,6 +541,9 @@ class Connection(asyncio.Protocol):
                 return decode_command(request)
             except CallerError as error:
                 return error.as_answer()
+        if principal.is_expired():  # those before it may have taken long
+            self._is_leaving = True
+            return AuthenticationError(EXPIRED)
         if not is_first and not principal.bucket.take(_steady_us()):
             return RateLimitedError(RATE_LIMITED)
         try:
