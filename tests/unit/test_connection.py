@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.connection_fuzzing import Line
-from support.gate import entry
+from support.gate import config_file, entry
 from support.owned_store import FakeClock
 
 from gibramdb import NewDocument
@@ -24,7 +24,7 @@ from gibramdb.server.admission import TokenBucket
 from gibramdb.server.connection import Connection
 from gibramdb.wire.codec import encode_command
 from gibramdb.wire.codec.envelope import decode_request
-from gibramdb.wire.framing import HEADER
+from gibramdb.wire.framing import HEADER, FrameReader
 
 
 def test_a_slow_client_whose_encrypted_socket_is_gone_already_can_be_looked_at(tmp_path: Path) -> None:
@@ -63,6 +63,45 @@ def test_a_key_whose_time_ends_during_a_pipeline_does_no_more(monkeypatch: pytes
         assert connection._is_leaving, "once it has been answered"
 
     asyncio.run(asked())
+
+
+def test_who_sends_a_large_frame_or_takes_a_large_answer_is_not_idle_until_it_is_over(tmp_path: Path) -> None:
+    path = config_file(
+        tmp_path, [entry("app", "write")], security={"idle_timeout": "3s", "stall_timeout": "30s"},
+        server={"data_dir": str(tmp_path / "data")},
+    )  # fmt: skip
+
+    async def looked() -> None:
+        server = app.Server(load_config(path))
+        assert server.admission.enter("127.0.0.1")
+        now_us = SystemClock().steady_us()
+        connection = Connection(server, "127.0.0.1", now_us)
+        assert connection._gate is not None
+        line = Line(connection, None, is_encrypted=False)  # type: ignore[arg-type]
+        connection.connection_made(line)
+        (key,) = parse_api_keys(json.dumps([entry("app", "write")]))
+        connection._principal = auth.Principal(key, TokenBucket(1_000, 1_000))
+        connection._reader.frame_bytes_max = server.frame_bytes_max
+        connection._heard_us = now_us
+        frame = encode_command(AddDocuments("s", (NewDocument("d", "x" * 1_000_000),)), 1)
+        for second in range(1, 11):
+            line.deliver(frame[(second - 1) * 80_000 : second * 80_000])
+            connection.check(now_us + second * 1_000_000)
+            assert not line.is_closing(), second
+        connection._reader = FrameReader(server.frame_bytes_max)
+        connection.pause_writing()
+        for second in range(11, 21):
+            line._buffered_bytes = (21 - second) * 100_000
+            connection.check(now_us + second * 1_000_000)
+            assert not line.is_closing(), second
+        line.take()
+        connection.resume_writing()
+        connection.check(now_us + 22_500_000)
+        assert not line.is_closing(), "idle since not so long"
+        connection.check(now_us + 23_500_000)
+        assert line.is_closing()
+
+    asyncio.run(looked())
 
 
 def test_looks_go_on_after_one_that_failed(caplog: pytest.LogCaptureFixture) -> None:

@@ -345,8 +345,10 @@ class Connection(asyncio.Protocol):
         elif self._principal is None:
             if now_us - self._accepted_us > self._server.unauth_timeout_us:
                 self.abort()
-        elif self._slots:
-            self._heard_us = now_us  # who waits for an answer is not idle
+        elif self._slots or self._reader.pending_bytes or self._unsent or self._is_peer_slow:
+            # Who waits for an answer, takes one or is in the middle of a frame is not idle; whoever does too little of
+            # it stands still.
+            self._heard_us = now_us
         elif now_us - self._heard_us > self._server.idle_timeout_us:
             self.abort()
         elif self._principal.is_expired():
