@@ -24,7 +24,7 @@ from gibramdb.database.opening import REPORT_NAME
 from gibramdb.errors import CallerError, InvalidArgumentError, NotFoundError
 from gibramdb.server.tls import AUTO_CERT_NAME, AUTO_KEY_NAME
 from gibramdb.storage.files import TEMPORARY_SUFFIX
-from gibramdb.storage.identity import LOCK_NAME, MARKER_NAME, Directories
+from gibramdb.storage.identity import IMPORT_NAME, LOCK_NAME, MARKER_NAME, Directories
 from gibramdb.storage.operator_path import NAME_BYTES_MAX, OWN_NAMES, open_for_reading, open_for_writing
 
 MAGIC = b"MAGIC\0"
@@ -248,7 +248,7 @@ def test_the_longest_name_can_be_written_and_read(tree: Tree) -> None:
 
 
 def test_every_file_of_the_store_is_known() -> None:
-    assert {MARKER_NAME, LOCK_NAME, REPORT_NAME, AUTO_CERT_NAME, AUTO_KEY_NAME} == OWN_NAMES
+    assert {MARKER_NAME, IMPORT_NAME, LOCK_NAME, REPORT_NAME, AUTO_CERT_NAME, AUTO_KEY_NAME} == OWN_NAMES
 
 
 @both

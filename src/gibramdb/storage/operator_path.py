@@ -30,9 +30,9 @@ import msgspec
 
 from gibramdb.errors import CallerError, InvalidArgumentError, NotFoundError, UnavailableError
 from gibramdb.storage.files import FILE_MODE, TEMPORARY_SUFFIX, OsFileSystem
-from gibramdb.storage.identity import LOCK_NAME, MARKER_NAME, Directories
+from gibramdb.storage.identity import IMPORT_NAME, LOCK_NAME, MARKER_NAME, Directories
 
-OWN_NAMES = frozenset({MARKER_NAME, LOCK_NAME, "recovery-report.json", "auto_cert.pem", "auto_key.pem"})
+OWN_NAMES = frozenset({MARKER_NAME, IMPORT_NAME, LOCK_NAME, "recovery-report.json", "auto_cert.pem", "auto_key.pem"})
 """The store's own files in the data directory itself; in a folder of it these names mean nothing."""
 
 NAME_BYTES_MAX = 255
