@@ -30,7 +30,14 @@ def test_who_wants_little_waits_for_one_large_frame_and_not_for_one_of_everybody
     asyncio.run(_served(tmp_path))
 
 
-async def _served(folder: Path) -> None:
+def test_who_asked_for_much_with_few_bytes_waits_for_the_next_round_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "TURN_US_MAX", -1)
+    asyncio.run(_served(tmp_path, SMALL))
+
+
+async def _served(folder: Path, much: bytes = LARGE) -> None:
     loop = asyncio.get_running_loop()
     config = load_config(flags={"server.data_dir": str(folder)})
 
@@ -51,9 +58,18 @@ async def _served(folder: Path) -> None:
 
     small = connect()
     large = [connect() for _ in range(4)]
+    if much == SMALL:
+        for line in large:  # nobody can tell before the first
+            line.deliver(much)
+        answer_bytes = len(large[0].written)
+        for line in large:
+            line.written.clear()
+        for _ in range(10):
+            await asyncio.sleep(0)
     for line in large:
-        line.deliver(LARGE * 2)
-    answer_bytes = len(large[0].written)
+        line.deliver(much * 2)
+    if much != SMALL:
+        answer_bytes = len(large[0].written)
 
     def answered() -> list[int]:
         return [len(line.written) // answer_bytes for line in large]

@@ -536,12 +536,10 @@ class Database:
         finish: Callable[[Answer, Lsn], None],
     ) -> _Executed | None:
         if len(self._detecting) >= bounds.DETECTIONS_WAITING_MAX:
-            raise LimitExceededError(
-                f"{len(self._detecting)} computations of communities wait already; try again later"
-            )
+            raise UnavailableError(f"{len(self._detecting)} computations of communities wait already; try again later")
         of_session = sum(session_id == command.session_id for session_id, _ in self._detecting)
         if of_session >= bounds.DETECTIONS_OF_SESSION_MAX:
-            raise LimitExceededError(
+            raise UnavailableError(
                 f"{of_session} computations of communities of this session wait already; try again later"
             )
         waiting = (command.session_id, finish)

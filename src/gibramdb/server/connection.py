@@ -92,6 +92,9 @@ TURN_US_MAX = 5_000
 LARGE_FRAME_BYTES = 16 * 1024
 """What may take long to read. Once a turn has been long, no other of these is begun in the same round of the loop: who
 wants little waits for one of them, and not for one of every connection."""
+COSTLY_US = 1_000_000
+"""For so long after a long turn what the same client asks for is treated as a large frame, however small it is: a query
+of eight bytes may go through a whole session."""
 
 RATE_LIMITED = "rate limit exceeded"
 
@@ -185,6 +188,7 @@ class Connection(asyncio.Protocol):
         self._is_reading = True
         self._has_heard_all = False
         self._is_leaving = False
+        self._costly_until_us = 0
         self._is_over = False
         self.peer = peer
         self.was_made = False
@@ -388,7 +392,7 @@ class Connection(asyncio.Protocol):
         """One turn: run every command that has arrived and may run, send every answer that may leave."""
         if self._is_pumping:
             return
-        if self._server.is_round_over and self._reader.pending_bytes >= LARGE_FRAME_BYTES:
+        if self._server.is_round_over and self._may_take_long():
             self._server.take_turn_next(self)
             self._ran_out_of_time = True
             self._regulate()
@@ -396,6 +400,7 @@ class Connection(asyncio.Protocol):
             return
         self._is_pumping = True
         is_unfinished = False
+        frames_taken = self._frames_taken
         try:
             until_us = _steady_us() + TURN_US_MAX
             while self._step():
@@ -413,10 +418,17 @@ class Connection(asyncio.Protocol):
         self._send()
         self._ran_out_of_time = is_unfinished
         if is_unfinished:
+            if self._frames_taken != frames_taken:
+                self._costly_until_us = _steady_us() + COSTLY_US
             self._server.end_round()
             self._take_turn_soon()
         self._regulate()
         self._hold()
+
+    def _may_take_long(self) -> bool:
+        """What lies there, by its size, or by what this client has asked for lately."""
+        pending_bytes = self._reader.pending_bytes
+        return pending_bytes >= LARGE_FRAME_BYTES or (pending_bytes > 0 and _steady_us() < self._costly_until_us)
 
     def _step(self) -> bool:
         """Run the next command, unless an answer may leave; whether there was either."""
