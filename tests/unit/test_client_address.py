@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gibramdb.client.address import parse_address
@@ -25,6 +27,15 @@ def test_addresses(url: str, host: str, port: int, key: str, is_tls: bool) -> No
     assert (address.host, address.port, address.api_key) == (host, port, key)
     assert (address.tls is not None) == is_tls
     assert not key or (key not in str(address) and key not in repr(address))
+
+
+@pytest.mark.parametrize("wrong", [5, None, b"gibram://h"])
+def test_what_is_no_text_is_refused_by_name(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^the address must be a text, got a value of type "):
+        parse_address(wrong)
+    if wrong is not None:
+        with pytest.raises(ConfigError, match=r"^api_key must be a text, got a value of type "):
+            parse_address("gibram://h", api_key=wrong)
 
 
 def test_the_name_in_the_certificate_is_the_hosts_unless_given() -> None:

@@ -58,6 +58,10 @@ def parse_address(
     Raises:
         ConfigError: it is something else, a key is given twice or empty, or the certificates can not be read.
     """
+    _require_text("the address", url)
+    for name, option in (("api_key", api_key), ("tls_server_name", tls_server_name)):
+        if option is not None:
+            _require_text(name, option)
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, DEFAULT_PORT if parts.port is None else parts.port
@@ -70,6 +74,11 @@ def parse_address(
     if tls_server_name is not None and context is None:
         raise ConfigError("tls_server_name is given and TLS is not asked for: use gibrams:// or tls=")
     return Address(host, port, _key(parts, api_key), context, tls_server_name or host)
+
+
+def _require_text(name: str, given: object) -> None:
+    if not isinstance(given, str):  # what it is may be a key: it is not shown
+        raise ConfigError(f"{name} must be a text, got a value of type {type(given).__name__}")
 
 
 def _no_address(url: str) -> ConfigError:
