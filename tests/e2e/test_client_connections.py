@@ -326,11 +326,12 @@ def test_a_pipeline_goes_on_from_the_command_that_was_refused_as_too_many() -> N
         if request.number == N.PING:
             return pong(request, connection)
         replies: list[tuple[int, int, bytes]] = []
-        for inner in decode_pipeline(request.payload)[:3]:
+        commands = decode_pipeline(request.payload)
+        for inner in commands[:3]:
             carried_out.append(pb.LinkTextUnitEntityRequest.FromString(inner.payload).entity_id)
             replies.append((inner.request_id, N.OK, b""))
-        if len(replies) == 3:
-            replies.append((9, N.ERROR, encode_error(RateLimitedError("rate limit exceeded"))))
+        if len(commands) > 3:
+            replies.append((commands[3].request_id, N.ERROR, encode_error(RateLimitedError("rate limit exceeded"))))
         connection.sendall(encode_reply(request.request_id, N.PIPELINE_RESPONSE, encode_pipeline_response(replies)))
         return True
 

@@ -263,7 +263,7 @@ def test_links_say_how_many_are_made(way: str) -> None:
         inner = decode_pipeline(request.payload)
         replies = [(each.request_id, int(N.OK), b"") for each in inner]
         if len(inner) < 5_000:
-            replies[-1] = (1, N.ERROR, encode_error(NotFoundError("link failed: no such entity")))
+            replies[-1] = (inner[-1].request_id, N.ERROR, encode_error(NotFoundError("link failed: no such entity")))
         connection.sendall(encode_reply(request.request_id, N.PIPELINE_RESPONSE, encode_pipeline_response(replies)))
         return True
 
@@ -273,10 +273,23 @@ def test_links_say_how_many_are_made(way: str) -> None:
 
 
 @ways
+def test_replies_in_another_order_than_the_commands_of_a_pipeline_are_no_answer(way: str) -> None:
+    def answer(request: Request, connection: socket.socket) -> bool:
+        if request.number == N.PING:
+            return pong(request, connection)
+        payload = encode_pipeline_response([(2, N.OK, b""), (1, N.OK, b"")])
+        connection.sendall(encode_reply(request.request_id, N.PIPELINE_RESPONSE, payload))
+        return True
+
+    with Peer(answer) as peer, pytest.raises(ProtocolError, match="expected the answer to request 1, got 2"):
+        link_many(way, peer.url, [(1, 1), (1, 2)])
+
+
+@ways
 @pytest.mark.parametrize("replies", [[], [True], [True, False, True], [False, True, True]])
 def test_a_pipeline_that_is_answered_in_part_is_not_taken_for_carried_out(way: str, replies: list[bool]) -> None:
     error = encode_error(NotFoundError("link failed"))
-    inner = [(7, N.OK, b"") if is_ok else (7, N.ERROR, error) for is_ok in replies]
+    inner = [(id, N.OK, b"") if is_ok else (id, N.ERROR, error) for id, is_ok in enumerate(replies, 1)]
 
     def answer(request: Request, connection: socket.socket) -> bool:
         if request.number == N.PING:

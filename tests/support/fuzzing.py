@@ -325,7 +325,8 @@ class WireTarget:
         payload = encode_pipeline_response(replies)
         run = [item for item in items if isinstance(item, Command)]
         if len(run) == len(items):
-            assert len(decode_pipeline_reply(CommandNumber.PIPELINE_RESPONSE, payload, run)) == len(replies)
+            numbered = encode_pipeline_response([(id, *reply[1:]) for id, reply in enumerate(replies, 1)])
+            assert len(decode_pipeline_reply(CommandNumber.PIPELINE_RESPONSE, numbered, run)) == len(replies)
         assert not any(number == CommandNumber.ERROR for _, number, _ in replies[:-1])
         self._check(box[0])
         return encode_reply(request.request_id, CommandNumber.PIPELINE_RESPONSE, payload)

@@ -275,6 +275,9 @@ def decode_pipeline_reply(number: int, payload: bytes, batch: Sequence[Command])
         raise ProtocolError(f"undecodable reply to PIPELINE: {error}") from None
     if len(replies) > len(batch):
         raise ProtocolError(f"a pipeline of {len(batch)} commands was answered with {len(replies)} replies")
+    for expected, reply in enumerate(replies, 1):  # as `encode_pipeline` numbers them
+        if reply.request_id != expected:
+            raise ProtocolError(f"in a pipeline, expected the answer to request {expected}, got {reply.request_id}")
     answers = [
         decode_reply(reply.number, reply.payload, command) for reply, command in zip(replies, batch, strict=False)
     ]
