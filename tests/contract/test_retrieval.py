@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import threading
 
 import msgspec
 import numpy as np
@@ -19,11 +18,9 @@ from gibramdb.errors import (
     LimitExceededError,
     NotFoundError,
     RetrievalNotReadyError,
-    UnavailableError,
 )
 from gibramdb.model import commands as c
 from gibramdb.model.results import Detected, Explanation, Hierarchy, QueryResult
-from gibramdb.retrieval.detection import DetectionView
 
 
 def axis(number: int, other: float = 0.0) -> list[float]:
@@ -301,54 +298,6 @@ def test_what_a_detection_replaces_is_no_part_of_the_quota_it_needs() -> None:
     for _ in range(3):
         answer = store.run(c.DetectCommunities("s"))
         assert isinstance(answer, Detected), answer
-
-
-def test_of_detections_that_wait_the_smallest_comes_first_and_one_session_takes_few_places(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    store = OwnedStore(durable=False)
-    for name, count in (("large", 6_000), ("small", 2)):
-        store.run(c.AddEntities(name, tuple(NewEntity(f"e{n}", f"e{n}") for n in range(count))))
-    may_go_on = threading.Event()
-    find = DetectionView.find
-
-    def slowly(view: DetectionView) -> c.ReplaceCommunities:
-        assert may_go_on.wait(60)
-        return find(view)
-
-    monkeypatch.setattr(DetectionView, "find", slowly)
-    order: list[str] = []
-    for name in ("large", "large", "large", "large", "small"):
-        store.database.submit(c.DetectCommunities(name), lambda _answer, name=name: order.append(name))  # type: ignore[misc]
-    refused = store.start(c.DetectCommunities("large"))
-    assert [type(each) for each in refused] == [UnavailableError]
-    may_go_on.set()
-    while len(order) < 5:
-        store.turn()
-    assert order.index("small") <= 1, "at most the one that ran already comes before it"
-    store.close()
-
-
-def test_a_large_detection_is_overtaken_by_some_and_not_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = OwnedStore(durable=False)
-    for name, count in (("first", 2), ("large", 6_000), *((f"s{number}", 2) for number in range(20))):
-        store.run(c.AddEntities(name, tuple(NewEntity(f"e{n}", f"e{n}") for n in range(count))))
-    may_go_on = threading.Event()
-    find = DetectionView.find
-
-    def held_up(view: DetectionView) -> c.ReplaceCommunities:
-        assert may_go_on.wait(60)
-        return find(view)
-
-    monkeypatch.setattr(DetectionView, "find", held_up)
-    order: list[str] = []
-    for name in ("first", "large", *(f"s{number}" for number in range(20))):
-        store.database.submit(c.DetectCommunities(name), lambda _answer, name=name: order.append(name))  # type: ignore[misc]
-    may_go_on.set()
-    while len(order) < 22:
-        store.turn()
-    assert order.index("large") == 6, "a place later for each thousand of its entities"
-    store.close()
 
 
 def test_a_detection_decides_on_the_state_of_its_end() -> None:

@@ -202,3 +202,17 @@ def test_who_ends_while_a_command_has_still_to_run_is_taken_to_have_left(tmp_pat
             connection.sendall(encode_command(c.DetectCommunities("s"), 1))
             connection.shutdown(socket.SHUT_WR)
             assert until_closed(connection) == []
+
+
+def test_what_a_client_that_has_gone_wanted_computed_takes_no_place(tmp_path: Path) -> None:
+    """Four detections of a session may wait; of those whose clients have gone none does."""
+    with Server(tmp_path / "data", mode="ephemeral") as server, server.connect() as db:
+        session = db.session("s")
+        ids = session.add_entities([NewEntity(f"e{number}", f"e{number}") for number in range(20_000)])
+        session.add_relationships([NewRelationship(one, (one * 7) % 20_000 + 1, "near") for one in ids])
+        for _ in range(30):
+            with socket.create_connection(("127.0.0.1", server.port), 20) as connection:
+                connection.sendall(encode_command(c.DetectHierarchy("s"), 1))
+                connection.shutdown(socket.SHUT_WR)
+                assert until_closed(connection) == []
+        assert len(session.detect_communities()) > 1

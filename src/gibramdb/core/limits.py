@@ -48,6 +48,7 @@ QUERY_LOG_BYTES_MAX = 64 * 1024 * 1024
 """What EXPLAIN can look back on, all queries together; a seed or step weighs EXPLAINED_STEP_BYTES and its text."""
 EXPLAINED_STEP_BYTES = 128
 DETECTIONS_WAITING_MAX = 64
+DETECTIONS_OF_KEY_MAX = 16
 DETECTIONS_OF_SESSION_MAX = 4
 """Of one session; those of others, if they are smaller, come first."""
 RESOLUTION_DEFAULT = 1.0
@@ -56,6 +57,9 @@ RESOLUTION_MIN, RESOLUTION_MAX = 1e-6, 1e6
 ITERATIONS_DEFAULT = 10
 ITERATIONS_MAX = 100
 """Leiden seldom finds anything after ten; each takes a tenth of a second for 80,000 relationships, and others wait."""
+ITERATED_RELATIONSHIPS_MAX = 8_000_000
+"""Iterations times relationships, once the iterations are more than the default: a computation under way can not be cut
+short, so nobody may ask for minutes of it."""
 HIERARCHY_LEVELS_MAX = 5
 GET_BYTES_MAX = 64 * 1024 * 1024
 """The most text, or embeddings, that one bulk read answers; ids may repeat, so a small request could ask for more."""

@@ -34,7 +34,7 @@ from gibramdb.core.digest import digest_steps
 from gibramdb.core.limits import Limits
 from gibramdb.core.state import SessionState, StoreState
 from gibramdb.database import health
-from gibramdb.database.detector import Detector, Post
+from gibramdb.database.detector import Detector, Job, Post
 from gibramdb.database.journal import Journal
 from gibramdb.database.reads import READS
 from gibramdb.database.snapshots import NEVER_LSN, SnapshotFacts, Snapshots
@@ -127,6 +127,19 @@ class _Long(NamedTuple):
     finish: Callable[[Answer, Lsn], None]
 
 
+class _Detecting:
+    """A detection that has not ended: what was asked, who is to be told, and its computation once that is queued."""
+
+    def __init__(
+        self,
+        command: commands.DetectCommunities | commands.DetectHierarchy,
+        finish: Callable[[Answer, Lsn], None],
+    ) -> None:
+        self.command = command
+        self.finish = finish
+        self.job: Job | None = None
+
+
 class _NoRoomError(Exception):
     """Nothing has changed; the command is decided anew when the log has room for this many bytes."""
 
@@ -155,7 +168,7 @@ class Database:
         self._is_closed = False
         self._wall_minus_steady_ms = clock.now_ms() - clock.steady_ms()
         self._detector: Detector | None = None
-        self._detecting: list[tuple[str, Callable[[Answer, Lsn], None]]] = []
+        self._detecting: list[_Detecting] = []
         # While there are pauses, and until what came meanwhile has run.
         self._held: deque[tuple[Command, Callable[[Answer, Lsn], None]]] | None = None
         self._pauses = 0
@@ -464,9 +477,7 @@ class Database:
             self._explained_bytes = 0
             gone = ClosedError("a restore took the place of what this was computed on")
             self._end_longs(gone)
-            detecting, self._detecting = self._detecting, []
-            for _, unanswered in detecting:
-                _give(unanswered, gone, NO_LSN)
+            self._end_all_detecting(gone)
             held = [*itertools.chain(*self._held_of.values()), *(self._held or ())]
             self._held_of, self._held = {}, deque()
             for command, finish in held:
@@ -535,34 +546,76 @@ class Database:
         command: commands.DetectCommunities | commands.DetectHierarchy,
         finish: Callable[[Answer, Lsn], None],
     ) -> _Executed | None:
-        if len(self._detecting) >= bounds.DETECTIONS_WAITING_MAX:
-            raise UnavailableError(f"{len(self._detecting)} computations of communities wait already; try again later")
-        of_session = sum(session_id == command.session_id for session_id, _ in self._detecting)
-        if of_session >= bounds.DETECTIONS_OF_SESSION_MAX:
-            raise UnavailableError(
-                f"{of_session} computations of communities of this session wait already; try again later"
-            )
-        waiting = (command.session_id, finish)
+        others = [each.command for each in self._detecting]
+        of_session = sum(each.session_id == command.session_id for each in others)
+        of_asker = sum(each.asker == command.asker for each in others) if command.asker else 0
+        for count, most, whose in (
+            (len(others), bounds.DETECTIONS_WAITING_MAX, ""),
+            (of_asker, bounds.DETECTIONS_OF_KEY_MAX, " for this key"),
+            (of_session, bounds.DETECTIONS_OF_SESSION_MAX, " of this session"),
+        ):
+            if count >= most:
+                raise UnavailableError(f"{count} computations of communities{whose} wait already; try again later")
+        detecting = _Detecting(command, finish)
+
+        def finish_once(answer: Answer, lsn: Lsn) -> None:
+            if self._end_detecting(detecting):
+                finish(answer, lsn)
 
         def found(outcome: commands.ReplaceCommunities | GibramError) -> None:
-            if waiting not in self._detecting:
-                return  # the store was closed meanwhile, and the caller told
-            self._detecting.remove(waiting)
             if isinstance(outcome, GibramError):
-                finish(outcome, NO_LSN)
-                return
-            executed = self._start(outcome, finish)
-            if executed is not None:
-                finish(*executed)
+                finish_once(outcome, NO_LSN)
+            elif self._end_detecting(detecting):
+                executed = self._start(outcome, finish)
+                if executed is not None:
+                    finish(*executed)
 
         def seen(view: DetectionView) -> None:
+            if detecting not in self._detecting:
+                return
             if self._detector is None:
                 self._detector = Detector(self._post)
-            self._detecting.append(waiting)
-            self._detector.submit(view, found)
+            detecting.job = self._detector.submit(view, found)
 
         view = detection.view(self.state, command, self._now_ms())
-        return self._in_turns(command.session_id, view, seen, finish)
+        self._detecting.append(detecting)
+        try:
+            return self._in_turns(command.session_id, view, seen, finish_once)
+        except BaseException:
+            self._end_detecting(detecting)
+            raise
+
+    def _end_detecting(self, detecting: _Detecting) -> bool:
+        """Returns whether somebody waits for it; not if it was given up, or ended by a close or a restore."""
+        if detecting not in self._detecting:
+            return False
+        self._detecting.remove(detecting)
+        if detecting.job is not None and self._detector is not None:
+            self._detector.withdraw(detecting.job)
+        detecting.job = None  # which knows of this one: a cycle would be the collector's to find
+        return True
+
+    def _end_all_detecting(self, reason: GibramError) -> None:
+        for each in list(self._detecting):
+            self._end_detecting(each)
+            _give(each.finish, reason, NO_LSN)
+
+    def give_up(self, command: Command) -> None:
+        """Nobody waits for it any more: if it computes, or is to compute, communities, it need not. Others run."""
+        gone = ClosedError("nobody waits for these communities any more; nothing was changed")
+        for detecting in self._detecting:
+            if detecting.command is command:
+                self._end_detecting(detecting)
+                detecting.finish(gone, NO_LSN)
+                return
+        if command.handler != "detect":
+            return
+        for held in (*self._held_of.values(), self._held or deque()):
+            for place, (waiting, finish) in enumerate(held):
+                if waiting is command:
+                    del held[place]
+                    finish(gone, NO_LSN)
+                    return
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -771,10 +824,9 @@ class Database:
         self._is_closed = True
         if self._detector is not None:
             self._detector.close()
-        detecting, self._detecting = self._detecting, []
-        ended = ClosedError("the store was closed while communities were computed; nothing was changed")
-        for _, unanswered in detecting:
-            _give(unanswered, ended, NO_LSN)
+        self._end_all_detecting(
+            ClosedError("the store was closed while communities were computed; nothing was changed")
+        )
         self._end_longs(ClosedError("the store was closed before this had been computed; nothing was changed"))
         held = [*itertools.chain(*self._held_of.values()), *(self._held or ())]
         self._held_of, self._held = {}, None
@@ -842,13 +894,16 @@ class _Batch:
         self._is_bounded = is_bounded
         self._objects = self._links = 0
         self._is_stopped = False
-        self._is_write = False  # the command that is under way
+        self._command: Command | None = None  # that is under way
+        self._is_write = False
         self._has_changed = False
         self._lsn = NO_LSN
 
     def stop(self) -> None:
         """Run no further command."""
         self._is_stopped = True
+        if self._command is not None:
+            self._database.give_up(self._command)
 
     def advance(self) -> None:
         """Run what can run in this turn."""
@@ -868,6 +923,7 @@ class _Batch:
                 self._answers.append(item)
                 self._finish()
                 return
+            self._command = item
             self._is_write = isinstance(item, WriteCommand)
             executed = database._start(item, self._resume)  # noqa: SLF001 (one class in two: the batch is the database's own)
             if executed is None:

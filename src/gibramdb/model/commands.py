@@ -358,25 +358,28 @@ class DetectedCluster(msgspec.Struct, frozen=True, gc=False):
 class DetectCommunities(WriteCommand, frozen=True, gc=False):
     """Finds communities with Leiden and replaces those detected before. Answers them.
 
-    resolution: above 0; 0 means 1.0. iterations: full Leiden passes; 0 means 10.
+    resolution: above 0; 0 means 1.0. iterations: full Leiden passes; 0 means 10. `asker` is whoever it is computed for,
+    since computations are shared out among them; set by the server and not on the wire.
     """
 
     handler: ClassVar[str] = "detect"
     is_remembered: ClassVar[bool] = False
     resolution: float = 1.0
     iterations: int = 10
+    asker: str = ""
 
 
 class DetectHierarchy(WriteCommand, frozen=True, gc=False):
     """The same in levels: each community of three or more members is split again, one level down.
 
-    levels_max: 1 to 5; anything else means 5.
+    levels_max: 1 to 5; anything else means 5. asker: as in DetectCommunities.
     """
 
     handler: ClassVar[str] = "detect"
     is_remembered: ClassVar[bool] = False
     levels_max: int = 5
     resolution: float = 1.0
+    asker: str = ""
 
 
 class ReplaceCommunities(WriteCommand, frozen=True, gc=False):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gibramdb.core import limits
 from gibramdb.core.decide.admission import live_session
 from gibramdb.core.state import StoreState
-from gibramdb.errors import InvalidArgumentError
+from gibramdb.errors import ClosedError, InvalidArgumentError
 from gibramdb.model.commands import DetectCommunities, DetectedCluster, DetectHierarchy, ReplaceCommunities
 from gibramdb.model.ids import Lsn
 from gibramdb.retrieval.leiden import Graph, hierarchy, partition
@@ -41,6 +41,16 @@ class DetectionView:
         self._relationship_ids = relationship_ids
         self._source_ids = source_ids
         self._target_ids = target_ids
+        self._is_stopped = False
+
+    @property
+    def asker(self) -> str:
+        """For whom it is computed."""
+        return self._command.asker
+
+    def stop(self) -> None:
+        """From any thread: nobody wants it any more. The library itself can not be stopped, what comes after it can."""
+        self._is_stopped = True
 
     @property
     def size(self) -> int:
@@ -52,16 +62,21 @@ class DetectionView:
 
         Raises:
             MissingExtraError: the library that finds them is not installed.
+            ClosedError: it was stopped.
         """
         command = self._command
         resolution = command.resolution or limits.RESOLUTION_DEFAULT
         if isinstance(command, DetectHierarchy):
             wanted = command.levels_max
             levels_max = wanted if 1 <= wanted <= limits.HIERARCHY_LEVELS_MAX else limits.HIERARCHY_LEVELS_MAX
-            clusters = hierarchy(self._graph, levels_max, resolution)
+            clusters = hierarchy(self._graph, levels_max, resolution, is_wanted=lambda: not self._is_stopped)
         else:
-            iterations = min(command.iterations or limits.ITERATIONS_DEFAULT, limits.ITERATIONS_MAX)
+            affordable = limits.ITERATED_RELATIONSHIPS_MAX // max(1, len(self._relationship_ids))
+            most = min(limits.ITERATIONS_MAX, max(limits.ITERATIONS_DEFAULT, affordable))
+            iterations = min(command.iterations or limits.ITERATIONS_DEFAULT, most)
             clusters = [DetectedCluster(0, ids) for ids in partition(self._graph, resolution, iterations)]
+        if self._is_stopped:
+            raise ClosedError("nobody waits for these communities any more; nothing was changed")
         return ReplaceCommunities(
             command.session_id,
             self._incarnation,

@@ -16,7 +16,7 @@ What counts as an edge:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,7 +98,14 @@ def partition(graph: Graph, resolution: float, iterations: int, seed: int = SEED
     return [tuple(graph.node_ids[members].tolist()) for members in _members(labels)]
 
 
-def hierarchy(graph: Graph, levels_max: int, resolution: float, seed: int = SEED) -> list[DetectedCluster]:
+def hierarchy(
+    graph: Graph,
+    levels_max: int,
+    resolution: float,
+    seed: int = SEED,
+    *,
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> list[DetectedCluster]:
     """Communities within communities: those of level 0 are of the whole graph, the coarsest.
 
     Each community of at least three members is split again, one level down, as a graph of its own and at a resolution
@@ -110,6 +117,7 @@ def hierarchy(graph: Graph, levels_max: int, resolution: float, seed: int = SEED
         levels_max: at least 1.
         resolution: of level 0; above 0.
         seed: of the random choices.
+        is_wanted: asked before each split; once it says no, what has been found until then is returned.
 
     Returns:
         Communities by level, then in the order of their parents, then as `partition` orders them; a parent comes before
@@ -123,6 +131,8 @@ def hierarchy(graph: Graph, levels_max: int, resolution: float, seed: int = SEED
     for level in range(levels_max):
         children: list[tuple[Graph, int]] = []
         for whole, parent in to_split:
+            if not is_wanted():
+                return clusters
             parts = _members(_labels(whole, resolution * FINER_PER_LEVEL**level, HIERARCHY_ITERATIONS, seed))
             if len(parts) < 2 or (level > 0 and len(parts) == len(whole.node_ids)):
                 continue

@@ -88,6 +88,9 @@ class _Recovering:
                 break
         done(answers)
 
+    def give_up(self, command: Command) -> None:
+        """As Database. Nothing waits here."""
+
     def _answer(self, command: Command) -> Answer:
         if isinstance(command, Ping):
             return Pong()

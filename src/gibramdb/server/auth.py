@@ -100,11 +100,13 @@ class Principal:
             return None
         return PermissionDeniedError("permission denied: this key is not for this session")
 
-    def scoped(self, command: Command) -> Command:
-        """The command, if need be for as much as this key may see."""
-        if self._scope is None or "scope" not in command.__struct_fields__:
-            return command
-        return msgspec.structs.replace(command, scope=self._scope)
+    def signed(self, command: Command) -> Command:
+        """The command, if need be for as much as this key may see, or in its name."""
+        if self._scope is not None and "scope" in command.__struct_fields__:
+            return msgspec.structs.replace(command, scope=self._scope)
+        if "asker" in command.__struct_fields__:
+            return msgspec.structs.replace(command, asker=self.key_id)
+        return command
 
 
 Found = Callable[[Principal | str], None]

@@ -174,6 +174,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waits_for: _Slot | None = None  # its command has not run yet
         self._waiting_bytes = 0  # of that request
+        self._waiting_command: Command | None = None  # of it, unless it is a pipeline
         self._stop_pipeline: Callable[[], None] | None = None  # of the one that has not ended yet
         self._leave_check: Leave | None = None  # of the key that was shown
         self._outstanding_bytes = 0  # taken by the answers in the slots
@@ -279,6 +280,8 @@ class Connection(asyncio.Protocol):
         self._slots.clear()
         if self._stop_pipeline is not None:
             self._stop_pipeline()
+        if self._waits_for is not None and self._waiting_command is not None:
+            self._server.database.give_up(self._waiting_command)
         if self._leave_check is not None:
             self._leave_check()
         self._frames.clear()
@@ -511,10 +514,10 @@ class Connection(asyncio.Protocol):
             slot.answer = error.as_answer()
             return
         if principal is not None:
-            command = principal.scoped(command)
+            command = principal.signed(command)
         has_run = self._server.database.submit(command, partial(self._fill, slot), partial(self._weigh, slot))
         if not has_run and slot.answer is None:
-            self._waits_for = slot
+            self._waits_for, self._waiting_command = slot, command
 
     def _serve_pipeline(self, request: Request, slot: _Slot) -> None:
         try:
@@ -561,7 +564,7 @@ class Connection(asyncio.Protocol):
         if not is_first and not principal.bucket.take(_steady_us()):
             return RateLimitedError(RATE_LIMITED)
         try:
-            return principal.refusal(request.number, request.session_id) or principal.scoped(decode_command(request))
+            return principal.refusal(request.number, request.session_id) or principal.signed(decode_command(request))
         except CallerError as error:
             return error.as_answer()
 
@@ -571,7 +574,7 @@ class Connection(asyncio.Protocol):
         slot.answer = answer
         was_waited_for = self._waits_for is slot
         if was_waited_for:
-            self._waits_for = None
+            self._waits_for = self._waiting_command = None
         slots = self._slots
         if self._is_pumping or not slots:
             return  # the turn under way comes to it; or the client is gone
