@@ -140,8 +140,8 @@ class AsyncStore:
     def with_timeout(self, timeout_s: float) -> Self:
         """The same store, whose calls, and those of its sessions, take no longer than `timeout_s` seconds each.
 
-        A call whose time is over raises OutcomeUnknownError if it may have been carried out, and ConnectionFailedError
-        or UnavailableError if it was not. Closing either closes both.
+        A call whose time is over raises OutcomeUnknownError if it may have changed something, and ConnectionFailedError
+        or UnavailableError if it has not. Closing either closes both.
         """
         return type(self)(self._executor.with_timeout(check_timeout_s(timeout_s)))
 

@@ -23,7 +23,7 @@ from gibramdb.config import Config, load_config
 from gibramdb.database.database import Answer
 from gibramdb.database.opening import OpenStore, open_store
 from gibramdb.errors import ClosedError, GibramError, OutcomeUnknownError, UnavailableError
-from gibramdb.model.commands import Command
+from gibramdb.model.commands import Command, only_asks
 from gibramdb.model.field_types import check_batch, check_types
 from gibramdb.session import Store, ended_early
 
@@ -152,10 +152,12 @@ def _values(answers: list[Answer], count: int) -> list[Any]:
     return [_value(answer) for answer in answers]
 
 
-def _late(answer: Future[Any], timeout_s: float | None) -> UnavailableError:
+def _late(answer: Future[Any], timeout_s: float | None, asked: Sequence[Command]) -> UnavailableError:
     """What a caller is told who waits no longer."""
     if answer.cancel():
         return UnavailableError(f"timed out after {timeout_s:g} s: its turn had not come, and nothing was carried out")
+    if only_asks(asked):
+        return UnavailableError(f"timed out after {timeout_s:g} s; nothing was to be changed")
     return OutcomeUnknownError(f"timed out after {timeout_s:g} s; what was under way may or may not be kept")
 
 
@@ -168,17 +170,17 @@ class EmbeddedExecutor:
 
     def execute(self, command: Command) -> Any:
         """See session.Executor."""
-        return _value(self._wait(self._engine.submit(command)))
+        return _value(self._wait(self._engine.submit(command), (command,)))
 
     def execute_batch(self, batch: Sequence[Command]) -> list[Any]:
         """See session.Executor."""
-        return _values(self._wait(self._engine.submit_batch(batch)), len(batch))
+        return _values(self._wait(self._engine.submit_batch(batch), batch), len(batch))
 
-    def _wait(self, answer: Future[T]) -> T:
+    def _wait(self, answer: Future[T], asked: Sequence[Command]) -> T:
         try:
             return answer.result(self._timeout_s)
         except TimeoutError:
-            raise _late(answer, self._timeout_s) from None
+            raise _late(answer, self._timeout_s, asked) from None
 
     def with_timeout(self, timeout_s: float) -> EmbeddedExecutor:
         """See session.Executor."""
@@ -198,20 +200,20 @@ class AsyncEmbeddedExecutor:
 
     async def execute(self, command: Command) -> Any:
         """See session.Executor."""
-        return _value(await self._wait(self._engine.submit(command)))
+        return _value(await self._wait(self._engine.submit(command), (command,)))
 
     async def execute_batch(self, batch: Sequence[Command]) -> list[Any]:
         """See session.Executor."""
-        return _values(await self._wait(self._engine.submit_batch(batch)), len(batch))
+        return _values(await self._wait(self._engine.submit_batch(batch), batch), len(batch))
 
-    async def _wait(self, answer: Future[T]) -> T:
+    async def _wait(self, answer: Future[T], asked: Sequence[Command]) -> T:
         waited_for = asyncio.wrap_future(answer)
         if self._timeout_s is None:
             return await waited_for
         # Not wait_for: that would cancel before it can be told whether the command had begun.
         done, _ = await asyncio.wait([waited_for], timeout=self._timeout_s)
         if not done:
-            raise _late(answer, self._timeout_s)
+            raise _late(answer, self._timeout_s, asked)
         return waited_for.result()
 
     def with_timeout(self, timeout_s: float) -> AsyncEmbeddedExecutor:

@@ -13,6 +13,7 @@ from gibramdb.model import commands as c
 from gibramdb.model import knowledge as k
 from gibramdb.model import results as r
 from gibramdb.wire.codec import CommandNumber as N
+from gibramdb.wire.codec.asked import objects_created
 
 CONTENT_BYTES_MAX = 1_048_576
 
@@ -253,3 +254,10 @@ RESULTS: dict[N, st.SearchStrategy[Any]] = {
     N.WAL_STATUS: st.builds(r.LogStatus, UINT64, UINT64, INT32, INT64),
 }
 """What each row of the table may be answered with."""
+
+
+def results_of(command: c.Command, number: N) -> st.SearchStrategy[Any]:
+    """A result of that row which can be the answer to this command: with an id for each object that it adds."""
+    count = objects_created(command)
+    created = st.builds(r.Created, st.lists(UINT64, min_size=count, max_size=count).map(tuple), st.just(True))
+    return created if RESULTS[number] is _CREATED else RESULTS[number]

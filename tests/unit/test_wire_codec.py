@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.wire_values import COMMANDS, RESULTS
+from support.wire_values import COMMANDS, RESULTS, results_of
 
 from gibramdb import errors
 from gibramdb.errors import (
@@ -131,7 +131,8 @@ def test_a_command_comes_back_as_it_went(row: Row, data: st.DataObject, request_
 @settings(max_examples=40)
 @given(data=st.data())
 def test_a_result_comes_back_as_it_went(row: Row, data: st.DataObject) -> None:
-    command, result = data.draw(COMMANDS[row.number]), data.draw(RESULTS[row.number])
+    command = data.draw(COMMANDS[row.number])
+    result = data.draw(results_of(command, row.number))
     number, payload = encode_result(result, request(row.number))
     reply = read_reply(encode_reply(9, number, payload)[5:])
     assert reply.request_id == 9

@@ -12,7 +12,7 @@ from gibram.proto import gibram_pb2
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.wire_values import COMMANDS, RESULTS
+from support.wire_values import COMMANDS, results_of
 
 from gibramdb.errors import NotFoundError
 from gibramdb.model import commands as c
@@ -212,7 +212,8 @@ def without_what_they_do_not_know(result: Result) -> Result:
 @settings(max_examples=25)
 @given(data=st.data())
 def test_a_reply_of_ours_has_the_same_values_in_their_schema(number: N, data: st.DataObject) -> None:
-    command, result = data.draw(COMMANDS[number]), data.draw(RESULTS[number])
+    command = data.draw(COMMANDS[number])
+    result = data.draw(results_of(command, number))
     request = decode_request(encode_command(command, 5)[5:])
     envelope = theirs.Envelope.FromString(encode_reply(5, *encode_result(result, request))[5:])
     _, reply_number, reply_name = CATALOGUE[number]

@@ -53,7 +53,7 @@ from gibramdb.errors import (
     StartingError,
     UnavailableError,
 )
-from gibramdb.model.commands import Command, GetHealth, ReadCommand, WriteCommand
+from gibramdb.model.commands import Command, GetHealth, ReadCommand, WriteCommand, only_asks
 from gibramdb.model.field_types import check_batch, check_types
 from gibramdb.model.results import Health
 from gibramdb.session import check_timeout_s, ended_early
@@ -177,14 +177,22 @@ class Connection(Generic[S]):
         self._reader = FrameReader(REPLY_BYTES_MAX)
         self._request_id = 0
 
-    def ask(self, encode: Callable[[int], bytes], deadline: Deadline, *, is_greeting: bool = False) -> Steps[Reply]:
+    def ask(
+        self,
+        encode: Callable[[int], bytes],
+        deadline: Deadline,
+        *,
+        only_asks: bool = False,
+        is_greeting: bool = False,
+    ) -> Steps[Reply]:
         """Send the frame that `encode` makes for a request id, and wait for the answer to it.
 
+        only_asks: nothing in the frame changes anything.
         is_greeting: the frame is AUTH: it changes nothing, and an answer that names request 0, as GibRAM's, will do.
 
         Raises:
-            ConnectionFailedError: the frame did not leave whole, so nothing was carried out.
-            OutcomeUnknownError: it may have been.
+            ConnectionFailedError: the frame did not leave whole, so nothing was carried out; or it only asks.
+            OutcomeUnknownError: something may have been carried out.
             ProtocolError: what came is no answer to it.
         """
         request_id = self._request_id = self._request_id + 1
@@ -193,7 +201,9 @@ class Connection(Generic[S]):
             yield self.stream.send(frame, deadline)
         except OSError as error:
             was_sent = not self.stream.knows_what_left
-            raise self._broken(error, len(frame), was_sent=was_sent, is_greeting=is_greeting) from error
+            raise self._broken(
+                error, len(frame), was_sent=was_sent, only_asks=only_asks, is_greeting=is_greeting
+            ) from error
         try:
             while (body := self._reader.next_frame()) is None:
                 data = yield self.stream.receive(deadline)
@@ -201,7 +211,9 @@ class Connection(Generic[S]):
                     raise ConnectionResetError("the server closed it")
                 self._reader.feed(data)
         except OSError as error:
-            raise self._broken(error, len(frame), was_sent=True, is_greeting=is_greeting) from error
+            raise self._broken(
+                error, len(frame), was_sent=True, only_asks=only_asks, is_greeting=is_greeting
+            ) from error
         except ProtocolError as error:
             raise ProtocolError(
                 f"{self._address} answered with bytes that are no frame: {error}{self._tls_hint()}"
@@ -218,9 +230,14 @@ class Connection(Generic[S]):
         is_likely = self._address.tls is None and not self._pool.was_answered
         return "; if it speaks TLS, connect with gibrams:// or tls=" if is_likely else ""
 
-    def _broken(self, error: OSError, frame_bytes: int, *, was_sent: bool, is_greeting: bool) -> GibramError:
+    def _broken(
+        self, error: OSError, frame_bytes: int, *, was_sent: bool, only_asks: bool, is_greeting: bool
+    ) -> GibramError:
         hint = self._tls_hint()
         if not isinstance(error, TimeoutError):
+            if self._request_id == 1:
+                hint += "; a server closes a new connection at once if it has as many as its security.max_connections "
+                hint += "and security.max_conns_per_ip allow"
             if is_greeting and frame_bytes - HEADER.size > FRAME_BYTES_GREETING:
                 hint = f"; the API key makes a frame of {frame_bytes - HEADER.size} bytes, and a server closes the "
                 hint += f"connection of one above {FRAME_BYTES_GREETING}"
@@ -232,6 +249,8 @@ class Connection(Generic[S]):
         if is_greeting:
             return ConnectionFailedError(f"{self._address} did not answer AUTH: {error}{hint}; nothing was carried out")
         why = f"the connection to {self._address} broke: {error}{hint}"
+        if only_asks:
+            return ConnectionFailedError(f"{why}; nothing was to be changed")
         if was_sent:
             return OutcomeUnknownError(f"{why}; what was under way may or may not have been carried out")
         return ConnectionFailedError(f"{why}; the request had not left, so nothing was carried out")
@@ -353,8 +372,7 @@ class Caller(Generic[S]):
                 if isinstance(error, OutcomeUnknownError):
                     if not is_repeatable(asked):
                         raise
-                    if not is_read(asked):
-                        unknown, unknown_end = unknown or error, max(unknown_end, done + len(asked))
+                    unknown, unknown_end = unknown or error, max(unknown_end, done + len(asked))
                 if unknown is None:
                     if breaks >= TRIES_MAX or is_lasting(error.__cause__):
                         raise
@@ -550,13 +568,17 @@ class Caller(Generic[S]):
 def _ask_one(connection: Connection[Any], asked: Sequence[Command], deadline: Deadline) -> Steps[list[Any]]:
     """The answer to the one command there is."""
     (command,) = asked
-    reply = yield from connection.ask(lambda request_id: encode_command(command, request_id), deadline)
+    reply = yield from connection.ask(
+        lambda request_id: encode_command(command, request_id), deadline, only_asks=only_asks(asked)
+    )
     return [decode_reply(reply.number, reply.payload, command)]
 
 
 def _ask_many(connection: Connection[Any], asked: Sequence[Command], deadline: Deadline) -> Steps[list[Any]]:
     """The answers to a pipeline."""
-    reply = yield from connection.ask(lambda request_id: encode_pipeline(asked, request_id), deadline)
+    reply = yield from connection.ask(
+        lambda request_id: encode_pipeline(asked, request_id), deadline, only_asks=only_asks(asked)
+    )
     return decode_pipeline_reply(reply.number, reply.payload, asked)
 
 
@@ -568,13 +590,8 @@ def is_lasting(cause: BaseException | None) -> bool:
     return isinstance(cause, ssl.SSLError | UnicodeError) and not isinstance(cause, ssl.SSLEOFError)
 
 
-def is_read(batch: Sequence[Command]) -> bool:
-    """Whether it asks and changes nothing."""
-    return all(isinstance(command, ReadCommand) for command in batch)
-
-
 def is_repeatable(batch: Sequence[Command]) -> bool:
-    """Whether asking for it twice can change nothing twice, at a server that remembers tokens."""
+    """Whether carrying it out twice changes nothing twice, at a server that remembers tokens."""
     return all(
         isinstance(command, ReadCommand)
         or (isinstance(command, WriteCommand) and command.is_remembered and bool(command.token))

@@ -11,6 +11,7 @@ One long module, because the set is closed: who adds a command sees all the othe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import msgspec
@@ -30,6 +31,11 @@ from gibramdb.model.scope import SessionScope
 
 SEED_KINDS = ("textunit", "entity", "community")
 """What has embeddings; a query searches them in this order unless told otherwise."""
+
+
+def only_asks(batch: Sequence[Command]) -> bool:
+    """Whether nothing in it changes anything."""
+    return all(isinstance(command, ReadCommand) for command in batch)
 
 
 def check_kind(kind: str) -> str:

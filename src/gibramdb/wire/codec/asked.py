@@ -1,4 +1,4 @@
-"""How many objects an answer may tell of, as far as its request says: so a client knows what fits into one pipeline."""
+"""What a request says of how many objects its answer tells: what fits into a pipeline, whether an answer is whole."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ def objects_asked(command: object) -> int:
     """The most that its answer can tell of; 0 for those whose number only the answer shows."""
     count = _OBJECTS_ASKED.get(type(command))
     return 0 if count is None else count(command)
+
+
+def objects_created(command: object) -> int:
+    """How many ids answer a command that adds objects."""
+    count = _OBJECTS_CREATED.get(type(command))
+    return 1 if count is None else count(command)
 
 
 def _page(command: commands.ListDocuments) -> int:
@@ -30,8 +36,14 @@ def _at_most(asked: int, default: int) -> int:
     return min(max(0, asked) or default, limits.QUERY_ITEMS_MAX)
 
 
-# Any: each takes its own command.
 _HEALTH_FIELDS_MAX = 64
+# Any: each takes its own command.
+_OBJECTS_CREATED: dict[type, Callable[[Any], int]] = {
+    commands.AddDocuments: lambda command: len(command.documents),
+    commands.AddTextUnits: lambda command: len(command.textunits),
+    commands.AddEntities: lambda command: len(command.entities),
+    commands.AddRelationships: lambda command: len(command.relationships),
+}
 _OBJECTS_ASKED: dict[type, Callable[[Any], int]] = {
     commands.GetHealth: lambda _: _HEALTH_FIELDS_MAX,
     commands.GetDocuments: lambda command: len(command.ids),

@@ -24,10 +24,11 @@ from gibramdb.errors import (
 )
 from gibramdb.model import commands
 from gibramdb.model.commands import Command, WriteCommand
-from gibramdb.model.results import Result
+from gibramdb.model.results import Created, Result
 from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec import objects, requests, results
 from gibramdb.wire.codec.adding import ADD_COMMUNITY, ADD_DOCUMENTS, ADD_ENTITIES, ADD_RELATIONSHIPS, ADD_TEXTUNITS
+from gibramdb.wire.codec.asked import objects_created
 from gibramdb.wire.codec.envelope import Request, read_reply
 from gibramdb.wire.codec.numbers import CommandNumber as Number
 from gibramdb.wire.codec.objects import DOCUMENTS, DONE, ENTITIES, ONE_CREATED, RELATIONSHIPS, TEXTUNITS
@@ -304,6 +305,9 @@ def decode_reply(number: int, payload: bytes, command: Command) -> Result | Gibr
             return read_error(payload)
         if number != row.result.reply:
             raise ProtocolError(f"{row.name} was answered with {number}, expected {row.result.reply.value}")
-        return row.result.decode(payload)
+        result = row.result.decode(payload)
     except DecodeError as error:
         raise ProtocolError(f"undecodable reply to {row.name}: {error}") from None
+    if isinstance(result, Created) and len(result.ids) != (created := objects_created(command)):
+        raise ProtocolError(f"{row.name} of {created} objects was answered with {len(result.ids)} ids")
+    return result
