@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from gibramdb.errors import GibramError, InvalidArgumentError
 from gibramdb.model import commands
 from gibramdb.model.commands import Command, WriteCommand
-from gibramdb.model.field_types import links_of, search_types_of, several
+from gibramdb.model.field_types import check_iterable, links_of, search_types_of, several
 from gibramdb.model.knowledge import (
     Community,
     Document,
@@ -166,7 +166,7 @@ class Store:
 
         Raises the first error; what ran before it stays, and is answered by the error's `results`.
         """
-        return self._executor.execute_batch(tuple(batch))
+        return self._executor.execute_batch(several("batch", batch))
 
     def sessions(self) -> list[SessionInfo]:
         """All sessions that are alive, by name; asked for page by page."""
@@ -302,7 +302,9 @@ class Session:
 
     def add_documents(self, documents: Iterable[NewDocument], *, on_progress: Progress | None = None) -> list[int]:
         """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks."""
-        return self._add(documents, commands.AddDocuments, _document_bytes, total_of(documents), on_progress)
+        return self._add(
+            documents, commands.AddDocuments, _document_bytes, total_of("documents", documents), on_progress
+        )
 
     def get_document(self, id: int) -> Document:
         """One document, with the ids of its text units. Raises NotFoundError."""
@@ -357,7 +359,7 @@ class Session:
         embeddings: a row for each of them, in place of those that they carry themselves.
         """
         items = _with_embeddings(textunits, embeddings)
-        return self._add(items, commands.AddTextUnits, _textunit_bytes, total_of(textunits), on_progress)
+        return self._add(items, commands.AddTextUnits, _textunit_bytes, total_of("textunits", textunits), on_progress)
 
     def get_textunit(self, id: int) -> TextUnit:
         """One text unit, with the ids of the entities linked to it. Raises NotFoundError."""
@@ -384,7 +386,7 @@ class Session:
 
     def link_many(self, pairs: Iterable[tuple[int, int]], *, on_progress: Progress | None = None) -> None:
         """Many links, each (text unit, entity), in few round trips. Stops at the first that fails."""
-        total, done = total_of(pairs), 0
+        total, done = total_of("pairs", pairs), 0
         try:
             for chunk in _even_chunks(pairs):
                 self._executor.execute_batch(links_of(self.id, chunk, done))
@@ -435,7 +437,7 @@ class Session:
         embeddings: a row for each of them, in place of those that they carry themselves.
         """
         items = _with_embeddings(entities, embeddings)
-        return self._add(items, commands.AddEntities, _entity_bytes, total_of(entities), on_progress)
+        return self._add(items, commands.AddEntities, _entity_bytes, total_of("entities", entities), on_progress)
 
     def get_entity(self, id: int) -> Entity:
         """One entity, with the ids of the text units linked to it. Raises NotFoundError."""
@@ -496,7 +498,7 @@ class Session:
         self, relationships: Iterable[NewRelationship], *, on_progress: Progress | None = None
     ) -> list[int]:
         """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks."""
-        total = total_of(relationships)
+        total = total_of("relationships", relationships)
         return self._add(relationships, commands.AddRelationships, _relationship_bytes, total, on_progress)
 
     def get_relationship(self, id: int) -> Relationship:
@@ -633,6 +635,7 @@ class Session:
 
         kind: "textunit", "entity", "community".
         """
+        check_iterable("ids", ids)
         found: list[StoredEmbeddings] = []
         size = EMBEDDINGS_ASKED_FIRST
         for chunk in _even_chunks(ids):
@@ -649,6 +652,7 @@ class Session:
     # --- bulk ---------------------------------------------------------------------------------------------------------
 
     def _get(self, ids: Iterable[int], make: Callable[[str, tuple[int, ...]], Command]) -> list[Any]:
+        check_iterable("ids", ids)
         found: list[Any] = []
         for chunk in _even_chunks(ids):
             found += self._executor.execute(make(self.id, tuple(chunk))).items
@@ -712,9 +716,11 @@ def _with_embeddings(items: Iterable[Embedded], embeddings: Embeddings | None) -
     if isinstance(embeddings, np.ndarray):
         if embeddings.ndim != 2:
             raise InvalidArgumentError(f"embeddings must have two dimensions, got shape {embeddings.shape}")
+        if np.iscomplexobj(embeddings):
+            raise InvalidArgumentError("embeddings must be real numbers, got complex ones")
         with np.errstate(over="ignore"):  # see to_float32
             embeddings = np.asarray(embeddings, dtype="<f4")
-    expected, found = total_of(items), total_of(embeddings)
+    expected, found = total_of("items", items), total_of("embeddings", embeddings)
     if expected is not None and found is not None and expected != found:
         raise InvalidArgumentError(f"{found} embeddings are given for {expected} objects")
     rows = iter(embeddings)
@@ -754,8 +760,9 @@ def ended_early(error: GibramError, results: Iterable[Any], told: str) -> Gibram
     return ended
 
 
-def total_of(items: object) -> int | None:
-    """How many they are, where that is known without going through them."""
+def total_of(name: str, items: object) -> int | None:
+    """How many they are, where that is known without going through them. Raises as `check_iterable`."""
+    check_iterable(name, items)
     return len(items) if isinstance(items, Sized) else None
 
 

@@ -252,6 +252,28 @@ WRONG_TYPES: list[tuple[Callable[[Any], object], str]] = [
     ),
     (lambda s: s.link_many([(1, 2), (1, 2, 3)]), "pairs[1] must be (text unit id, entity id), got (1, 2, 3)"),
     (lambda s: s.link_many([5]), "pairs[0] must be (text unit id, entity id), got 5"),
+    (lambda s: s.link_many(5), "pairs must be a list, or another iterable, got 5"),
+    (lambda s: s.get_entities("12"), "ids must be a list, or another iterable, got '12'"),
+    (lambda s: s.get_embeddings("entity", None), "ids must be a list, or another iterable, got None"),
+    (lambda s: s.add_documents(None), "documents must be a list, or another iterable, got None"),
+    (lambda s: s.add_textunits("t"), "textunits must be a list, or another iterable, got 't'"),
+    (lambda s: s.add_relationships(1), "relationships must be a list, or another iterable, got 1"),
+    (
+        lambda s: s.add_entities([NewEntity("n", "n")], embeddings=5),
+        "embeddings must be a list, or another iterable, got 5",
+    ),
+    (
+        lambda s: s.add_entities([NewEntity("n", "n")], embeddings=np.ones((1, 8), complex)),
+        "embeddings must be real numbers, got complex ones",
+    ),
+    (
+        lambda s: s.add_entity("n", "n", embedding=np.ones(8, complex)),
+        "embedding must consist of real numbers, got complex ones",
+    ),
+    (
+        lambda s: s.add_entity("n", "n", embedding=b"123"),
+        "embedding must have four bytes for each number, got 3 bytes",
+    ),
     (
         lambda s: s.add_entity("n", "n", embedding=None),
         "embedding must be a sequence of numbers, empty for none; got None",

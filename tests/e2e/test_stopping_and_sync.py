@@ -30,7 +30,7 @@ from gibramdb.errors import (
     StartingError,
     UnavailableError,
 )
-from gibramdb.model.commands import GetTextUnits
+from gibramdb.model.commands import GetTextUnits, Ping
 from gibramdb.wire.codec import encode_command
 
 DELAY_S = 0.2
@@ -375,6 +375,8 @@ def test_health_says_that_it_starts_while_it_recovers_and_nothing_else_is_answer
             assert health.components["durable_state"] == "starting"
             with pytest.raises(StartingError, match="starting"):
                 store.with_timeout(1).session("s").info()
+            with pytest.raises(StartingError, match="starting"):  # nothing in it could be answered with much
+                store.with_timeout(1).execute_many([Ping()] * 100)
             assert store.health().components["durable_state"] == "starting"
             assert store.session("s").info().textunit_count == 10, "a call with more time waits for it"
             assert store.health().components["durable_state"] == "serving"

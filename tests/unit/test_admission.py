@@ -7,6 +7,7 @@ import gc
 import json
 import socket
 import weakref
+from collections import Counter
 
 import pytest
 from support.gate import encode_auth, entry, hash_of
@@ -16,7 +17,7 @@ from gibramdb.clock import SystemClock
 from gibramdb.config import load_config
 from gibramdb.server.admission import FAILURES_FREE, Admission, Throttle
 from gibramdb.server.app import Server
-from gibramdb.server.auth import BUSY, CHECKS_OF_ADDRESS_MAX, Gate, Principal
+from gibramdb.server.auth import BUSY, CHECK_THREADS, CHECKS_OF_ADDRESS_MAX, CHECKS_WAITING_MAX, Gate, Principal
 from gibramdb.server.connection import Connection
 
 # Two addresses of one party, and one of another's.
@@ -73,6 +74,35 @@ def test_checks_of_hashes_are_counted_for_one_party(first: str, second: str, str
     waits = None
     expected = [*[waits] * CHECKS_OF_ADDRESS_MAX, BUSY, BUSY, waits, waits]
     assert asyncio.run(answers_at_once()) == expected, "and each is counted out again"
+
+
+def test_addresses_have_their_keys_checked_in_turn_and_one_is_always_let_wait() -> None:
+    keys = parse_api_keys(json.dumps([entry("k", "read", key_hash=hash_of("key-k", cost=6))]))
+    crowd = [f"198.51.100.{number}" for number in range(CHECKS_WAITING_MAX // CHECKS_OF_ADDRESS_MAX)]
+
+    async def run() -> None:
+        gate = Gate(keys, 1, 1)
+        told: list[tuple[str, Principal | str]] = []
+        for peer in crowd:
+            for number in range(CHECKS_OF_ADDRESS_MAX):
+                gate.identify(peer, f"guess {number} of {peer}", lambda who, peer=peer: told.append((peer, who)))  # type: ignore[misc]
+        assert told == []
+        found = asyncio.get_running_loop().create_future()
+        before: Counter[str] = Counter()
+
+        def let_in(who: Principal | str) -> None:
+            before.update(peer for peer, _ in told)
+            found.set_result(who)
+
+        gate.identify("192.0.2.1", "key-k", let_in)
+        busy: list[Principal | str] = []
+        gate.identify("192.0.2.1", "another key", busy.append)
+        assert busy == [BUSY], "with a place taken, the bound of all counts"
+        assert isinstance(await found, Principal)
+        assert max(before.values()) <= CHECK_THREADS + 1, "behind those that run and one of each"
+        gate.close()
+
+    asyncio.run(run())
 
 
 def test_who_shows_a_key_that_is_being_checked_waits_for_that_check_and_counts_for_nothing() -> None:

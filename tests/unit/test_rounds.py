@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,34 @@ def test_who_asked_for_much_with_few_bytes_waits_for_the_next_round_too(
     asyncio.run(_served(tmp_path, SMALL))
 
 
-async def _served(folder: Path, much: bytes = LARGE) -> None:
+def test_who_sends_one_large_frame_waits_for_one_of_somebody_else_and_not_for_all_of_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "TURN_US_MAX", -1)
+
+    async def run() -> list[list[int]]:
+        with serving(tmp_path) as connect:
+            many, one = [connect() for _ in range(6)], connect("192.0.2.99")
+            for line in many:
+                line.deliver(LARGE * 3)
+            one.deliver(LARGE * 2)
+            answer_bytes = len(many[0].written)
+            seen = []
+            for _ in range(40):
+                await asyncio.sleep(0)
+                seen.append([len(line.written) // answer_bytes for line in (one, *many)])
+            return seen
+
+    seen = asyncio.run(run())
+    assert seen[-1] == [2, *[3] * 6]
+    first, second = (next(each for each in seen if each[0] == count) for count in (1, 2))
+    assert sum(first[1:]) <= 2
+    assert sum(second[1:]) <= 4
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Callable[..., Line]]:
+    """A server on the running loop; what it gives makes a connection, of an address of one's own if need be."""
     loop = asyncio.get_running_loop()
     config = load_config(flags={"server.data_dir": str(folder)})
 
@@ -48,14 +76,29 @@ async def _served(folder: Path, much: bytes = LARGE) -> None:
     server = Server(config)
     server.database = store.database
     pair = socket.socketpair()
+    lines: list[Line] = []
 
-    def connect() -> Line:
-        assert server.admission.enter(PEER)
-        connection = Connection(server, PEER, SystemClock().steady_us())
-        line = Line(connection, pair[0], is_encrypted=False)
-        connection.connection_made(line)
-        return line
+    def connect(peer: str = PEER) -> Line:
+        assert server.admission.enter(peer)
+        connection = Connection(server, peer, SystemClock().steady_us())
+        lines.append(Line(connection, pair[0], is_encrypted=False))
+        connection.connection_made(lines[-1])
+        return lines[-1]
 
+    yield connect
+    for line in lines:
+        line.reset()
+    store.close()
+    for each in pair:
+        each.close()
+
+
+async def _served(folder: Path, much: bytes = LARGE) -> None:
+    with serving(folder) as connect:
+        await _in_rounds(connect, much)
+
+
+async def _in_rounds(connect: Callable[..., Line], much: bytes) -> None:
     small = connect()
     large = [connect() for _ in range(4)]
     if much == SMALL:
@@ -89,9 +132,3 @@ async def _served(folder: Path, much: bytes = LARGE) -> None:
     assert seen[-1] == [2, 2, 2, 2]
     assert len(seen) == 8
     assert all(line.may_read for line in large)
-    for line in (small, *large):
-        line.reset()
-    await asyncio.sleep(0)
-    store.close()
-    for each in pair:
-        each.close()

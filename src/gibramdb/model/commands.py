@@ -294,7 +294,7 @@ class UpdateEntityDescription(WriteCommand, frozen=True, gc=False):
     embedding: Embedding = b""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.embedding, bytes):
+        if not isinstance(self.embedding, bytes) or len(self.embedding) % 4:
             msgspec.structs.force_setattr(self, "embedding", to_float32(self.embedding))
 
 
@@ -581,7 +581,7 @@ class Query(ReadCommand, frozen=True, gc=False):
     relationship_types: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.vector, bytes):
+        if not isinstance(self.vector, bytes) or len(self.vector) % 4:
             msgspec.structs.force_setattr(self, "vector", to_float32(self.vector))
 
 

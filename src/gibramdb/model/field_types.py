@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import reprlib
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
 from functools import cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -55,9 +55,14 @@ def several(name: str, given: Iterable[T]) -> tuple[T, ...]:
     Raises:
         InvalidArgumentError: it is a text, or gives nothing.
     """
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
-        raise InvalidArgumentError(f"{name} must be a list, or another iterable, got {reprlib.repr(given)}")
+    check_iterable(name, given)
     return tuple(given)
+
+
+def check_iterable(name: str, given: object) -> None:
+    """The same of what is not to be gone through yet; it may come asynchronously. Raises InvalidArgumentError."""
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable | AsyncIterable):
+        raise InvalidArgumentError(f"{name} must be a list, or another iterable, got {reprlib.repr(given)}")
 
 
 def search_types_of(given: Iterable[str]) -> tuple[str, ...]:

@@ -101,10 +101,14 @@ def to_float32(embedding: Embedding) -> bytes:
     """The embedding as little-endian float32 bytes.
 
     Raises:
-        InvalidArgumentError: if it is not one-dimensional or does not consist of numbers.
+        InvalidArgumentError: if it is not one-dimensional or does not consist of real numbers.
     """
     if isinstance(embedding, bytes):
+        if len(embedding) % 4:
+            raise InvalidArgumentError(f"embedding must have four bytes for each number, got {len(embedding)} bytes")
         return embedding
+    if isinstance(embedding, np.ndarray) and np.iscomplexobj(embedding):  # numpy would drop a part of each
+        raise InvalidArgumentError("embedding must consist of real numbers, got complex ones")
     try:
         # A number too large for float32 becomes infinite here, and is then refused by name like any other infinity.
         with np.errstate(over="ignore"):
@@ -135,7 +139,7 @@ class NewTextUnit(msgspec.Struct, frozen=True, gc=False):
     token_count: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.embedding, bytes):
+        if not isinstance(self.embedding, bytes) or len(self.embedding) % 4:
             msgspec.structs.force_setattr(self, "embedding", to_float32(self.embedding))
 
     @property
@@ -154,7 +158,7 @@ class NewEntity(msgspec.Struct, frozen=True, gc=False):
     embedding: Embedding = b""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.embedding, bytes):
+        if not isinstance(self.embedding, bytes) or len(self.embedding) % 4:
             msgspec.structs.force_setattr(self, "embedding", to_float32(self.embedding))
 
     @property
@@ -199,7 +203,7 @@ class NewCommunity(msgspec.Struct, frozen=True, gc=False):
             ids = getattr(self, name)
             if not isinstance(ids, tuple | str | bytes) and isinstance(ids, Iterable):
                 msgspec.structs.force_setattr(self, name, tuple(ids))
-        if not isinstance(self.embedding, bytes):
+        if not isinstance(self.embedding, bytes) or len(self.embedding) % 4:
             msgspec.structs.force_setattr(self, "embedding", to_float32(self.embedding))
 
     @property

@@ -50,6 +50,7 @@ GOODBYE_SECONDS_MAX = 0.25
 """How long those that have all their answers may take to say goodbye, as TLS asks of them; idle ones do not hear it."""
 SWITCH_INTERVAL_S = 0.0005
 """A busy worker thread gives the interpreter back after this time; Python's own 5 ms would be felt by every request."""
+STARTING = "the store is starting: it recovers, try again in a moment"
 DESCRIPTORS_KEPT = 64
 """For the store's files, the log and what listens; connections get the rest."""
 FULL_COLLECTION = 2
@@ -66,7 +67,7 @@ class _Recovering:
         self._facts = facts_of(config)
 
     def submit(self, command: Command, done: Callable[[Answer], None], weigh: Weigh | None = None) -> bool:
-        """As Database. Nothing that it answers takes much."""
+        """As Database."""
         del weigh
         done(self._answer(command))
         return True
@@ -79,14 +80,9 @@ class _Recovering:
         *,
         is_bounded: bool = False,
     ) -> None:
-        """As Database."""
-        del weigh, is_bounded
-        answers: list[Answer] = []
-        for item in items:
-            answers.append(item if isinstance(item, GibramError) else self._answer(item))
-            if isinstance(answers[-1], GibramError):
-                break
-        done(answers)
+        """As Database; but it runs none, or a small pipeline of HEALTHs would be answered with megabytes."""
+        del items, weigh, is_bounded
+        done([StartingError(STARTING)])
 
     def give_up(self, command: Command) -> None:
         """As Database. Nothing waits here."""
@@ -97,7 +93,7 @@ class _Recovering:
         if isinstance(command, GetHealth):
             report = health.starting(self._facts, SystemClock().now_ms())
             return report if command.scope is None else health.of_nobody(report)
-        return StartingError("the store is starting: it recovers, try again in a moment")
+        return StartingError(STARTING)
 
 
 class Server:
@@ -122,7 +118,7 @@ class Server:
         self._buffered_bytes = 0
         self._frees = 0
         self.is_round_over = False
-        self._waiting: dict[Connection, None] = {}  # for the next round, in the order of its keys
+        self._waiting: dict[str, dict[Connection, None]] = {}  # for the next rounds, by who asks; both in order
         self._last_request_id = 0
         self._is_stopping = False
         self._all_gone: asyncio.Event | None = None  # while stopping
@@ -179,14 +175,18 @@ class Server:
             asyncio.get_running_loop().call_soon(self._begin_round)
 
     def take_turn_next(self, connection: Connection) -> None:
-        """In one of the next rounds, behind those that wait already."""
-        self._waiting[connection] = None
+        """In one of the next rounds, behind those of the same asker that wait already, and one of each other."""
+        self._waiting.setdefault(connection.asker, {})[connection] = None
 
     def _begin_round(self) -> None:
         self.is_round_over = False
         while self._waiting and not self.is_round_over:
-            connection = next(iter(self._waiting))
-            del self._waiting[connection]
+            asker = next(iter(self._waiting))
+            of_asker = self._waiting.pop(asker)
+            connection = next(iter(of_asker))
+            del of_asker[connection]
+            if of_asker:
+                self._waiting[asker] = of_asker
             connection.take_turn()
 
     def next_request_id(self) -> int:

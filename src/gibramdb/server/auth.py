@@ -6,15 +6,16 @@ Never: keeps a key that was presented; blocks the event loop; says more of a fai
 Invariants:
 - A key is looked up by a digest under a secret of this process, so how long that takes tells nothing about any key.
 - What is in no table is refused: a command without a row, or one over all sessions for a key bound to some of them.
-- Checks of hashes are bounded: so many at once, so many waiting, so many for one address. One key is checked once: who
-  shows it meanwhile waits for the same check, which costs nothing and is bounded by the connections there are.
+- Checks of hashes are bounded: so many at once, so many waiting, so many for one address, and of addresses that wait
+  each has one in turn. One key is checked once: who shows it meanwhile waits for the same check, which costs nothing
+  and is bounded by the connections there are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 
 CHECK_THREADS = 2
 CHECKS_WAITING_MAX = 64
-"""Keys that wait to be checked against the hashes, of all connections together."""
+"""Keys that wait to be checked against the hashes, of all connections together; beyond it, one for each address."""
 CHECKS_OF_ADDRESS_MAX = 4
 """That it has caused, and that have not ended."""
 
@@ -141,6 +142,9 @@ class Gate:
         self._threads = ThreadPoolExecutor(CHECK_THREADS, "gibramdb-auth")
         self._checks: dict[bytes, _Check] = {}
         self._checks_of: Counter[str] = Counter()
+        self._waiting: dict[str, deque[tuple[bytes, bytes]]] = {}  # digests and keys, by the site they came from
+        self._running = 0
+        self._is_closed = False
 
     def identify(self, peer: str, api_key: str, found: Found) -> Leave | None:
         """Find out whose key it is; `found` is told, perhaps before this returns, on the thread of the event loop.
@@ -164,17 +168,32 @@ class Gate:
             check.others[place] = (peer, found)
             return partial(check.others.pop, place, None)
         site = site_of(peer)
-        if len(self._checks) >= CHECKS_WAITING_MAX or self._checks_of[site] >= CHECKS_OF_ADDRESS_MAX:
+        waiting_max = 1 if len(self._checks) >= CHECKS_WAITING_MAX else CHECKS_OF_ADDRESS_MAX
+        if self._checks_of[site] >= waiting_max:
             found(BUSY)
             return None
         self._checks_of[site] += 1
         self._checks[digest] = _Check(peer, found)
-        match = asyncio.get_running_loop().run_in_executor(self._threads, self._match, key)
-        match.add_done_callback(partial(self._checked, digest))
+        self._waiting.setdefault(site, deque()).append((digest, key))
+        self._check_next()
         return None
+
+    def _check_next(self) -> None:
+        """One of each site in turn: whoever shows many keys keeps the others waiting for one of them."""
+        while self._waiting and self._running < CHECK_THREADS and not self._is_closed:
+            site = next(iter(self._waiting))
+            of_site = self._waiting.pop(site)
+            digest, key = of_site.popleft()
+            if of_site:
+                self._waiting[site] = of_site
+            self._running += 1
+            match = asyncio.get_running_loop().run_in_executor(self._threads, self._match, key)
+            match.add_done_callback(partial(self._checked, digest))
 
     def close(self) -> None:
         """Begin no more checks."""
+        self._is_closed = True
+        self._waiting.clear()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _match(self, key: bytes) -> Principal | None:
@@ -190,6 +209,8 @@ class Gate:
         return None
 
     def _checked(self, digest: bytes, match: asyncio.Future[Principal | None]) -> None:
+        self._running -= 1
+        self._check_next()
         principal = None if match.cancelled() or match.exception() is not None else match.result()
         if principal is not None:
             self._known[digest] = principal

@@ -40,6 +40,7 @@ from gibramdb.errors import (
     UnknownCommandError,
 )
 from gibramdb.model.commands import Command
+from gibramdb.server.admission import site_of
 from gibramdb.server.auth import BUSY, EXPIRED, Leave, Principal
 from gibramdb.wire.codec import (
     REPLY_PAYLOAD_BYTES_MAX,
@@ -290,6 +291,11 @@ class Connection(asyncio.Protocol):
         self._hold()
 
     # --- who it is ----------------------------------------------------------------------------------------------------
+
+    @property
+    def asker(self) -> str:
+        """Among whom turns are shared out: the key's owner, or else whoever has the address."""
+        return site_of(self.peer) if self._principal is None else f"key {self._principal.key_id}"
 
     @property
     def needs_key(self) -> bool:

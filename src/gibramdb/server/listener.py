@@ -21,6 +21,7 @@ import ssl
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from gibramdb.clock import SystemClock
 from gibramdb.config import Address
@@ -31,6 +32,10 @@ from gibramdb.server.connection import Connection
 log = logging.getLogger(__name__)
 
 BACKLOG_CONNECTIONS = 1024
+ACCEPT_US_MAX = 2_000
+LET_IN_MAX = 16
+"""So long, and so many, at once: neither may a crowd at the door keep those inside waiting, nor their long turns the
+crowd. Who is turned away costs next to nothing, and counts by time alone."""
 ACCEPT_PAUSE_S_FIRST, ACCEPT_PAUSE_S_MAX = 0.05, 1.0
 TLS_SHUTDOWN_S_MAX = 4.0
 """How long a client may take to receive its last answer and to say goodbye."""
@@ -104,7 +109,8 @@ class Listener:
         pause_s = ACCEPT_PAUSE_S_FIRST
         while True:
             try:
-                accepted, where = await loop.sock_accept(listening)
+                self._enter(*await loop.sock_accept(listening))
+                self._enter_more(listening)
             except OSError as error:
                 # No descriptor, no memory; or it went away before it was accepted, which can wait as well.
                 log.warning("can not accept connections for a moment: %s", error.strerror or error)
@@ -112,14 +118,30 @@ class Listener:
                 pause_s = min(2 * pause_s, ACCEPT_PAUSE_S_MAX)
                 continue
             pause_s = ACCEPT_PAUSE_S_FIRST
-            peer = where[0]
-            if not self._admission.enter(peer):
-                accepted.close()
-            else:
-                task = loop.create_task(self._begin(accepted, peer))
-                self._handshakes.add(task)
-                task.add_done_callback(self._handshakes.discard)
-            await asyncio.sleep(0)  # a crowd at the door must not keep those inside waiting
+            await asyncio.sleep(0)
+
+    def _enter_more(self, listening: socket.socket) -> None:
+        """Those who have knocked already, as many as one turn takes."""
+        until_us = SystemClock().steady_us() + ACCEPT_US_MAX
+        let_in = 1
+        while let_in < LET_IN_MAX and SystemClock().steady_us() < until_us:
+            try:
+                accepted, where = listening.accept()
+            except BlockingIOError:
+                return
+            let_in += self._enter(accepted, where)
+
+    def _enter(self, accepted: socket.socket, where: tuple[Any, ...]) -> bool:
+        """Returns whether it was let in."""
+        peer: str = where[0]
+        if not self._admission.enter(peer):
+            accepted.close()
+            return False
+        accepted.setblocking(False)
+        task = asyncio.get_running_loop().create_task(self._begin(accepted, peer))
+        self._handshakes.add(task)
+        task.add_done_callback(self._handshakes.discard)
+        return True
 
     async def _begin(self, accepted: socket.socket, peer: str) -> None:
         connection = self._new_connection(peer, SystemClock().steady_us())
