@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from support.gate import Frames, config_file, entry, error_of, hash_of
 from support.server import Server, command
 from support.timing import TIMED, slowness
 
-from gibramdb import NewDocument
+from gibramdb import NewDocument, NewTextUnit
 from gibramdb.core.limits import session_bytes
 from gibramdb.model import commands as c
 from gibramdb.wire import gibramdb_pb2 as pb
@@ -262,6 +263,26 @@ def test_frames_beyond_the_rate_do_not_keep_a_connection_from_being_idle(tmp_pat
                 assert error_of(frames.ask(N.PING))[0] == 2007
                 time.sleep(0.05)
         assert 0.5 < time.monotonic() - began < 0.95
+
+
+@TIMED
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a server sees what lies with the kernel")
+def test_who_takes_the_end_of_a_large_answer_slowly_is_not_idle_meanwhile(tmp_path: Path) -> None:
+    path = config_file(tmp_path, KEYS, security={"idle_timeout": "700ms"})
+    with (
+        Server(tmp_path / "data", "--config", path, mode="ephemeral") as server,
+        Frames(server.port, "key-plain") as frames,
+    ):
+        frames.run(c.AddDocuments("s", (NewDocument("d"),)))
+        texts = tuple(NewTextUnit(f"t{number}", 1, "x" * 1_000_000) for number in range(3))
+        frames.run(c.AddTextUnits("s", texts))
+        frames.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        frames.socket.sendall(encode_command(c.GetTextUnits("s", (1, 2, 3)), 7))
+        began = time.monotonic()
+        assert frames.reply(65_536, 0.05).cmd_type == N.TEXTUNITS_RESPONSE
+        assert time.monotonic() - began > 2
+        assert frames.ask(N.PING).cmd_type == N.PONG
+        assert frames.is_closed(), "and then it is"
 
 
 @pytest.mark.parametrize("output", ["stdout", "file"])

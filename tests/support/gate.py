@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -76,10 +77,11 @@ class Frames:
         self.socket.sendall(encode_command(command, 7))
         return self.reply()
 
-    def reply(self) -> pb.Envelope:
-        """The next reply."""
+    def reply(self, bytes_at_once: int = 1 << 20, pause_s: float = 0.0) -> pb.Envelope:
+        """The next reply, taken bit by bit."""
         while (body := self._reader.next_frame()) is None:
-            data = self.socket.recv(1 << 20)
+            time.sleep(pause_s)
+            data = self.socket.recv(bytes_at_once)
             assert data, "the server closed the connection"
             self._reader.feed(data)
         return pb.Envelope.FromString(body)

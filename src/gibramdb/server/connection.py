@@ -170,6 +170,7 @@ class Connection(asyncio.Protocol):
         self._frames_taken = 0
         self._coming: _Mark | None = None  # a half-sent frame, since the server looked
         self._going: _Mark | None = None  # answers that the client does not take
+        self._taken: _Mark | None = None  # what lay with the kernel of them at the last look
         self.held_bytes = 0  # of requests and answers, as the server counts them
         self._slots: deque[_Slot] = deque()
         self._transport: asyncio.Transport | None = None
@@ -358,7 +359,7 @@ class Connection(asyncio.Protocol):
         elif self._principal is None:
             if now_us - self._accepted_us > self._server.unauth_timeout_us:
                 self.abort()
-        elif self._slots or self._reader.pending_bytes or self._unsent or self._is_peer_slow:
+        elif self._slots or self._reader.pending_bytes or self._unsent or self._is_peer_slow or self._is_taken(now_us):
             # Who waits for an answer, takes one or is in the middle of a frame is not idle; whoever does too little of
             # it stands still.
             self._heard_us = now_us
@@ -367,6 +368,15 @@ class Connection(asyncio.Protocol):
         elif self._principal.is_expired():
             self.leave()
         self._hold()  # what the client has taken since the last look
+
+    def _is_taken(self, now_us: int) -> bool:
+        """Whether the client still takes, fast enough, what lies with the kernel of answers that have left."""
+        assert self._transport is not None
+        left_bytes = _untaken_bytes(self._transport)
+        before, self._taken = self._taken, _Mark(now_us, self._frames_taken, left_bytes) if left_bytes else None
+        if not left_bytes or before is None:
+            return left_bytes > 0
+        return _is_fast_enough(before.left_bytes - left_bytes, now_us - before.since_us)
 
     def _is_stalled(self, now_us: int) -> bool:
         """Whether a half-sent frame, or answers not taken, have moved too little since the server began to look."""
@@ -393,7 +403,7 @@ class Connection(asyncio.Protocol):
             self._coming = moved
         else:
             self._going = moved
-        return (mark.left_bytes - left_bytes) * 1_000_000 < BYTES_PER_SECOND_MIN * period_us
+        return not _is_fast_enough(mark.left_bytes - left_bytes, period_us)
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -649,6 +659,10 @@ class Connection(asyncio.Protocol):
         self._let_go()
         if self._transport is not None:
             self._transport.abort()
+
+
+def _is_fast_enough(moved_bytes: int, period_us: int) -> bool:
+    return moved_bytes * 1_000_000 >= BYTES_PER_SECOND_MIN * period_us
 
 
 def _untaken_bytes(transport: asyncio.Transport) -> int:
