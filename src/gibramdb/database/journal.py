@@ -123,6 +123,10 @@ class Journal(Protocol):
         """Begin the next generation on a snapshot instead of on what was logged so far."""
         ...
 
+    def look_at_disk(self) -> None:
+        """See to it that what `facts` tells of the disk is not old."""
+        ...
+
     def facts(self) -> JournalFacts:
         """Figures for health."""
         ...
@@ -186,6 +190,9 @@ class NullJournal:
 
     def enqueue_marker(self, *, always: bool = False) -> None:
         """Nothing to witness."""
+
+    def look_at_disk(self) -> None:
+        """There is none."""
 
     def facts(self) -> JournalFacts:
         """Nothing is kept, so all are 0."""
@@ -290,6 +297,7 @@ class WalJournal:
         self._refused_bytes = 0  # what it was full for
         self._disk_room = (-1, -1)  # not known yet
         self._looked_at_ms = clock.steady_ms()  # the owner's: when the disk was last asked about
+        self._is_looking = False
         self._unsynced_since_ms = 0
         self._last_sync_ms = clock.steady_ms()
         self._last_sync_duration_ms = 0
@@ -365,12 +373,9 @@ class WalJournal:
     def facts(self) -> JournalFacts:
         """Read without a lock: each figure is right for a moment, and none goes back.
 
-        Those of the disk are what the log thread saw last, and it looks again for whoever asks next: a disk that hangs
-        must not hold up whoever wants to know.
+        Those of the disk are what the log thread saw last: a disk that hangs must not hold up whoever wants to know.
         """
-        if self._clock.steady_ms() - self._looked_at_ms >= LOOK_AGAIN_MS and self._failure is None:
-            self._looked_at_ms = self._clock.steady_ms()
-            self._queue.put(_RoomRequest(0, None))
+        self.look_at_disk()
         released, flushed = int(self.released_lsn), self._flushed_lsn
         return JournalFacts(
             released_lsn=released,
@@ -387,6 +392,14 @@ class WalJournal:
             disk_free_bytes=self._disk_room[0],
             disk_bytes=self._disk_room[1],
         )
+
+    def look_at_disk(self) -> None:
+        """Have the log thread see how much room there is, unless it did lately."""
+        now_ms = self._clock.steady_ms()
+        if now_ms - self._looked_at_ms >= LOOK_AGAIN_MS and self._failure is None and not self._is_looking:
+            self._looked_at_ms = now_ms
+            self._is_looking = True
+            self._queue.put(_RoomRequest(0, None))
 
     def close(self) -> None:
         """Write and sync what is enqueued, leave a witness, end the thread, close the file."""
@@ -571,6 +584,8 @@ class WalJournal:
         with contextlib.suppress(OSError):  # for health only
             self._disk_room = self._writer.room()
         self._reserved_lsn = int(self._writer.reserved_lsn)
+        if not request.payload_bytes:
+            self._is_looking = False
         if request.answer is not None:
             self._growing = False
             request.answer(refusal)

@@ -200,6 +200,11 @@ class Server:
         for connection in list(self._connections):
             connection.check(now_us)
 
+    def look_at_disk(self) -> None:
+        """So that the first HEALTH after a long time tells what is so now."""
+        if self._store is not None:
+            self._store.database.journal.look_at_disk()
+
     async def stop(self) -> None:
         """Answer what was accepted, then close. Bounded in time, whatever clients do."""
         self._is_stopping = True
@@ -407,6 +412,7 @@ async def _watch(server: Server) -> None:
     while True:
         await asyncio.sleep(min(CHECK_S_MAX, shortest_s / CHECKS_PER_TIMEOUT))
         _look(server.check_connections)
+        _look(server.look_at_disk)
 
 
 async def _sweep(database: Database, every_s: float) -> None:
