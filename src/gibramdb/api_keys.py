@@ -32,10 +32,11 @@ _IMPLIED = {
     "write": frozenset({"read", "write"}),
     "admin": frozenset({"read", "write", "admin"}),
 }
-_FIELDS = {"id", "key", "key_hash", "permissions", "expires_at", "sessions"}
+_FIELDS = {"id", "key", "key_hash", "permissions", "expires_at", "sessions", "max_sessions"}
 _HASH = re.compile(r"\$2[ab]\$(\d\d)\$[./A-Za-z0-9]{53}")
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 _ID = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
+_NUMBER_CHARACTERS_MAX = 16
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _secret = secrets.token_bytes(32)
 
@@ -51,7 +52,10 @@ class EntryError(ValueError):
 
 
 class ApiKey(msgspec.Struct, frozen=True):
-    """One entry. It has a `digest` or a `bcrypt_hash`; no `expires_at_ms` is 0, no `sessions` means all of them."""
+    """One entry. It has a `digest` or a `bcrypt_hash`; no `expires_at_ms` is 0, no `sessions` means all of them.
+
+    sessions_max: how many of its sessions there may be before it begins no more; 0 for as many as the store takes.
+    """
 
     id: str
     permissions: frozenset[str]
@@ -59,6 +63,7 @@ class ApiKey(msgspec.Struct, frozen=True):
     bcrypt_hash: bytes = b""
     expires_at_ms: int = 0
     sessions: tuple[str, ...] = ()
+    sessions_max: int = 0
 
     def __repr__(self) -> str:
         """Its id alone: values are printed where nobody thought of it."""
@@ -111,8 +116,9 @@ class _Entry:
     def key(self, ids: set[str], proofs: set[tuple[bytes, bytes]]) -> ApiKey:
         """The entry, if it can work beside those before it, whose ids and keys these are; adds its own."""
         if not self._fields.keys() <= _FIELDS:
-            raise self._refusal("", "a field that is none of an entry's (not shown, it may hold a key)",
-                         "id, key or key_hash, permissions, and perhaps expires_at and sessions")  # fmt: skip
+            found = "a field that is none of an entry's (not shown, it may hold a key)"
+            allowed = "id, key or key_hash, permissions, and perhaps expires_at, sessions and max_sessions"
+            raise self._refusal("", found, allowed)
         id = self._fields.get("id")
         if not isinstance(id, str) or not _ID.fullmatch(id):
             found = "no id" if id is None or id == "" else "something that is no id"
@@ -129,7 +135,7 @@ class _Entry:
         if proof in proofs:
             raise self._refusal("key", "the key of an earlier entry", "a different key for each entry")
         proofs.add(proof)
-        return ApiKey(id, self._permissions(), *proof, self._expires_at_ms(), self._sessions())
+        return ApiKey(id, self._permissions(), *proof, self._expires_at_ms(), self._sessions(), self._sessions_max())
 
     def _proof(self) -> tuple[bytes, bytes]:
         key, key_hash = self._fields.get("key"), self._fields.get("key_hash")
@@ -182,6 +188,18 @@ class _Entry:
             allowed = "a list of names and of prefixes that end in *; for all sessions leave `sessions` out"
             raise self._refusal("sessions", found, allowed)
         return tuple(sorted(names))
+
+    def _sessions_max(self) -> int:
+        if "max_sessions" not in self._fields:
+            return 0
+        given = self._fields["max_sessions"]
+        text = "" if isinstance(given, bool) else str(given)  # a text where it comes from a file
+        most = int(text) if text.isascii() and text.isdecimal() and len(text) < _NUMBER_CHARACTERS_MAX else 0
+        if most < 1:
+            raise self._refusal("max_sessions", "something that is no such number", "a whole number of at least 1")
+        if "sessions" not in self._fields:
+            raise self._refusal("max_sessions", "it without sessions", "sessions beside it, of which it says how many")
+        return most
 
     def _words(self, field: str) -> set[str]:
         words = self._fields.get(field, [])

@@ -32,6 +32,7 @@ KEYS = [
     entry("late", "read", expires_at="2001-01-01T00:00:00Z"),
     entry("a", "write", sessions=["a-*", "shared"]),
     entry("a-admin", "admin", sessions=["a-*", "shared"]),
+    entry("a-few", "write", sessions=["a-*", "shared"], max_sessions=4),
 ]
 
 
@@ -334,6 +335,27 @@ def test_a_bound_key_sees_its_sessions_and_no_others(populated: Server, id: str)
         assert {"a-1", "a-2", "shared", "b-1", "a", "a-new"} <= {each.session_id for each in listed}
         assert "wal_path" in pb.HealthResponse.FromString(frames.ask(N.HEALTH).payload).components
         frames.ask(N.DELETE_SESSION, session_id="a-new")
+
+
+def test_a_bound_key_begins_no_more_sessions_than_it_may(populated: Server) -> None:
+    def add(name: str) -> c.Command:
+        return c.AddDocuments(name, (NewDocument(f"d of {time.monotonic()}"),), bulk=False)
+
+    refused = (1006, "max sessions limit reached (4) for this key")
+    with Frames(populated.port, "key-a-few") as frames, Frames(populated.port, "key-hashed") as admin:
+        assert frames.run(add("a-new")).cmd_type == N.OK, "the fourth: two others are its own, and the shared one"
+        assert error_of(frames.run(add("a-newer"))) == refused
+        assert frames.run(add("a-1")).cmd_type == N.OK, "what is there already is no new one"
+        assert error_of(frames.run(c.GetDocument("a-none", 1)))[0] == 1007, "and what begins none is not counted"
+        inner = [encode_command(each, 9)[5:] for each in (add("a-new"), add("a-newer"))]
+        reply = frames.ask(N.PIPELINE, pb.PipelineRequest(commands=inner).SerializeToString())
+        replies = [pb.Envelope.FromString(body) for body in pb.PipelineRequest.FromString(reply.payload).commands]
+        assert [error_of(each) for each in replies] == [(0, ""), refused]
+        assert admin.run(add("b-new")).cmd_type == N.OK, "others go on"
+        admin.ask(N.DELETE_SESSION, session_id="a-new")
+        assert frames.run(add("a-newer")).cmd_type == N.OK
+        for name in ("a-newer", "b-new"):
+            admin.ask(N.DELETE_SESSION, session_id=name)
 
 
 def health_of(port: int, key: str) -> tuple[str, str, str]:

@@ -707,6 +707,16 @@ class Database:
             self.facts.sync_interval_ms,
         )
 
+    def may_begin(self, session_id: str, scope: SessionScope, most: int) -> bool:
+        """Whether fewer than `most` sessions of the scope are alive, or this one is."""
+        now_ms = self._now_ms()
+        session = self.state.sessions.get(session_id)
+        if session is not None and not self.state.is_expired(session, now_ms):
+            return True
+        theirs = (each for each in self.state.sessions.values() if scope.holds(each.session_id))
+        alive = (each for each in theirs if not self.state.is_expired(each, now_ms))
+        return next(itertools.islice(alive, most - 1, None), None) is None
+
     def health(self, scope: SessionScope | None = None) -> Health:
         """How the store is, for one who may know of these sessions. Waits for nothing."""
         self._now_ms()

@@ -32,6 +32,7 @@ from gibramdb.database.opening import OpenStore, directories_of, facts_of, open_
 from gibramdb.errors import GibramError, StartingError
 from gibramdb.model.commands import Checkpoint, Command, GetHealth, Ping
 from gibramdb.model.results import Pong
+from gibramdb.model.scope import SessionScope
 from gibramdb.server.admission import Admission, Seldom
 from gibramdb.server.auth import Gate
 from gibramdb.server.connection import Connection
@@ -83,6 +84,11 @@ class _Recovering:
         """As Database; but it runs none, or a small pipeline of HEALTHs would be answered with megabytes."""
         del items, weigh, is_bounded
         done([StartingError(STARTING)])
+
+    def may_begin(self, session_id: str, scope: SessionScope, most: int) -> bool:
+        """As Database. What asks is refused because the store is starting."""
+        del session_id, scope, most
+        return True
 
     def give_up(self, command: Command) -> None:
         """As Database. Nothing waits here."""

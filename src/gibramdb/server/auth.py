@@ -25,7 +25,7 @@ import msgspec
 
 from gibramdb.api_keys import KEY_BYTES_MAX, ApiKey, digest_of
 from gibramdb.clock import SystemClock
-from gibramdb.errors import PermissionDeniedError
+from gibramdb.errors import LimitExceededError, PermissionDeniedError
 from gibramdb.model.commands import Command, Ping
 from gibramdb.model.scope import SessionScope
 from gibramdb.server.admission import Seldom, Throttle, TokenBucket, site_of
@@ -73,6 +73,7 @@ class Principal:
         self.bucket = bucket
         self._expires_at_ms = key.expires_at_ms
         self._granted = key.granted
+        self._sessions_max = key.sessions_max
         self._scope: SessionScope | None = None
         if key.sessions:
             prefixes = [name[:-1] for name in key.sessions if name.endswith("*")]
@@ -100,6 +101,20 @@ class Principal:
         if scope.holds(session_id):
             return None
         return PermissionDeniedError("permission denied: this key is not for this session")
+
+    def refusal_to_begin(
+        self, number: int, session_id: str, may_begin: Callable[[str, SessionScope, int], bool]
+    ) -> LimitExceededError | None:
+        """Why it may not begin that session, which the command would; None if it may, or that is there already.
+
+        may_begin: whether fewer than so many of the scope's sessions are there, or this one.
+        """
+        needs, most = _NEEDS.get(number), self._sessions_max
+        if not most or self._scope is None or needs is None or needs.session_rule != "created" or not session_id:
+            return None
+        if may_begin(session_id, self._scope, most):
+            return None
+        return LimitExceededError(f"max sessions limit reached ({most}) for this key")
 
     def signed(self, command: Command) -> Command:
         """The command, if need be for as much as this key may see, or in its name."""

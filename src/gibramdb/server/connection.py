@@ -321,8 +321,14 @@ class Connection(asyncio.Protocol):
         if request.number == CommandNumber.AUTH:
             slot.answer = UnknownCommandError(f"unknown command: {request.number}")
             return False
-        slot.answer = principal.refusal(request.number, request.session_id)
+        slot.answer = self._refusal(principal, request)
         return slot.answer is None
+
+    def _refusal(self, principal: Principal, request: Request) -> GibramError | None:
+        number, session_id = request.number, request.session_id
+        return principal.refusal(number, session_id) or principal.refusal_to_begin(
+            number, session_id, self._server.database.may_begin
+        )
 
     def _authenticate(self, request: Request, slot: _Slot) -> None:
         if request.number != CommandNumber.AUTH:
@@ -580,7 +586,7 @@ class Connection(asyncio.Protocol):
         if not is_first and not principal.bucket.take(_steady_us()):
             return RateLimitedError(RATE_LIMITED)
         try:
-            return principal.refusal(request.number, request.session_id) or principal.signed(decode_command(request))
+            return self._refusal(principal, request) or principal.signed(decode_command(request))
         except CallerError as error:
             return error.as_answer()
 
