@@ -5,8 +5,28 @@ import io
 import os
 import sys
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 from gibramdb.cli.main import main
+from gibramdb.errors import StorageError
+
+
+class _Output(io.FileIO):
+    """The file of the standard output, whose errors say that they are its own. A reader that has gone is none."""
+
+    def write(self, data: Any, /) -> int:
+        if not data:
+            return 0  # somebody tries out whether this takes bytes; a full device would refuse none, too
+        try:
+            return super().write(data)
+        except OSError as error:
+            # What is left would be tried again at the end of the process, which then ends as if by a defect.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise StorageError(f"the output can not be written: {error.strerror or error}") from error
 
 
 def run() -> int:
@@ -28,9 +48,15 @@ def _set_up_streams() -> None:
     sys.stdin = sys.stdin or nothing.open(encoding="utf-8")
     sys.stdout = sys.stdout or nothing.open("w", encoding="utf-8")
     sys.stderr = sys.stderr or nothing.open("w", encoding="utf-8")
-    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=errors)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout is sys.__stdout__:
+        told = sys.stdout
+        output = _Output(told.fileno(), "w", closefd=False)
+        sys.stdout = io.TextIOWrapper(
+            cast("BinaryIO", output) if told.write_through else io.BufferedWriter(output),
+            told.encoding, "backslashreplace", line_buffering=told.line_buffering, write_through=told.write_through,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -275,6 +275,13 @@ def test_bytes_that_are_no_text_and_outputs_that_take_little_end_no_command_in_a
         (f"echo $'ADD_DOCUMENT \\xff' | {command} -", strict, 64, "can't encode character '\\udcff'"),
         (f"{command} LIST_ENTITIES | true; exit ${{PIPESTATUS[0]}}", strict, 1, ""),
         (f"{command} --json LIST_ENTITIES | true; exit ${{PIPESTATUS[0]}}", strict, 1, ""),
+        (f"{command} LIST_ENTITIES >/dev/full", strict, 74, "gibramdb: error: the output can not be written: No space"),
+        (
+            f"{command} --json LIST_ENTITIES >/dev/full",
+            {**strict, "PYTHONUNBUFFERED": "1"},
+            74,
+            "the output can not be written",
+        ),
         (f"{command} LIST_ENTITIES >&-", strict, 0, ""),
         (f"{command} <&-", strict, 0, ""),
     ):
@@ -284,6 +291,8 @@ def test_bytes_that_are_no_text_and_outputs_that_take_little_end_no_command_in_a
         out = (done.stdout + done.stderr).decode()
         assert (done.returncode, shown in out) == (status, True), (line, out)
         assert shown or not out, (line, out)
+        assert "Traceback" not in out
+        assert "Exception" not in out
 
 
 def test_a_dialogue_on_a_terminal(server: Server, tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 Each command is a function in a module of its own, named in `_program` with one line. Such a module imports what its
 arguments need, and the engine only when it runs.
 
-Exit codes: 0 done; 2 arguments that are not understood; 70 a defect, with a traceback; 130 interrupted; otherwise the
-`exit_code` of the GibramError, after its message.
+Exit codes: 0 done; 1 whoever reads its output has gone; 2 arguments that are not understood; 70 a defect, with a
+traceback; 130 interrupted; otherwise the `exit_code` of the GibramError, after its message.
 """
 
 from __future__ import annotations
@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 
 SERVER_EXTRA = frozenset({"typer", "rich", "structlog", "threadpoolctl", "yaml", "uvloop", "prompt_toolkit"})
 """What `pip install 'gibramdb[server]'` brings and the core install lacks."""
+UNREAD = 1
 INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the process's own arguments when none are given. Answers the exit code."""
     try:
-        return _run(sys.argv[1:] if arguments is None else arguments)
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()  # at the process's end it would be too late to say that it failed
+    except BrokenPipeError:
+        return UNREAD
     except GibramError as error:
         print(f"gibramdb: error: {visible(str(error))}", file=sys.stderr)
         return error.exit_code
@@ -38,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception:  # the edge of the process: whatever was not foreseen ends here, in full
         traceback.print_exc()
         return InternalError.exit_code
+    return code
 
 
 def _run(arguments: Sequence[str]) -> int:
