@@ -276,6 +276,11 @@ class FaultyDisk:
         self._begin("exists", path)
         return path in self._folders or (path.parent in self._folders and path.name in self._folders[path.parent].names)
 
+    def is_at(self, fd: int, path: Path) -> bool:
+        self._begin("is_at", path)
+        folder = self._folders.get(path.parent)
+        return folder is not None and folder.names.get(path.name) is self._open[fd][1]
+
     def require_writable(self, path: Path) -> None:
         with self._lock:
             self._begin("require_writable", path)

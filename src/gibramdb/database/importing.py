@@ -87,7 +87,7 @@ def store_gibram(imported: gibram.Import, config: Config, fs: FileSystem | None 
                 identity.make_directories(fs, directories)
                 locks.take(directories)
                 _remove(fs, _made_by_imports(fs, directories))
-                _write(fs, directories, state, imported.vector_dim or 0)
+                _write(fs, directories, locks, state, imported.vector_dim or 0)
                 identity.unsign_import(fs, directories)
     finally:
         locks.release()
@@ -102,9 +102,9 @@ def _require_no_store(fs: FileSystem, directories: Directories) -> None:
         require_unused(fs, directories)
 
 
-def _write(fs: FileSystem, directories: Directories, state: StoreState, vector_dim: int) -> None:
+def _write(fs: FileSystem, directories: Directories, locks: Locks, state: StoreState, vector_dim: int) -> None:
     store_id, now_ms = os.urandom(16), SystemClock().now_ms()
-    files = SnapshotFiles(fs, directories, store_id)
+    files = SnapshotFiles(fs, directories, store_id, locks)
     manifest = files.manifest(1, now_ms, Cut(0, 0, 0, 0), vector_dim, None)
     frozen = [FrozenSession(session) for session in state.sessions.values()]
     with named(directories.snapshots):

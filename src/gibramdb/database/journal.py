@@ -275,7 +275,9 @@ class WalJournal:
         on_progress: Callable[[], None],
         on_rest: Callable[[], None],
         gathering: Gathering | None = None,
+        require_place: Callable[[], None] = lambda: None,
     ) -> None:
+        """`require_place` raises OSError where the log's directory is not the one any more in which this log lies."""
         self._writer = writer
         self._torn_offset = torn_offset
         self._sync_policy = sync_policy
@@ -284,6 +286,7 @@ class WalJournal:
         self._clock = clock
         self._on_progress = on_progress
         self._on_rest = on_rest
+        self._require_place = require_place
         self._queue = queue.SimpleQueue() if gathering is None else gathering
         self._enqueued_lsn = int(writer.end_lsn)
         self._written_lsn = int(writer.end_lsn)
@@ -510,6 +513,7 @@ class WalJournal:
         return cut
 
     def _successor(self, origin: Origin) -> LogWriter:
+        self._require_place()  # this generation is an open file, wherever it lies by now; the next is found by its path
         self._writer.discard_tail(self._torn_offset)
         admitted = max(0, self._reserved_lsn - self._written_lsn)
         return self._writer.begin_successor(origin, os.urandom(16), self._clock.now_ms(), admitted)

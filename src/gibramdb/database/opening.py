@@ -11,6 +11,7 @@ import os
 import re
 import weakref
 from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -125,6 +126,7 @@ def open_store(
             clock,
             post,
             None,
+            Locks(fs),
             is_covered=False,
             is_incomplete=False,
         )
@@ -200,6 +202,7 @@ def _open_durable(
         clock,
         on_progress,
         on_rest,
+        require_place=partial(locks.require_same, directories.wal),
     )
     database = Database(recovered.state, journal, limits, clock, facts_of(config, recovered, duration_ms), post)
     store = config.session_store
@@ -213,6 +216,7 @@ def _open_durable(
         clock,
         post,
         recovered.snapshot,
+        locks,
         is_covered=recovered.snapshot is not None and recovered.records == 0,
         is_incomplete=bool(recovered.missing),
     )

@@ -25,7 +25,7 @@ from gibramdb.errors import GibramError, IncompatibleStoreError, UnavailableErro
 from gibramdb.model.ids import Lsn
 from gibramdb.storage import operator_path, record, snapshot, wal
 from gibramdb.storage.files import TEMPORARY_SUFFIX, FileSystem, OsFileSystem
-from gibramdb.storage.identity import Directories, make_directories
+from gibramdb.storage.identity import Directories, Locks, make_directories
 from gibramdb.storage.snapshot import Cut, LastSave, Manifest, PackWriter, Section
 from gibramdb.storage.wal import BasedOnSnapshot
 
@@ -86,9 +86,11 @@ def with_sections(manifest: Manifest, sections: Iterable[Section]) -> Manifest:
 class SnapshotFiles:
     """The files of one store's snapshots; `store_id` None: nothing but copies is written."""
 
-    def __init__(self, fs: FileSystem, directories: Directories, store_id: bytes | None) -> None:
+    def __init__(self, fs: FileSystem, directories: Directories, store_id: bytes | None, locks: Locks) -> None:
+        """`locks`: held on the directories; before anything is published or removed, it is seen that they still are."""
         self._fs = fs
         self._directories = directories
+        self._locks = locks
         self._store_id = store_id
         self.packs = PackWatch(fs, directories.snapshots)
 
@@ -101,6 +103,7 @@ class SnapshotFiles:
         """
         if self._store_id is None:
             return 1
+        self._locks.require_same(self._directories.snapshots)
         found = snapshot.list_snapshots(self._fs, self._directories.snapshots)
         return max(above, *(number for number, _ in found), 0) + 1
 
@@ -136,6 +139,7 @@ class SnapshotFiles:
 
     def publish(self, manifest: Manifest) -> None:
         """From here on it is the newest."""
+        self._locks.require_same(self._directories.snapshots)
         snapshot.publish_manifest(self._fs, self._directories.snapshots, manifest)
 
     def is_published(self, number: int) -> bool:
@@ -168,6 +172,7 @@ class SnapshotFiles:
         if self._store_id is None or not number:
             return True
         with contextlib.suppress(OSError):
+            self._locks.require_same(self._directories.snapshots)
             if self.is_published(number):
                 return False
             self.packs.forget(number)
@@ -187,6 +192,8 @@ class SnapshotFiles:
             OSError: the disk refused.
         """
         fs, directories = self._fs, self._directories
+        self._locks.require_same(directories.snapshots)
+        self._locks.require_same(directories.wal)
         found = snapshot.list_snapshots(fs, directories.snapshots)
         kept = found[-retention_count:]
         manifests = [snapshot.read_manifest(fs, path)[0] for _, path in kept]

@@ -65,7 +65,7 @@ from gibramdb.model.ids import NO_LSN, Lsn
 from gibramdb.model.results import BackupStatus, Done, LogStatus, Result, Saved
 from gibramdb.storage import operator_path, snapshot, wal
 from gibramdb.storage.files import FileSystem, refused
-from gibramdb.storage.identity import Directories
+from gibramdb.storage.identity import Directories, Locks
 from gibramdb.storage.snapshot import Cut, Manifest, Section
 
 log = logging.getLogger(__name__)
@@ -180,12 +180,14 @@ class Snapshots:
         clock: Clock,
         post: Post,
         newest: Manifest | None,
+        locks: Locks,
         *,
         is_covered: bool,
         is_incomplete: bool,
     ) -> None:
-        """`store_id` None: nothing but copies is written. `is_covered`: nothing was replayed behind `newest`.
+        """`store_id` None: nothing but copies is written, and nothing is locked.
 
+        `is_covered`: nothing was replayed behind `newest`.
         `is_incomplete`: what was logged last is missing, and may be put back.
         """
         self._owner = owner
@@ -193,7 +195,8 @@ class Snapshots:
         self._fs = fs
         self._directories = directories
         self._store_id = store_id
-        self._files = SnapshotFiles(fs, directories, store_id)
+        self._locks = locks
+        self._files = SnapshotFiles(fs, directories, store_id, locks)
         self._triggers = triggers
         self._clock = clock
         self._post = post
@@ -652,7 +655,6 @@ class Snapshots:
             if files.packs.sparse(freezing.kept):
                 self._tell(partial(self._cut_again, job))
                 return
-            number = files.next_number(self._number)
             now_ms = self._clock.now_ms()
             copied = [] if job.path is None else list(freezing.frozen.values())
             packed = [freezing.frozen[name] for name in freezing.changed]
@@ -662,6 +664,7 @@ class Snapshots:
                 last_save = files.write_copy(job.path, manifest, copied, job.work)
                 job.is_copied = True
             if self._store_id is not None:
+                number = files.next_number(self._number)
                 manifest = files.manifest(number, now_ms, cut, freezing.vector_dim, last_save)
                 sections = files.write_pack(manifest, packed, job.work)
                 manifest = with_sections(manifest, [*freezing.kept, *sections])
@@ -695,6 +698,8 @@ class Snapshots:
         damages: list[str] = []
         trouble = None
         try:
+            if self._store_id is not None:  # in another directory everything is missing, and nothing damaged
+                self._locks.require_same(self._directories.snapshots)
             if manifest is not None and not packs.is_reading and (damage := packs.manifest_damage(manifest)):
                 damages.append(damage)
             packs.look(sections, bytes_max, damages)

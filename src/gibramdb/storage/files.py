@@ -89,6 +89,10 @@ class FileSystem(Protocol):
         """Whether the name is there. Not being allowed to know is an error, not a no."""
         ...
 
+    def is_at(self, fd: int, path: Path) -> bool:
+        """Whether the path leads to the very file that is open; not if it leads nowhere."""
+        ...
+
     def list_dir(self, path: Path) -> list[str]:
         """The names in a folder, sorted."""
         ...
@@ -218,6 +222,13 @@ class OsFileSystem:
             return False
         return True
 
+    def is_at(self, fd: int, path: Path) -> bool:
+        """See FileSystem."""
+        try:
+            return os.path.samestat(os.fstat(fd), path.stat())
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
     def list_dir(self, path: Path) -> list[str]:
         """See FileSystem."""
         return sorted(os.listdir(path))  # noqa: PTH208  names are wanted, not paths
@@ -274,6 +285,11 @@ def next_step(error: OSError) -> str:
         return "next: free space on its disk"
     if error.errno in {errno.EMFILE, errno.ENFILE}:
         return "next: allow more open files (ulimit -n), or fewer connections (security.max_connections)"
+    if error.errno == errno.ESTALE:
+        return (
+            "next: put back what was there (unmount what lies over it, or move it back); if only its LOCK was removed, "
+            "start the store again"
+        )
     if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}:
         return "next: check the path"
     return "next: check the disk"

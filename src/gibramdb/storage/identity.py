@@ -5,13 +5,14 @@ the store and the directory's role, and a lock file that its owner holds. The da
 all at the first start, so its absence beside an empty log means that the first start did not finish. While an import is
 under way the data directory carries its sign: as long as that is there, nothing else there is a store.
 
-Owns: the locks.
+Owns: the locks, and by them whether a directory is still the one that was locked.
 Never: reads a log; decides what is recovered.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -275,6 +276,19 @@ class Locks:
             raise StoreLockedError(f"{path}: the store is in use by {_holder(path)}") from error
         except OSError as error:
             raise refused(f"{path}: the store can not be locked", error) from error
+
+    def require_same(self, directory: Path) -> None:
+        """See that the path still leads to the directory that is locked, and not to what was mounted or moved there.
+
+        What is written goes by the path: in another directory no start would find it, or another store's would.
+
+        Raises:
+            OSError: it leads elsewhere (ESTALE), or the system does not say.
+        """
+        path = directory / LOCK_NAME
+        if not self._fs.is_at(self._fds[path], path):
+            found = "expected the directory in which this process holds LOCK, found another, or none"
+            raise OSError(errno.ESTALE, found, str(directory))
 
     def release(self) -> None:
         """Let go. In a forked child: of its copies, so that the locks end with their owner and not with the child."""

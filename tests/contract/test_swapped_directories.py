@@ -1,0 +1,141 @@
+"""Another directory where the store's snapshots or log were: nothing is published there, and nothing is cut meanwhile.
+
+Moved aside and replaced, which to the store is the same as a volume mounted over it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.tree import tree_hash
+
+import gibramdb
+from gibramdb import Store
+from gibramdb.database.snapshot_files import SnapshotFiles
+from gibramdb.errors import GibramError, StorageError
+
+NEXT = "next: put back what was there"
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Store]:
+    with gibramdb.open(tmp_path / "data", vector_dim=2) as store:
+        store.session("still").add_document("d")
+        for number in range(3):
+            store.session("s").add_document(f"d{number}")
+            store.checkpoint()
+        store.session("s").add_document("behind them")
+        yield store
+
+
+@contextlib.contextmanager
+def another_at(directory: Path, *, is_missing: bool = False) -> Iterator[Path]:
+    """Where the directory really lies while another, or none, is in its place; nothing is written to that other."""
+    aside = directory.with_name(directory.name + ".aside")
+    directory.rename(aside)
+    if not is_missing:
+        directory.mkdir()
+        (directory / "LOCK").touch()
+        (directory / "pack-00000000000000000004.bin").write_text("another store's")
+    before = None if is_missing else tree_hash(directory)
+    yield aside
+    assert (tree_hash(directory) if directory.exists() else None) == before, "nothing was written or removed there"
+    if not is_missing:
+        for path in directory.iterdir():
+            path.unlink()
+        directory.rmdir()
+    aside.rename(directory)
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def assert_degraded(db: Store, directory: Path) -> None:
+    components = db.health().components
+    assert components["durable_state"] == "degraded"
+    for expected in (f"{directory}: ", NEXT):
+        assert expected in components["durable_state_reason"]
+
+
+@pytest.mark.parametrize("is_missing", [False, True])
+def test_no_snapshot_is_published_in_another_directory_and_no_log_is_cut(
+    db: Store, tmp_path: Path, is_missing: bool
+) -> None:
+    directory, logs = tmp_path / "data/session_snapshots", tmp_path / "data/session_wal"
+    with another_at(directory, is_missing=is_missing) as aside:
+        before = names(aside), names(logs)
+        with pytest.raises(StorageError, match=f"{directory}: .*{NEXT}"):
+            db.checkpoint()
+        with pytest.raises(StorageError, match=NEXT):
+            db.truncate_log()
+        assert_degraded(db, directory)
+        assert db.health().components["snapshot_files_damaged"] == "0", "they are whole, where they are"
+        with pytest.raises(StorageError, match=NEXT):
+            db.save("copy")
+        db.session("s").add_document("meanwhile")
+        assert (names(aside), names(logs)) == before
+        db.restore_in_background("copy")
+        while db.backup_status().in_progress:
+            pass
+        assert NEXT in db.backup_status().error
+        assert (names(aside), names(logs)) == before
+    db.checkpoint()
+    assert db.health().components["durable_state"] == "serving"
+    assert_kept(db, tmp_path)
+
+
+def test_swapped_while_a_snapshot_is_written(db: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / "data/session_snapshots"
+    write_pack = SnapshotFiles.write_pack
+    with contextlib.ExitStack() as swapped, monkeypatch.context() as patch:
+
+        def write_then_swap(*arguments: Any) -> Any:
+            sections = write_pack(*arguments)
+            swapped.enter_context(another_at(directory))
+            return sections
+
+        patch.setattr(SnapshotFiles, "write_pack", write_then_swap)
+        with pytest.raises(StorageError, match=NEXT):
+            db.checkpoint()
+        assert_degraded(db, directory)
+    assert_kept(db, tmp_path)
+
+
+@pytest.mark.parametrize("is_missing", [False, True])
+def test_no_generation_of_the_log_is_begun_in_another_directory(db: Store, tmp_path: Path, is_missing: bool) -> None:
+    directory = tmp_path / "data/session_wal"
+    with another_at(directory, is_missing=is_missing) as aside:
+        before = names(aside), names(tmp_path / "data/session_snapshots")
+        with pytest.raises(StorageError, match=f"{directory}: .*{NEXT}"):
+            db.rotate_log()
+        db.session("s").add_document("meanwhile")
+        with contextlib.suppress(GibramError):
+            db.truncate_log()
+        db.checkpoint()
+        assert_degraded(db, directory)
+        db.session("s").add_document("behind the snapshot")
+        assert names(aside) == before[0]
+        assert names(tmp_path / "data/session_snapshots") > before[1], "published; what it makes superfluous stays"
+        db.save("copy")
+        db.restore_in_background("copy")
+        while db.backup_status().in_progress:
+            pass
+        assert NEXT in db.backup_status().error
+        db.session("s").add_document("after the restore that was none")
+    db.rotate_log()
+    db.truncate_log()
+    assert db.health().components["durable_state"] == "serving"
+    assert_kept(db, tmp_path)
+
+
+def assert_kept(db: Store, tmp_path: Path) -> None:
+    db.session("s").add_document("and on")
+    digest = db.digest()
+    db.close()
+    with gibramdb.open(tmp_path / "data", vector_dim=2) as again:
+        assert again.digest() == digest
