@@ -352,7 +352,7 @@ def test_a_copy_that_the_disk_does_not_give_back_as_written_gets_no_name(
     db.save("copy.gibram")
 
 
-def test_a_copy_that_the_disk_refuses_is_named_and_told_of_until_a_snapshot_succeeds(
+def test_a_copy_that_the_disk_refuses_is_named_and_is_no_snapshot_that_failed(
     db: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The snapshots may lie on another disk, on which nothing is wrong."""
@@ -371,16 +371,27 @@ def test_a_copy_that_the_disk_refuses_is_named_and_told_of_until_a_snapshot_succ
         with pytest.raises(DiskFullError, match=rf"^{tmp_path}/data/copy\.gibram: No space left"):
             db.save("copy.gibram")
         health = db.health().components
-        assert (health["snapshot_failures"], health["durable_state"]) == ("1", "degraded")
-        assert "copy.gibram: No space left" in health["snapshot_error"]
+        told = ("snapshot_failures", "snapshot_error", "durable_state")
+        assert [health[name] for name in told] == ["0", "", "serving"], "the last snapshot did not fail"
+        assert "copy.gibram: No space left" in db.backup_status().error
         with pytest.raises(InvalidArgumentError):
             db.save("session_wal/copy.gibram")
-        assert db.health().components["snapshot_failures"] == "1", "it was not the disk's"
+        assert "session_wal/copy.gibram" in db.backup_status().error
         db.restore_in_background("good.gibram")
         assert waited(db).startswith("good.gibram: Input/output error")
     db.save("copy.gibram")
-    health = db.health().components
-    assert (health["snapshot_error"], health["durable_state"]) == ("", "serving")
+    assert db.backup_status().error == ""
+
+
+def test_refused_copies_do_not_fill_the_log(db: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """A client may ask as often as it likes, and with paths of 4 KiB."""
+    for number in range(50):
+        with pytest.raises(GibramError) as refused:
+            db.save("/".join(["n" * 200] * 20) + f"/{number}")
+        assert len(str(refused.value)) < 2_000
+    lines = [record for record in caplog.records if "save failed" in record.getMessage()]
+    assert [(line.levelname, line.times) for line in lines] == [("WARNING", 1)]  # type: ignore[attr-defined]
+    assert len(lines[0].getMessage()) < 2_000
 
 
 def test_a_save_replaces_copies_and_nothing_else(db: Store, tmp_path: Path) -> None:

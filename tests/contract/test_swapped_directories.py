@@ -14,7 +14,7 @@ import pytest
 from support.tree import tree_hash
 
 import gibramdb
-from gibramdb import Store
+from gibramdb import NewDocument, Store
 from gibramdb.database.snapshot_files import SnapshotFiles
 from gibramdb.errors import GibramError, StorageError
 
@@ -24,7 +24,7 @@ NEXT = "next: put back what was there"
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[Store]:
     with gibramdb.open(tmp_path / "data", vector_dim=2) as store:
-        store.session("still").add_document("d")
+        store.session("still").add_documents([NewDocument(f"d{number}") for number in range(30)])
         for number in range(3):
             store.session("s").add_document(f"d{number}")
             store.checkpoint()

@@ -77,6 +77,8 @@ TICK_S = 0.5
 """How often it is asked whether a snapshot is due."""
 RETRY_MS = 10_000
 """After a failure, the next automatic one is tried no sooner."""
+TOLD_EVERY_MS = 10_000
+"""Of failures of one kind, one line of the log in so long."""
 SIZE_TRIGGER_SHARE = 0.75
 """Of `snapshot_wal_size_bytes`, where a snapshot is begun: while it is written, most stores stay below the whole."""
 LOOK_BYTES = 32 * 1024 * 1024
@@ -146,7 +148,7 @@ class _Job:
         self.work = Work()
         self.started_at_s = 0
         self.error = ""
-        self.is_copied = False  # the operator's copy is there: what fails from here on is the snapshot
+        self.is_copied = False  # the operator's copy is there: what fails from here on is the snapshot, if there is one
         self.target_lsn = NEVER_LSN  # of a truncation
 
 
@@ -217,6 +219,7 @@ class Snapshots:
         self._snapshot_error = ""
         self._troubles: dict[str, str] = {}  # by step, until it succeeds: what failed at rotate, prune, look; damage
         self._files_damaged = 0
+        self._failures_told: dict[str, tuple[int, int]] = {}  # by kind: how often since the line that was written, when
         self._is_looking = False
         self._look_due_ms = clock.steady_ms() + LOOK_EVERY_MS
         self._retained = 0
@@ -548,13 +551,12 @@ class Snapshots:
             return  # closed meanwhile, and the caller told
         self._running = None
         if isinstance(outcome, GibramError):
-            log.error("%s failed: %s", job.kind, outcome)
+            self._log_failure(job.kind, outcome)
             if job.kind in {"save", "restore"}:
                 job.error = str(outcome)
-            if job.kind in {"snapshot", "checkpoint", "save"} and not isinstance(outcome, CallerError):
+            if job.kind in {"snapshot", "checkpoint"} or job.is_copied:  # of a copy that fails BACKUP_STATUS tells
                 self._failures += 1
                 self._snapshot_error = str(outcome)
-            if job.kind in {"snapshot", "checkpoint"} or job.is_copied:  # a copy that fails delays no snapshot
                 self._retry_at_ms = self._clock.steady_ms() + RETRY_MS
                 self._has_failed = True
         elif job.kind != "truncate":
@@ -567,6 +569,19 @@ class Snapshots:
         for finish in job.finishes:
             finish(outcome, NO_LSN)
         self._begin_next()
+
+    def _log_failure(self, kind: str, error: GibramError) -> None:
+        """Clients can have commands fail as often as they like: of each kind one line in so long. All are answered."""
+        now_ms = self._clock.steady_ms()
+        times, told_at_ms = self._failures_told.get(kind, (0, -TOLD_EVERY_MS))
+        times += 1
+        if now_ms - told_at_ms >= TOLD_EVERY_MS:
+            is_callers = isinstance(error, CallerError)
+            log.log(
+                logging.WARNING if is_callers else logging.ERROR, "%s failed: %s", kind, error, extra={"times": times}
+            )
+            times, told_at_ms = 0, now_ms
+        self._failures_told[kind] = times, told_at_ms
 
     def _published(self, manifest: Manifest, covered_lsn: int) -> None:
         self._newest = manifest
