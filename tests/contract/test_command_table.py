@@ -534,7 +534,7 @@ def test_request_ids_are_echoed_and_zero_asks_for_one(wire: Wire) -> None:
 
 
 def test_links_out_of_the_data_directory_are_refused(server: Server, wire: Wire, tmp_path: Path) -> None:
-    """Entry by entry: a folder that is a link, a link to nothing, and a link in the place of the temporary file."""
+    """Entry by entry: a folder that is a link, a link to nothing, and beside a link that looks unfinished."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (server.directory / "away").symlink_to(outside)

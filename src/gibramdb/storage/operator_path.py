@@ -4,7 +4,8 @@ A path that an operator sends is walked from the data directory's own descriptor
 relative to the one before it and never through a link. What was checked is therefore what is used: a link that is put
 in place of a folder in the meantime leads nowhere. A path is not judged by how its spelling would resolve.
 
-Owns: which paths are refused, and a temporary from its creation until it is published or discarded.
+Owns: which paths are refused, and a temporary from its creation until it is published or discarded; one that a crash
+has left, the next writing in its folder removes.
 Never: knows what the file holds, but for the first bytes of one that is to be replaced; makes a folder; opens a device
 or a pipe.
 
@@ -14,12 +15,16 @@ Invariants:
   inode, so neither a link nor a mount hides them; only the mount of a folder inside one of them is not recognised.
 - An existing file is replaced only if the caller says so of its beginning. Looking and replacing are two system calls:
   whoever may write in the folder himself can put another file there in between, and that one is then replaced.
+- A temporary gets a name that no file has; nothing of another name is ever removed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
+import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -36,11 +41,15 @@ OWN_NAMES = frozenset({MARKER_NAME, IMPORT_NAME, LOCK_NAME, "recovery-report.jso
 """The store's own files in the data directory itself; in a folder of it these names mean nothing."""
 
 NAME_BYTES_MAX = 255
-"""Of one part of a path; the file's name must leave room for the temporary's suffix."""
+"""Of one part of a path."""
 PATH_BYTES_MAX = 4096
 BEGINNING_BYTES = 64
 """What is looked at of a file that is to be replaced."""
 _SHOWN_CHARACTERS_MAX = 200
+_TEMPORARY_PREFIX = "unfinished-copy-"
+_TEMPORARY_HEX = 16
+_TEMPORARY_NAME = re.compile(f"{_TEMPORARY_PREFIX}[0-9a-f]{{{_TEMPORARY_HEX}}}{re.escape(TEMPORARY_SUFFIX)}")
+"""No operator's file has such a name by chance: half of it is random."""
 
 MayReplace = Callable[[bytes], bool]
 
@@ -81,7 +90,7 @@ def open_for_reading(directories: Directories, path: str) -> int:
     finally:
         os.close(folder_fd)
     if fd is None:
-        raise NotFoundError(f"{asked.shown}: there is no file {asked.resolved}")
+        raise NotFoundError(f"{asked.shown}: there is no file {_cut(asked.resolved)}")
     return fd
 
 
@@ -102,11 +111,12 @@ def open_for_writing(directories: Directories, path: str, may_replace: MayReplac
     folder_fd = _open_folder(asked)
     try:
         _check_target(asked, folder_fd, may_replace)  # said before the work is done, not only after it
-        fd = _create_temporary(asked, folder_fd)
+        _remove_left_behind(folder_fd, may_replace)
+        temporary, fd = _create_temporary(asked, folder_fd)
     except BaseException:
         os.close(folder_fd)
         raise
-    return Writing(asked, folder_fd, fd, may_replace)
+    return Writing(asked, folder_fd, temporary, fd, may_replace)
 
 
 def check_for_writing(directories: Directories, path: str, may_replace: MayReplace) -> None:
@@ -131,12 +141,13 @@ class Writing:
     As a context manager it discards what was not published.
     """
 
-    def __init__(self, asked: _Asked, folder_fd: int, fd: int, may_replace: MayReplace) -> None:
+    def __init__(self, asked: _Asked, folder_fd: int, temporary: str, fd: int, may_replace: MayReplace) -> None:
         self.fd = fd
         self.resolved = asked.resolved
         """Where the published file lies, free of links."""
         self._asked = asked
         self._folder_fd = folder_fd
+        self._temporary = temporary
         self._may_replace = may_replace
         self._open = True
 
@@ -154,7 +165,7 @@ class Writing:
             _check_target(self._asked, self._folder_fd, self._may_replace)
             try:
                 os.rename(
-                    self._asked.temporary,
+                    self._temporary,
                     self._asked.name,
                     src_dir_fd=self._folder_fd,
                     dst_dir_fd=self._folder_fd,
@@ -172,9 +183,9 @@ class Writing:
         self._open = False
         try:
             if self._is_ours():
-                os.unlink(self._asked.temporary, dir_fd=self._folder_fd)
+                os.unlink(self._temporary, dir_fd=self._folder_fd)
         except OSError:
-            pass  # it must not hide why we are here; a temporary left behind is replaced by the next writing
+            pass  # it must not hide why we are here; the next writing removes one that is left behind
         finally:
             os.close(self.fd)
             os.close(self._folder_fd)
@@ -187,13 +198,13 @@ class Writing:
         finally:
             os.close(folder_fd)
         if moved:
-            raise self._asked.refused(f"another folder at {self.resolved.parent} than when the writing began")
+            raise self._asked.refused(f"another folder at {_cut(self.resolved.parent)} than when the writing began")
         if not self._is_ours():
             raise self._asked.refused("that the temporary was removed or replaced while it was written")
 
     def _is_ours(self) -> bool:
         try:
-            found = os.stat(self._asked.temporary, dir_fd=self._folder_fd, follow_symlinks=False)
+            found = os.stat(self._temporary, dir_fd=self._folder_fd, follow_symlinks=False)
         except FileNotFoundError:
             return False
         return _identity(found) == _identity(os.fstat(self.fd))
@@ -221,10 +232,6 @@ class _Asked(msgspec.Struct, frozen=True):
     def resolved(self) -> Path:
         return self.root.joinpath(*self.folders, self.name)
 
-    @property
-    def temporary(self) -> str:
-        return self.name + TEMPORARY_SUFFIX
-
     def refused(self, found: str) -> InvalidArgumentError:
         return _refusal(self.shown, found, self.directories, writing=self.writing)
 
@@ -232,18 +239,25 @@ class _Asked(msgspec.Struct, frozen=True):
         """What an error of the system means for the operator; with the folder, also what lies there instead."""
         if isinstance(error, PermissionError):
             return InvalidArgumentError(
-                f"{self.shown}: the server's user may not open {where}: {error.strerror}; "
+                f"{self.shown}: the server's user may not open {_cut(where)}: {error.strerror}; "
                 "next: give it access, or choose another path"
             )
         if isinstance(error, FileNotFoundError):
             return NotFoundError(
-                f"{self.shown}: {where} does not exist; next: make this folder, or choose another path"
+                f"{self.shown}: {_cut(where)} does not exist; next: make this folder, or choose another path"
             )
         if error.errno == errno.ENAMETOOLONG:
-            return self.refused(f"the name {where.name!r}, which is too long for this file system")
+            return self.refused(f"the name {_cut(where.name)!r}, which is too long for this file system")
         if error.errno in _NOT_A_FILE:
             return self.refused(_placed(_what_lies_there(where.name, folder_fd), where))
-        return OSError(error.errno, error.strerror, str(where))
+        return OSError(error.errno, error.strerror, _cut(where))
+
+
+def _cut(path: str | Path) -> str:
+    """Both ends of a long one: a message must not grow with what was sent."""
+    text = str(path)
+    half = _SHOWN_CHARACTERS_MAX // 2
+    return text if len(text) <= _SHOWN_CHARACTERS_MAX else f"{text[:half]}…{text[-half:]}"
 
 
 def _refusal(shown: str, found: str, directories: Directories, *, writing: bool) -> InvalidArgumentError:
@@ -267,7 +281,7 @@ def _kind(found: os.stat_result) -> str:
 
 def _placed(kind: str, where: Path) -> str:
     # No link is followed, wherever it leads; the words are GibRAM's, for who looks for them.
-    return f"{kind} at {where}" + (", symlink escapes base directory" if kind == _KINDS[stat.S_IFLNK] else "")
+    return f"{kind} at {_cut(where)}" + (", symlink escapes base directory" if kind == _KINDS[stat.S_IFLNK] else "")
 
 
 def _identity(found: os.stat_result) -> _Identity:
@@ -283,7 +297,7 @@ def _ask(directories: Directories, path: str, *, writing: bool) -> _Asked:
     """
     if not _CAN_WALK:
         raise UnavailableError("this platform can not open a file safely inside a folder: saving needs Linux or macOS")
-    shown = repr(path if len(path) <= _SHOWN_CHARACTERS_MAX else path[:_SHOWN_CHARACTERS_MAX] + "…")
+    shown = repr(_cut(path))
 
     def refused(found: str) -> InvalidArgumentError:
         return _refusal(shown, found, directories, writing=writing)
@@ -315,10 +329,9 @@ def _ask(directories: Directories, path: str, *, writing: bool) -> _Asked:
     if not parts or spelled[-1] in {"", "."}:
         raise refused("the path of a folder, without a file name")
     *folders, name = parts
-    for part in (*folders, name + TEMPORARY_SUFFIX):
+    for part in parts:
         if len(os.fsencode(part)) > NAME_BYTES_MAX:
-            longest = NAME_BYTES_MAX - len(TEMPORARY_SUFFIX)
-            raise refused(f"a name of more than {NAME_BYTES_MAX} bytes, or {longest} for the file")
+            raise refused(f"a name of more than {NAME_BYTES_MAX} bytes")
     # Compared without case, because the file system may not tell LOCK from lock either.
     if name.casefold().endswith(TEMPORARY_SUFFIX):
         raise refused(f"a name that ends in {TEMPORARY_SUFFIX}, as only unfinished files do")
@@ -383,12 +396,12 @@ def _barred(asked: _Asked) -> dict[_Identity, str]:
 
 def _refuse_barred(asked: _Asked, here: _Identity, barred: dict[_Identity, str], where: Path) -> None:
     if here in barred:
-        raise asked.refused(f"the store's {barred[here]} at {where}")
+        raise asked.refused(f"the store's {barred[here]} at {_cut(where)}")
 
 
 def _refuse_own_name(asked: _Asked) -> None:
     if asked.name.casefold() in {own.casefold() for own in OWN_NAMES}:
-        raise asked.refused(f"the store's own file {asked.resolved}")
+        raise asked.refused(f"the store's own file {_cut(asked.resolved)}")
 
 
 def _refuse_irregular(asked: _Asked, found: os.stat_result) -> None:
@@ -433,24 +446,40 @@ def _check_target(asked: _Asked, folder_fd: int, may_replace: MayReplace) -> Non
         os.close(fd)
     if not may_replace(beginning):
         raise InvalidArgumentError(
-            f"{asked.shown}: the file {asked.resolved} is there already, and is no copy made by SAVE or BGSAVE, which "
-            "alone may be replaced; next: choose another name"
+            f"{asked.shown}: the file {_cut(asked.resolved)} is there already, and is no copy made by SAVE or BGSAVE, "
+            "which alone may be replaced; next: choose another name"
         )
 
 
-def _create_temporary(asked: _Asked, folder_fd: int) -> int:
-    """A new file beside the target. One that a crash left under this name is removed first."""
-    where = asked.resolved.with_name(asked.temporary)
+def _create_temporary(asked: _Asked, folder_fd: int) -> tuple[str, int]:
+    """A new, empty file beside the target, under a name that nobody has."""
+    name = f"{_TEMPORARY_PREFIX}{secrets.token_hex(_TEMPORARY_HEX // 2)}{TEMPORARY_SUFFIX}"
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        try:
-            found = os.stat(asked.temporary, dir_fd=folder_fd, follow_symlinks=False)
-        except FileNotFoundError:
-            pass
-        else:
-            if not stat.S_ISREG(found.st_mode):
-                raise asked.refused(f"{_kind(found)} at {where}, where the unfinished file would lie")
-            os.unlink(asked.temporary, dir_fd=folder_fd)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(asked.temporary, flags, FILE_MODE, dir_fd=folder_fd)
+        return name, os.open(name, flags, FILE_MODE, dir_fd=folder_fd)
     except OSError as error:
-        raise asked.explained(error, where, folder_fd) from error
+        raise asked.explained(error, asked.resolved.with_name(name), folder_fd) from error
+
+
+def _remove_left_behind(folder_fd: int, may_replace: MayReplace) -> None:
+    """Temporaries of writings that a crash has ended: by their names, and what they hold is ours, or nothing yet.
+
+    Best effort: whatever can not be looked at stays.
+    """
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder_fd):
+            if _TEMPORARY_NAME.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    _remove_if_left(name, folder_fd, may_replace)
+
+
+def _remove_if_left(name: str, folder_fd: int, may_replace: MayReplace) -> None:
+    if not stat.S_ISREG(os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_mode):
+        return
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=folder_fd)
+    try:
+        beginning = _SYSTEM.pread(fd, BEGINNING_BYTES, 0)
+    finally:
+        os.close(fd)
+    if may_replace(beginning) or not any(beginning):  # a power cut leaves zeros
+        os.unlink(name, dir_fd=folder_fd)
