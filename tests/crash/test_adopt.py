@@ -8,12 +8,22 @@ from pathlib import Path
 
 import pytest
 from support.faulty_disk import FaultyDisk, Stopped
-from support.owned_store import ROOT, FakeClock
+from support.owned_store import ROOT, FakeClock, OwnedStore
 
+from gibramdb import NewDocument
 from gibramdb.config import Config, load_config
+from gibramdb.core.digest import state_digest
 from gibramdb.database.importing import read_gibram
 from gibramdb.database.opening import adopt, open_store, verify
-from gibramdb.errors import ConfigError, DiskFullError, FatalError, MissingStoreError, StorageError
+from gibramdb.errors import (
+    ConfigError,
+    DiskFullError,
+    FatalError,
+    IncompatibleStoreError,
+    MissingStoreError,
+    StorageError,
+)
+from gibramdb.model import commands as c
 from gibramdb.storage import identity
 
 CONFIG: Config = load_config(
@@ -104,6 +114,43 @@ def test_a_first_start_on_a_full_disk_says_so_and_succeeds_once_there_is_space(f
         open_store(CONFIG, FakeClock(), lambda call: None, disk)
     assert refusal.value.exit_code == 75
     disk.free_bytes = None
+    open_store(CONFIG, FakeClock(), lambda call: None, disk).close()
+
+
+@pytest.mark.parametrize("content", [b"", bytes(80), b"{}", b'{"format":1,"store_id":"STORE","role":"ROLE"}'])
+@pytest.mark.parametrize("damaged", [*[(folder,) for folder in FOLDERS], FOLDERS])
+def test_a_damaged_marker_is_mended_as_the_refusal_says(damaged: tuple[Path, ...], content: bytes) -> None:
+    store = OwnedStore()
+    store.run(c.AddDocuments("s", (NewDocument("d"),)))
+    store.run(c.Checkpoint())
+    store.run(c.AddDocuments("s", (NewDocument("behind the snapshot"),)))
+    digest = store.digest()
+    store.close()
+    disk = store.disk
+    for folder in damaged:
+        role = identity.SNAPSHOTS if "snapshots" in folder.name else identity.WAL if "wal" in folder.name else "data"
+        disk.put(folder / identity.MARKER_NAME, content.replace(b"STORE", b"x" * 32).replace(b"ROLE", role.encode()))
+    says = "move it away, and `gibramdb store adopt DIR` says"
+    with pytest.raises(IncompatibleStoreError, match=says):
+        open_store(CONFIG, FakeClock(), lambda call: None, disk)
+    with pytest.raises(IncompatibleStoreError, match=says):
+        verify(CONFIG, disk)
+    for _ in damaged:
+        with pytest.raises(IncompatibleStoreError, match=says) as refusal:
+            adopt(CONFIG, disk, accept=True)
+        disk.unlink(Path(str(refusal.value).partition(":")[0]))
+    assert any("all that it holds is kept" in said for said in adopt(CONFIG, disk, accept=True))
+    again = open_store(CONFIG, FakeClock(), lambda call: None, disk)
+    assert state_digest(again.database.state.sessions.values())[0] == digest
+    again.close()
+
+
+def test_the_folder_that_mkfs_makes_is_nothing_foreign() -> None:
+    disk = FaultyDisk(ROOT)
+    for folder in FOLDERS:
+        disk.make_dir(folder)
+        disk.make_dir(folder / "lost+found")
+    open_store(CONFIG, FakeClock(), lambda call: None, disk).close()
     open_store(CONFIG, FakeClock(), lambda call: None, disk).close()
 
 

@@ -283,6 +283,24 @@ def test_the_one_command_that_accepts_a_loss(tmp_path: Path, what: str, kept: in
     assert adopt(data, "--yes").returncode == 78
 
 
+def test_a_damaged_marker_is_mended_as_the_refusal_says(tmp_path: Path) -> None:
+    """The commands; each marker and each damage: tests/crash/test_adopt.py."""
+    data = tmp_path / "data"
+    filled(data)
+    marker = data / "session_wal" / "gibramdb-store.json"
+    marker.write_bytes(b"")
+    with pytest.raises(RefusedError) as refusal:
+        Server(data).kill()
+    assert refusal.value.status == 65
+    assert f"{marker}: " in refusal.value.output
+    assert "move it away, and `gibramdb store adopt DIR` says" in refusal.value.output
+    assert "move it away" in adopt(data).stderr
+    marker.rename(tmp_path / "aside")
+    assert adopt(data, "--yes").returncode == 0
+    with gibramdb.open(data, vector_dim=8) as db:
+        assert db.info().entity_count == 1
+
+
 def test_what_could_not_start_is_not_accepted(tmp_path: Path) -> None:
     data = tmp_path / "data"
     filled(data)

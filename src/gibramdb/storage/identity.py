@@ -16,6 +16,7 @@ import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -28,6 +29,8 @@ LOCK_NAME = "LOCK"
 DATA, WAL, SNAPSHOTS = "data", "wal", "snapshots"
 _FORMAT = 1
 _MARKER_BYTES_MAX = 64 * 1024
+_LOST_AND_FOUND = "lost+found"
+"""In the root of each ext file system, also of one that is new."""
 ADOPT = "gibramdb store adopt DIR"
 """The one command that accepts a missing directory or marker."""
 
@@ -36,7 +39,7 @@ class Marker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a directory says of itself."""
 
     format: int
-    store_id: str
+    store_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
     role: str
 
 
@@ -67,7 +70,8 @@ def read_marker(fs: FileSystem, directory: Path, role: str) -> Marker | None:
         marker = msgspec.json.decode(data, type=Marker)
     except msgspec.DecodeError as error:
         raise IncompatibleStoreError(
-            f"{path}: expected a store's marker, found something else ({error}); next: restore the file from a backup"
+            f"{path}: expected a store's marker, found something else ({error}); next: restore the file from a backup, "
+            f"or move it away, and `{ADOPT}` says what would be kept and makes it anew"
         ) from error
     if marker.format > _FORMAT:
         raise IncompatibleStoreError(
@@ -211,13 +215,13 @@ def make_directories(fs: FileSystem, directories: Directories) -> None:
 
 
 def refuse_foreign_files(fs: FileSystem, directory: Path, own: Sequence[str]) -> None:
-    """A first start takes only a directory that is empty, but for what an unfinished first start leaves.
+    """A first start takes only a directory that is empty, but for what an unfinished first start or mkfs leaves.
 
     Raises:
         MissingStoreError: something else lies there.
     """
     for name in fs.list_dir(directory):
-        if name not in own and not name.endswith(TEMPORARY_SUFFIX):
+        if name not in own and name != _LOST_AND_FOUND and not name.endswith(TEMPORARY_SUFFIX):
             raise MissingStoreError(
                 f"{directory}: expected an empty directory or the marker {MARKER_NAME}, found {name}; "
                 f"next: give the store a directory of its own, or, if this is a store that lost its marker, `{ADOPT}`"
