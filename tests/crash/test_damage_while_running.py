@@ -309,6 +309,29 @@ def test_what_else_fails_keeps_no_snapshot_from_being_taken_when_it_is_due(monke
     store.close()
 
 
+def test_a_store_that_is_restarted_more_often_than_the_interval_gets_its_snapshots() -> None:
+    store = OwnedStore(flags=TRIGGER)
+    for count in ("0", "1"):  # from the beginning of the log on; then from the newest snapshot on
+        for number in range(3):
+            store.run(c.AddDocuments("s", (NewDocument(f"{count}.{number}"),)))
+            store.database.snapshots.tick()  # type: ignore[union-attr]
+            assert health(store)["snapshot_count"] == count
+            store.clock.ms += INTERVAL_MS // 3
+            store.kill()
+        assert health(store)["snapshot_count"] == count, "not before it serves"
+        store.database.snapshots.tick()  # type: ignore[union-attr]
+        until_rest(store)
+        assert health(store)["snapshot_count"] == str(int(count) + 1)
+    store.clock.ms -= 10 * INTERVAL_MS  # between two processes the wall clock was set back
+    store.run(c.AddDocuments("s", (NewDocument("d"),)))
+    store.kill()
+    store.clock.ms += INTERVAL_MS
+    store.database.snapshots.tick()  # type: ignore[union-attr]
+    until_rest(store)
+    assert health(store)["snapshot_count"] == "3"
+    store.close()
+
+
 def test_a_checkpoint_that_failed_is_taken_again_though_nothing_has_changed() -> None:
     store = OwnedStore(flags=TRIGGER)
     store.run(c.AddDocuments("s", (NewDocument("d"),)))

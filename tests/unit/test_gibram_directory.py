@@ -437,6 +437,10 @@ def test_every_cut_of_a_log_is_read(tmp_path: Path) -> None:
     header = len(whole) - offsets[-1]
     for size in range(len(whole) + 1):
         path.write_bytes(whole[:size])
+        if size < header - 1:
+            with pytest.raises(CorruptLogError, match="expected a log's header or a record, found neither"):
+                read_directory(tmp_path)
+            continue
         report = read_directory(tmp_path).report
         # A record is taken with its newline or without it.
         taken = sum(size >= header + end - 1 for end in offsets[1:])
@@ -445,10 +449,21 @@ def test_every_cut_of_a_log_is_read(tmp_path: Path) -> None:
             assert report.torn_bytes == size - header
 
 
-def test_an_empty_log_is_an_empty_store(tmp_path: Path) -> None:
-    write_log(tmp_path, [], generation=0)
+def test_a_log_that_is_nothing_but_its_header_is_an_empty_store(tmp_path: Path) -> None:
+    write_log(tmp_path, [])
     found = read_directory(tmp_path)
-    assert (list(found.mutations), found.vector_dim, found.report.log_generation) == ([], None, 0)
+    assert (list(found.mutations), found.vector_dim, found.report.log_generation) == ([], None, 1)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(5_000), b'{"format":'])
+def test_where_nothing_says_that_it_was_a_store_none_is_made(tmp_path: Path, content: bytes) -> None:
+    write_log(tmp_path, [])
+    path = tmp_path / "session_wal" / "session.wal"
+    path.write_bytes(content)
+    with pytest.raises(CorruptLogError, match=f"{path}: offset 0: expected .*; next: "):
+        read_directory(tmp_path)
+    write_snapshot(tmp_path, [full_session()], wal_generation=0, wal_offset=0)
+    assert read_directory(tmp_path).report.sessions == 1, "beside a snapshot it is a log in which nothing is yet"
 
 
 # --- what comes over in another form ----------------------------------------------------------------------------------

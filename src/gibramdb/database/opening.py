@@ -127,6 +127,7 @@ def open_store(
             post,
             None,
             Locks(fs),
+            0,
             is_covered=False,
             is_incomplete=False,
         )
@@ -217,6 +218,7 @@ def _open_durable(
         post,
         recovered.snapshot,
         locks,
+        recovered.interval_began_at_ms,
         is_covered=recovered.snapshot is not None and recovered.records == 0,
         is_incomplete=bool(recovered.missing),
     )

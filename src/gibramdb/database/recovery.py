@@ -35,7 +35,7 @@ class Recovered(msgspec.Struct, frozen=True):
 
     `last` is the newest generation, in which the log goes on; None if there is none: then it begins anew on `snapshot`,
     as generation `next_generation`. `before` is the one before it, if that was read. `unfinished`: an empty generation
-    of a restore that was cut short, to be removed before anything is logged.
+    of a restore that was cut short, to be removed before anything is logged. `log_began_at_ms`: the oldest generation.
     """
 
     state: StoreState
@@ -48,6 +48,7 @@ class Recovered(msgspec.Struct, frozen=True):
     generations: int
     records: int
     log_bytes: int
+    log_began_at_ms: int
 
     @property
     def end_lsn(self) -> Lsn:
@@ -56,6 +57,11 @@ class Recovered(msgspec.Struct, frozen=True):
             return self.last[2].end_lsn
         assert self.snapshot is not None
         return Lsn(self.snapshot.cut.lsn)
+
+    @property
+    def interval_began_at_ms(self) -> int:
+        """When the interval to the next snapshot began: with the newest one, or with the log where there is none."""
+        return self.log_began_at_ms if self.snapshot is None else self.snapshot.created_at_ms
 
     @property
     def proven_lsn(self) -> Lsn:
@@ -155,6 +161,7 @@ def recover(fs: FileSystem, directories: Directories, store_id: bytes, vector_di
         len(plan.replayed),
         records,
         log_bytes,
+        headers[0].created_at_ms if headers else 0,
     )
     if records:
         state.last_lsn = recovered.end_lsn

@@ -183,12 +183,14 @@ class Snapshots:
         post: Post,
         newest: Manifest | None,
         locks: Locks,
+        interval_began_at_ms: int,
         *,
         is_covered: bool,
         is_incomplete: bool,
     ) -> None:
         """`store_id` None: nothing but copies is written, and nothing is locked.
 
+        `interval_began_at_ms`: in Unix milliseconds, however often the store was started since.
         `is_covered`: nothing was replayed behind `newest`.
         `is_incomplete`: what was logged last is missing, and may be put back.
         """
@@ -225,7 +227,9 @@ class Snapshots:
         self._retained = 0
         self._retry_at_ms = 0
         self._has_failed = False  # the last snapshot, of whatever kind: another is due then, though nothing has changed
-        self._interval_began_ms = clock.steady_ms()
+        # What the wall clock says between two processes is believed for one interval at most.
+        age_ms = min(max(0, clock.now_ms() - interval_began_at_ms), triggers.interval_ms)
+        self._interval_began_ms = clock.steady_ms() - age_ms
         self._is_stopping = False
         self._stop_reason: GibramError | None = None
         self.due_lsn = NEVER_LSN

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from gibramdb.errors import IncompatibleStoreError, MissingStoreError
+from gibramdb.errors import CorruptLogError, IncompatibleStoreError, MissingStoreError
 from gibramdb.storage.gibram.forms import NOUNS
 from gibramdb.storage.gibram.holdings import SessionHoldings
 from gibramdb.storage.gibram.log import Log, open_log, take_records
@@ -135,6 +135,12 @@ def read_directory(path: Path, *, log_directory: Path | None = None, snapshot_di
     else:
         records, reading = _readable(log.path, lambda _: take_records(log, start, sessions))
         torn_bytes = reading.torn_bytes
+        if snapshot is None and not log.generation and not records:
+            raise CorruptLogError(
+                f"{log.path}: offset 0: expected a log's header or a record, found neither ({log.record_bytes} bytes), "
+                "and there is no snapshot: nothing here says that it was a store; next: put the original log back, or "
+                "name the directory of the snapshots (--snapshot-dir)"
+            )
         if reading.newline_missing:
             notes.append("the last record of the log lost its newline in a crash; it is whole, and was taken")
         if torn_bytes:
