@@ -480,6 +480,8 @@ def test_what_can_not_be_restored_changes_nothing(db: Store, tmp_path: Path) -> 
         assert waited(db) != "", name
         assert "next: " in db.backup_status().error, name
         assert "gibramdb store" not in db.backup_status().error, "the store is whole"
+        if name == "wide":
+            assert "vectors of dimension 8, server.vector_dim is 4" in db.backup_status().error
         assert db.digest() == before
     for refused in ("", "../elsewhere", "/etc/passwd", "nothing", "session_wal"):
         with pytest.raises((InvalidArgumentError, NotFoundError)):

@@ -309,6 +309,26 @@ def test_what_else_fails_keeps_no_snapshot_from_being_taken_when_it_is_due(monke
     store.close()
 
 
+def test_what_the_disk_refuses_of_a_pack_is_told_with_its_file(
+    store: OwnedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As real systems do, the refusal of a call on an open file names none."""
+    store.run(c.AddDocuments("s", (NewDocument("d"),)))
+    for operation in ("pwrite", "fsync"):
+        real = getattr(store.disk, operation)
+
+        def refuse(fd: int, *arguments: object, real: Callable[..., None] = real) -> None:
+            if store.disk._open[fd][0].is_relative_to(SNAPSHOTS):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(fd, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store.disk, operation, refuse)
+            answer = store.run(c.Checkpoint())
+        assert isinstance(answer, DiskFullError)
+        assert f"{snapshot.pack_path(SNAPSHOTS, 1)}: No space left on device" in str(answer)
+
+
 def test_a_store_that_is_restarted_more_often_than_the_interval_gets_its_snapshots() -> None:
     store = OwnedStore(flags=TRIGGER)
     for count in ("0", "1"):  # from the beginning of the log on; then from the newest snapshot on

@@ -24,7 +24,7 @@ from gibramdb.database.snapshot_files import RestoredSnapshot, SnapshotFiles, Wo
 from gibramdb.errors import ConfigError, IncompatibleStoreError
 from gibramdb.model.ids import NO_LSN, Generation
 from gibramdb.storage import gibram, identity, snapshot, wal
-from gibramdb.storage.files import TEMPORARY_SUFFIX, FileSystem, OsFileSystem, named, refusals_of
+from gibramdb.storage.files import TEMPORARY_SUFFIX, FileSystem, OsFileSystem, refusals_of
 from gibramdb.storage.identity import Directories, Locks
 from gibramdb.storage.snapshot import Cut
 from gibramdb.storage.wal import LogHeader, LogWriter
@@ -107,8 +107,7 @@ def _write(fs: FileSystem, directories: Directories, locks: Locks, state: StoreS
     files = SnapshotFiles(fs, directories, store_id, locks)
     manifest = files.manifest(1, now_ms, Cut(0, 0, 0, 0), vector_dim, None)
     frozen = [FrozenSession(session) for session in state.sessions.values()]
-    with named(directories.snapshots):
-        base = RestoredSnapshot(files, with_sections(manifest, files.write_pack(manifest, frozen, Work())))
+    base = RestoredSnapshot(files, with_sections(manifest, files.write_pack(manifest, frozen, Work())))
     origin = base.at(Cut(_GENERATION, 0, NO_LSN, 0))
     base.publish()
     header = LogHeader(store_id, _GENERATION, NO_LSN, os.urandom(16), now_ms, origin)

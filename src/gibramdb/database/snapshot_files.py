@@ -24,7 +24,7 @@ from gibramdb.database.pack_watch import PackWatch
 from gibramdb.errors import GibramError, IncompatibleStoreError, UnavailableError
 from gibramdb.model.ids import Lsn
 from gibramdb.storage import operator_path, record, snapshot, wal
-from gibramdb.storage.files import TEMPORARY_SUFFIX, FileSystem, OsFileSystem
+from gibramdb.storage.files import TEMPORARY_SUFFIX, FileSystem, OsFileSystem, named
 from gibramdb.storage.identity import Directories, Locks, make_directories
 from gibramdb.storage.snapshot import Cut, LastSave, Manifest, PackWriter, Section
 from gibramdb.storage.wal import BasedOnSnapshot
@@ -127,13 +127,14 @@ class SnapshotFiles:
             return []
         fs, directory, number = self._fs, self._directories.snapshots, manifest.number
         store_id = bytes.fromhex(manifest.store_id)
-        fd, writer = snapshot.write_pack(fs, directory, number, store_id, manifest.created_at_ms)
-        try:
-            sections = _write_sections(writer, frozen, work)
-            writer.finish()
-        finally:
-            fs.close(fd)
-        snapshot.publish_pack(fs, directory, number, work.counting(sections))
+        with named(snapshot.pack_path(directory, number)):
+            fd, writer = snapshot.write_pack(fs, directory, number, store_id, manifest.created_at_ms)
+            try:
+                sections = _write_sections(writer, frozen, work)
+                writer.finish()
+            finally:
+                fs.close(fd)
+            snapshot.publish_pack(fs, directory, number, work.counting(sections))
         self.packs.add(number, writer.bytes_so_far)
         return sections
 
@@ -153,7 +154,7 @@ class SnapshotFiles:
         make_directories(disk, Directories(data, data, data))  # a store in memory has not needed it so far
         with (
             operator_path.open_for_writing(self._directories, path, snapshot.is_copy) as writing,
-            _named(writing.resolved),
+            named(writing.resolved),
         ):
             writer = PackWriter(disk, writing.fd, 0, bytes.fromhex(manifest.store_id), manifest.created_at_ms)
             writer.write_manifest(with_sections(manifest, _write_sections(writer, frozen, work)))
@@ -254,7 +255,7 @@ class SnapshotFiles:
         fd = operator_path.open_for_reading(self._directories, path)
         try:
             shown = Path(path)
-            with _named(shown):
+            with named(shown):
                 is_copy = disk.pread(fd, len(snapshot.MANIFEST_BEGINNING), 0) != snapshot.MANIFEST_BEGINNING
                 manifest = snapshot.read_copy(disk, fd, shown) if is_copy else self._read_own(disk, fd, shown)
             _check(path, manifest, vector_dim)
@@ -303,16 +304,6 @@ class RestoredSnapshot(Base):
     def is_published(self) -> bool:
         """See Base."""
         return self._files.is_published(self.manifest.number)
-
-
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """An error of the system that names no file is about this one: it may lie on another disk than the snapshots."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
 
 
 def _write_sections(writer: PackWriter, frozen: Iterable[FrozenSession], work: Work) -> list[Section]:
