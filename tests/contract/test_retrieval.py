@@ -82,6 +82,46 @@ def test_what_a_hit_text_unit_names_begins_the_walk_one_step_away(session: Sessi
     assert result.textunits[0].similarity == 1.0
 
 
+POOR = [7.0, 24.0, *[0.0] * 6]
+"""An embedding that scores 0.28 where `axis(0)` is asked for."""
+
+
+def test_a_far_seed_gives_the_score_where_it_is_better_than_a_near_one(session: Session) -> None:
+    """4 is one relationship from a poor hit, and two from the best."""
+    session.add_entities([NewEntity("good", "G", embedding=axis(0)), NewEntity("poor", "P", embedding=POOR)])
+    session.add_entities([NewEntity("between", "B"), NewEntity("x", "X")])
+    session.add_relationships([NewRelationship(2, 4), NewRelationship(1, 3), NewRelationship(3, 4)])
+    result = session.query(axis(0), top_k=2, hops=2)
+    assert hits(result) == [(1, 0, 1.0), (3, 1, 0.5), (4, 1, 0.333333), (2, 0, 0.28)]
+    assert hits(session.query(axis(0), top_k=2, hops=1))[-1] == (4, 1, 0.14), "the best is out of reach"
+
+
+def test_a_seed_gives_the_score_where_it_is_better_than_a_hit_that_is_linked(session: Session) -> None:
+    session.add_documents([NewDocument("d")])
+    session.add_textunits([NewTextUnit("t1", 1, "", POOR), NewTextUnit("t2", 1, "")])
+    session.add_entities([NewEntity("good", "G", embedding=axis(0)), NewEntity("x", "X")])
+    session.add_relationship(1, 2)
+    session.link(1, 2)
+    session.link(2, 2)
+    result = session.query(axis(0), top_k=1, hops=1)
+    assert hits(result) == [(1, 0, 1.0), (2, 0, 0.5)]
+    texts = [(hit.textunit.id, hit.hop, round(hit.score, 6)) for hit in result.textunits]
+    assert texts == [(2, 1, 0.333333), (1, 0, 0.28)]
+
+
+def test_the_walk_goes_on_among_what_it_has_met_and_ends_at_the_first_that_is_one_too_many(session: Session) -> None:
+    session.add_entities([NewEntity("e1", "E1", embedding=POOR), *(NewEntity(f"e{n}", f"E{n}") for n in range(2, 6))])
+    session.add_relationships([NewRelationship(1, 3), NewRelationship(2, 3), NewRelationship(2, 4)])
+
+    def asked(entities_max: int) -> list[tuple[int, int, float]]:
+        return hits(session.query(axis(0), hops=1, entities_max=entities_max, seed_entity_ids=[2]))
+
+    assert asked(4) == [(2, 0, 1.0), (3, 1, 0.5), (4, 1, 0.5), (1, 0, 0.28)]
+    assert asked(3) == [(2, 0, 1.0), (3, 1, 0.5), (1, 0, 0.28)], "met from 1 at the limit, and then from 2, before 4"
+    session.add_relationships([NewRelationship(1, 5)])
+    assert asked(3) == [(2, 0, 1.0), (1, 0, 0.28), (3, 1, 0.14)], "it ends at 5, before it goes on from 2"
+
+
 def test_seeds_and_filters(session: Session) -> None:
     chain(session)
     result = session.query(seed_entity_ids=[5], hops=1)
@@ -100,7 +140,8 @@ def test_limits_cut_after_ranking_and_stop_the_walk(session: Session) -> None:
     assert [hit[0] for hit in hits(session.query(axis(0), top_k=2, hops=3, entities_max=1))] == [1]
     result = session.query(axis(0), top_k=1, hops=5, entities_max=3, search_types=["entity"])
     assert [hit[0] for hit in hits(result)] == [1, 2, 3]
-    assert session.query(axis(0), top_k=1, hops=3, textunits_max=1).textunits[0].textunit.id == 1
+    best = session.query(axis(0), top_k=1, hops=3, textunits_max=1).textunits
+    assert [(hit.textunit.id, hit.score) for hit in best] == [(2, 0.25)]
 
 
 def test_relationships_are_those_between_all_that_was_found_before_the_cut(session: Session) -> None:

@@ -4,10 +4,11 @@ Score, by which each kind is sorted (descending; ties by ascending id) and cut:
 
     found by vector                    its cosine similarity
     given by the caller as a seed      1.0
-    reached by links or relationships  the best score among the seeds it was reached from, divided by 1 + steps
+    reached by links or relationships  the best, over all seeds that reach it, of the seed's score / (1 + steps)
 
-A step is a link or a relationship; the link from a hit text unit or a hit community counts as the first one. A seed
-with a negative similarity is multiplied instead of divided, so that what hangs on a hit never comes before it.
+A seed is a hit of any kind, or an entity given by the caller; it reaches what is within `hops` relationships of it. A
+step is a link or a relationship; the link from a hit text unit or a hit community counts as the first one. A seed with
+a negative similarity is multiplied instead of divided, so that what hangs on a hit never comes before it.
 
 `hop` in the answer counts as GibRAM does: all entities the walk starts from have hop 0, and a text unit reached through
 an entity has one more than that entity.
@@ -15,6 +16,7 @@ an entity has one more than that entity.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, cast
 
@@ -45,30 +47,51 @@ from gibramdb.model.results import (
     TextUnitHit,
 )
 
-
-class Origin(NamedTuple):
-    """Where a visited entity's score comes from: a seed's score, and how many steps away that seed was at hop 0."""
-
-    seed_score: float
-    steps_before: int
-
-    def score(self, hop: int) -> float:
-        """The score at `hop` relationships from the start of the walk."""
-        steps = 1 + self.steps_before + hop
-        return self.seed_score / steps if self.seed_score >= 0 else self.seed_score * steps
+_NO_OFFER = -math.inf
 
 
-class Visit(NamedTuple):
-    """An entity in the answer before the cut."""
+class Visit:
+    """An entity in the answer before the cut, and the best of the seeds that have reached it.
 
-    hop: int
-    similarity: float
-    origin: Origin
+    A seed reaches it with an offer: the seed's score, and the steps from there, which are as many as the relationships,
+    and one more where the seed is a hit text unit or community: that offer is `linked`, the others are `direct`. An
+    offer is taken, and passed on, unless one is known that is as good and as near.
 
-    @property
-    def score(self) -> float:
+    Offers come hop by hop. So one of an earlier hop is as near as any that comes now, and what comes now must be of a
+    better seed; and of one hop, the best offer of each of the two kinds is enough.
+    """
+
+    __slots__ = ("best", "direct", "has_own_score", "hop", "linked", "score", "score_beyond", "similarity")
+
+    def __init__(self, hop: int, similarity: float = 0.0, own_score: float | None = None) -> None:
+        """own_score: of a seed, which offers do not change."""
+        self.hop = hop
+        self.similarity = similarity
+        self.has_own_score = own_score is not None
+        self.score = _NO_OFFER if own_score is None else own_score
         """What it is sorted by."""
-        return self.origin.score(self.hop)
+        self.score_beyond = _NO_OFFER
+        """What a text unit that is linked to it is given."""
+        self.best = _NO_OFFER
+        """The best seed of those that had reached it by the hop before."""
+        self.direct = self.score
+        self.linked = _NO_OFFER
+
+    def take_offers(self, hop: int) -> tuple[float, float]:
+        """End a hop: what it passes on at the next, the scores of a direct and of a linked seed, if there is one."""
+        direct = self.direct if self.direct > self.best else _NO_OFFER
+        linked = self.linked if self.linked > max(self.best, self.direct) else _NO_OFFER
+        for seed_score, steps in ((direct, hop), (linked, hop + 1)):
+            if seed_score != _NO_OFFER:
+                if not self.has_own_score:
+                    self.score = max(self.score, _score(seed_score, steps))
+                self.score_beyond = max(self.score_beyond, _score(seed_score, steps + 1))
+        self.best = self.direct = self.linked = max(self.best, self.direct, self.linked)
+        return direct, linked
+
+
+def _score(seed_score: float, steps: int) -> float:
+    return seed_score / (1 + steps) if seed_score >= 0 else seed_score * (1 + steps)
 
 
 class Plan(NamedTuple):
@@ -159,10 +182,10 @@ def run(session: SessionState, command: Query, vector_dim: int, query_id: int) -
     """
     asked = plan(session, command, vector_dim)
     hits = _search(session, asked)
-    visits = {id: Visit(0, similarity, Origin(similarity, 0)) for id, similarity in hits["entity"]}
+    visits = {id: Visit(0, similarity, similarity) for id, similarity in hits["entity"]}
     for id in asked.seed_entity_ids:
         similarity = session.entity_vectors.similarity(id, asked.vector) if asked.vector else 0.0
-        visits[id] = Visit(0, similarity, Origin(1.0, 0))
+        visits[id] = Visit(0, similarity, 1.0)
     textunits = {id: (similarity, 0, similarity) for id, similarity in hits["textunit"]}
     steps: list[Step] = []
     if asked.hops > 0:
@@ -222,55 +245,63 @@ def _start_from_links(
     session: SessionState, asked: Plan, hits: dict[str, list[tuple[int, float]]], visits: dict[int, Visit]
 ) -> None:
     """Entities linked to hit text units and members of hit communities join the start, one step from their hit."""
-    linked: dict[int, tuple[float, Origin]] = {}  # with the origin's score
+    offered: dict[int, float] = {}
     for id, similarity in hits["textunit"]:
-        _offer(linked, session.linked_entities(id), Origin(similarity, 1))
+        _offer(offered, session.linked_entities(id), similarity)
     scales = _Scales("what its top_k starts from")  # links are the session's own; members may be the same ones again
     for id, similarity in hits["community"]:
         community = _community(session, id)
         scales.add(limits.ANSWERED_LINK_BYTES * len(community.entity_ids))
-        _offer(linked, community.entity_ids, Origin(similarity, 1))
-    for id, (_, origin) in linked.items():
-        if id not in visits and _admits_entity(session, asked, id):
-            visits[id] = Visit(0, 0.0, origin)
+        _offer(offered, community.entity_ids, similarity)
+    for id, similarity in offered.items():
+        if id not in visits:
+            if not _admits_entity(session, asked, id):
+                continue
+            visits[id] = Visit(0)
+        visits[id].linked = similarity
 
 
-def _offer(origins: dict[int, tuple[float, Origin]], ids: Iterable[int], origin: Origin) -> None:
-    offered = (origin.score(0), origin)
+def _offer(offered: dict[int, float], ids: Iterable[int], similarity: float) -> None:
     for id in ids:
-        known = origins.get(id)
-        if known is None or offered[0] > known[0]:
-            origins[id] = offered
+        if similarity > offered.get(id, _NO_OFFER):
+            offered[id] = similarity
 
 
 def _walk(session: SessionState, asked: Plan, visits: dict[int, Visit]) -> list[Step]:
     """Breadth first, both directions, outgoing edges before incoming, each in the order of adding.
 
-    Stops as soon as `entities_max` entities have been visited, the start included. An entity reached on the same hop
-    from several others keeps the best origin among them.
+    Whoever took an offer passes it on at the next hop, also to those that were met before. Ends at the first entity
+    that would be more than `entities_max`, the start included.
     """
     steps: list[Step] = []
-    frontier = list(visits)
+    reached = visits
     for hop in range(1, asked.hops + 1):
-        reached: dict[int, Visit] = {}
-        for from_id in frontier:
-            origin = visits[from_id].origin
+        frontier = [(id, *visit.take_offers(hop - 1)) for id, visit in reached.items()]
+        reached = {}
+        for from_id, direct, linked in frontier:
             for relationship, to_id in _edges(session, asked, from_id):
-                if len(visits) + len(reached) >= asked.entities_max:
-                    visits.update(reached)
-                    return steps
-                if to_id in visits:
-                    continue
-                known = reached.get(to_id)
-                if known is not None:
-                    if origin.score(hop) > known.score:
-                        reached[to_id] = Visit(hop, 0.0, origin)
-                elif _admits_entity(session, asked, to_id):
-                    reached[to_id] = Visit(hop, 0.0, origin)
+                visit = visits.get(to_id)
+                if visit is None:
+                    if not _admits_entity(session, asked, to_id):
+                        continue
+                    if len(visits) >= asked.entities_max:
+                        _take_all(reached, hop)
+                        return steps
+                    visit = visits[to_id] = Visit(hop)
                     steps.append(Step(from_id, to_id, relationship.id, relationship.type, relationship.weight, hop))
-        visits.update(reached)
-        frontier = list(reached)
+                if direct > visit.direct:
+                    visit.direct = direct
+                    reached[to_id] = visit
+                if linked > visit.linked:
+                    visit.linked = linked
+                    reached[to_id] = visit
+    _take_all(reached, asked.hops)
     return steps
+
+
+def _take_all(reached: dict[int, Visit], hop: int) -> None:
+    for visit in reached.values():
+        visit.take_offers(hop)
 
 
 def _edges(session: SessionState, asked: Plan, entity_id: int) -> Iterator[tuple[Relationship, int]]:
@@ -285,13 +316,13 @@ def _edges(session: SessionState, asked: Plan, entity_id: int) -> Iterator[tuple
 def _gather_textunits(
     session: SessionState, visits: dict[int, Visit], textunits: dict[int, tuple[float, int, float]]
 ) -> None:
-    """Text units linked to any visited entity join, one hop and one step further than the entity that ranks them best.
+    """Text units linked to any visited entity join: one step further from the seed that ranks them best.
 
-    The smallest hop is told, whichever entity gave the score.
+    They are one hop further than the nearest of these entities, whichever gave the score.
     """
     found = frozenset(textunits)
     for id, visit in visits.items():
-        score = visit.origin.score(visit.hop + 1)
+        score = visit.score_beyond
         for textunit_id in session.linked_textunits(id):
             if textunit_id in found:
                 continue
