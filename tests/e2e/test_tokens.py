@@ -305,6 +305,40 @@ def test_the_async_face_and_the_store_in_this_process() -> None:
             db.session("s").once(bytes(65)).add_document("d")
 
 
+def test_a_job_that_goes_on_over_the_wire_is_the_same_job(tmp_path: Path) -> None:
+    def work(session: Session) -> list[object]:
+        job = session.once(b"import-17")
+        ids = [
+            job.add_document("d", "file"),
+            job.add_textunit("t", 1, "text", [0.1] * 8, 3),
+            job.add_entities([NewEntity("e1", "e1", embedding=[0.1] * 8), NewEntity("e2", "e2")]),
+            *(job.add_relationship(1, 2, f"{weight!r}", weight=weight) for weight in (0.1, 2, 0, 1.0)),
+            job.add_relationships([NewRelationship(2, 1, f"r{n}", weight=n / 7) for n in range(9)]),
+            job.add_community(NewCommunity("by hand", (1, 2), embedding=[0.1] * 8)),
+        ]
+        job.link(1, 1)
+        job.update_entity_description(1, "said otherwise", [0.3] * 8)
+        job.set_ttl(3_600)
+        job.touch()
+        return ids
+
+    with gibramdb.open(tmp_path, vector_dim=8) as db:
+        first = work(db.session("s"))
+    with Server(tmp_path) as server, server.connect() as db:
+        assert work(db.session("s")) == first
+        other = work(db.session("other"))
+    with gibramdb.open(tmp_path, vector_dim=8) as db:
+        assert work(db.session("other")) == other
+        job = db.session("s").once(b"weights")
+        first_id = job.add_relationship(1, 2, "new", weight=2)
+        assert db.session("s").once(b"weights").add_relationship(1, 2, "new", weight=2.0) == first_id
+        with pytest.raises(InvalidArgumentError, match="token was used for another write"):
+            db.session("s").once(b"weights").add_relationship(1, 2, "new", weight=2.5)
+        for wrong in (1e300, float("nan")):
+            with pytest.raises(InvalidArgumentError, match="relationship weight"):
+                db.session("s").once(b"wrong").add_relationship(2, 1, weight=wrong)
+
+
 Marked = tuple[Session, Session]
 VIEWS: dict[str, Callable[[Session], Marked]] = {
     "first, then the view": lambda job: (job, job.with_timeout(60)),

@@ -16,12 +16,14 @@ from typing import Any
 import msgspec
 
 from gibramdb.core.decide.admission import Decision, Moment, check_memory
+from gibramdb.core.decide.relationships import stored_weight
 from gibramdb.core.limits import KEPT_TOKEN_BYTES, LINK_BYTES, TOKEN_BYTES_MAX, document_bytes
 from gibramdb.core.state import SessionState
 from gibramdb.errors import InvalidArgumentError, LimitExceededError
 from gibramdb.model import mutations
-from gibramdb.model.commands import WriteCommand
+from gibramdb.model.commands import AddRelationships, WriteCommand
 from gibramdb.model.field_types import plain
+from gibramdb.model.knowledge import NewRelationship
 from gibramdb.model.mutations import KeptToken, WrittenOnce, WrittenOnceInPlace
 from gibramdb.model.results import Created, Done, Result
 
@@ -100,11 +102,25 @@ def _document_bytes(session: SessionState, ids: tuple[int, ...]) -> int:
 
 
 def _fingerprint(command: WriteCommand) -> bytes:
+    if isinstance(command, AddRelationships):
+        relationships = tuple(map(_as_stored, command.relationships))
+        command = msgspec.structs.replace(command, relationships=relationships)
     try:
         whole = _encode((type(command).__name__, msgspec.structs.replace(command, token=b"")))
     except (UnicodeEncodeError, OverflowError) as error:  # as the record of the write would be refused
         raise InvalidArgumentError(f"this can not be stored: {error}") from None
     return hashlib.blake2b(whole, digest_size=8).digest()
+
+
+def _as_stored(new: NewRelationship) -> NewRelationship:
+    # The same call gives another weight in Python than over the wire, which has float32 only.
+    try:
+        weight = stored_weight(new.weight)
+    except InvalidArgumentError:  # refused in its turn
+        return new
+    if type(new.weight) is float and new.weight == weight:
+        return new
+    return msgspec.structs.replace(new, weight=weight)
 
 
 def _answer(kept: KeptToken, command: WriteCommand) -> Result:

@@ -39,7 +39,7 @@ def add(moment: Moment, command: AddRelationships) -> Decision:
     try:
         for index, new in enumerate(command.relationships):
             _check_free(session, new, triples, external_ids)
-            weight = _stored_weight(new.weight)
+            weight = stored_weight(new.weight)
             triples.add((new.source_id, new.target_id, new.type))
             external_ids.add(new.external_id)
             relationships.append(_numbered(new, first_id + index, weight, moment.now_ms))
@@ -75,8 +75,11 @@ def _check_free(
             raise AlreadyExistsError(f"{said} in bulk request")
 
 
-def _stored_weight(weight: float) -> float:
-    """As the wire can carry it: float32, and 1.0 where none was given."""
+def stored_weight(weight: float) -> float:
+    """As the wire can carry it: float32, and 1.0 where none was given.
+
+    Raises InvalidArgumentError if it is none that can be stored.
+    """
     if weight == 0:
         return 1.0
     if not math.isfinite(weight):
