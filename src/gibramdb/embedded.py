@@ -11,6 +11,7 @@ import atexit
 import logging
 import os
 import queue
+import reprlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -22,7 +23,7 @@ from gibramdb.clock import SystemClock
 from gibramdb.config import Config, load_config
 from gibramdb.database.database import Answer
 from gibramdb.database.opening import OpenStore, open_store
-from gibramdb.errors import ClosedError, GibramError, OutcomeUnknownError, UnavailableError
+from gibramdb.errors import ClosedError, ConfigError, GibramError, OutcomeUnknownError, UnavailableError
 from gibramdb.model.commands import Command, only_asks
 from gibramdb.model.field_types import check_batch, check_types
 from gibramdb.session import Store, ended_early
@@ -241,14 +242,21 @@ def _config(
     if require_existing:
         flags["session_store.require_existing"] = "true"
     if data_dir is not None:
-        flags["server.data_dir"] = os.fspath(data_dir)
+        flags["server.data_dir"] = _path_text("data_dir", data_dir)
     if path is not None:
-        flags["server.data_dir"] = os.fspath(path)
+        flags["server.data_dir"] = _path_text("path", path)
         flags["session_store.mode"] = "durable"
         flags["session_store.wal_sync_policy"] = str(wal_sync_policy)
         flags["session_store.wal_sync_interval"] = str(wal_sync_interval)
         flags["session_store.snapshot_wal_size_bytes"] = str(snapshot_wal_size_bytes)
     return load_config(None, flags=flags)
+
+
+def _path_text(name: str, given: object) -> str:
+    text = os.fspath(given) if isinstance(given, os.PathLike) else given
+    if not isinstance(text, str):
+        raise ConfigError(f"{name} must be a text or a path, got {reprlib.repr(given)}")
+    return text
 
 
 def open(

@@ -5,6 +5,7 @@ One module, because its table of settings is what file, environment and flags ar
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.metadata
 import json
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import msgspec
 import pytest
@@ -948,3 +950,16 @@ def test_a_log_file_that_can_not_be_written_is_refused(file: str, tmp_path: Path
 
 def test_what_clients_read_is_no_setting_of_a_server() -> None:
     load_config(None, environment={"GIBRAMDB_SERVER": "gibram://elsewhere:6161"})
+
+
+@pytest.mark.parametrize("name", ["path", "data_dir"])
+@pytest.mark.parametrize("wrong", [5, b"/a/path", True, ["a"]])
+def test_a_directory_that_is_no_text_and_no_path_is_refused_by_its_name(name: str, wrong: Any) -> None:
+    async def opened() -> None:
+        await gibramdb.open_async(**{name: wrong})
+
+    refused = rf"^{name} must be a text or a path, got {re.escape(repr(wrong))}$"
+    with pytest.raises(ConfigError, match=refused):
+        gibramdb.open(**{name: wrong})
+    with pytest.raises(ConfigError, match=refused):
+        asyncio.run(opened())
