@@ -196,6 +196,22 @@ def test_each_kind_of_change_shows_in_the_digest_and_comes_back_from_its_record(
     assert state_digest(run.replayed().sessions.values())[0] == run.digest()
 
 
+def test_the_digest_tells_in_which_index_an_embedding_lies() -> None:
+    digests = set()
+    for kind in ("textunit", "entity", "community", "none"):
+        run = Run(Limits())
+        vectors = dict.fromkeys(("textunit", "entity", "community"), ()) | {kind: (1.0, 2.0, 3.0)}
+        for command in (
+            c.AddDocuments("a", (NewDocument("d"),)),
+            c.AddTextUnits("a", (NewTextUnit("t", 1, "x", vectors["textunit"]),)),
+            c.AddEntities("a", (NewEntity("e", "e", embedding=vectors["entity"]),)),
+            c.AddCommunity("a", NewCommunity("by hand", embedding=vectors["community"])),
+        ):
+            assert run.take(command) is None
+        digests.add(run.digest())
+    assert len(digests) == 4
+
+
 def test_a_cascade_of_an_older_log_which_names_the_communities_comes_to_the_same() -> None:
     run = filled()
     assert run.take(c.CascadeDeleteEntity("a", 1)) is None

@@ -30,6 +30,7 @@ def digest_steps(sessions: Iterable[SessionState]) -> Generator[None, None, tupl
     for session in sorted(sessions, key=lambda each: each.session_id):
         object_count += session.object_count()
         tables = (*session.tables(), session.tokens)
+        indexes = (session.textunit_vectors, session.entity_vectors, session.community_vectors)
         head = (
             session.session_id,
             session.incarnation,
@@ -40,13 +41,14 @@ def digest_steps(sessions: Iterable[SessionState]) -> Generator[None, None, tupl
             session.idle_ttl_ms,
             session.is_ended,
             [(table.next_id, len(table)) for table in tables],
+            [len(vectors) for vectors in indexes],
         )
         digest.update(_encode(head))
         for table in tables:
             for record in table:
                 digest.update(_encode(record))
                 yield
-        for vectors in (session.textunit_vectors, session.entity_vectors, session.community_vectors):
+        for vectors in indexes:
             for id, row in vectors.items():
                 digest.update(_encode(id))
                 digest.update(row)
