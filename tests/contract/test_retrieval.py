@@ -327,6 +327,7 @@ def test_communities_are_found_replace_only_detected_ones_and_survive_as_they_ar
     hierarchy = session.detect_hierarchy()
     assert isinstance(hierarchy, Hierarchy)
     assert hierarchy.level_counts[0] == 6
+    assert list(hierarchy.level_counts) == sorted(hierarchy.level_counts)
     assert session.info().community_count == hierarchy.total + 1
     for bad in (-1.0, math.nan, math.inf, 1e308, 5e-324):
         with pytest.raises(InvalidArgumentError, match="resolution"):

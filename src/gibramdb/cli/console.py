@@ -219,6 +219,14 @@ def _split(line: str) -> list[str]:
         raise InvalidArgumentError(f"{line.strip()}: {error}") from None
 
 
+def _quoted(word: str) -> str:
+    """As it has to be typed to be one word."""
+    try:
+        return word if _split(word) == [word] else shlex.quote(word)
+    except InvalidArgumentError:  # half a quotation
+        return shlex.quote(word)
+
+
 def _converse(talk: Talk, server: str) -> None:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import CompleteEvent, Completer, Completion
@@ -233,13 +241,15 @@ def _converse(talk: Talk, server: str) -> None:
                 super().store_string(string)
 
     def history() -> History:
-        file = HISTORY.expanduser()
+        file = HISTORY
         try:
+            file = HISTORY.expanduser()
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             os.fchmod(descriptor, 0o600)  # one that was there already may be open to others
             os.close(descriptor)
-        except OSError as error:  # a home that is not ours to write in takes nothing else from the dialogue
-            print(f"what is typed is not kept: {file}: {error.strerror}", file=sys.stderr)
+        except (OSError, RuntimeError) as error:  # no home, or none to write in, takes nothing else from the dialogue
+            why = error.strerror if isinstance(error, OSError) else error
+            print(f"what is typed is not kept: {file}: {why}", file=sys.stderr)
             return InMemoryHistory()
         return Commands(str(file))
 
@@ -255,7 +265,7 @@ def _converse(talk: Talk, server: str) -> None:
             )
             for candidate in _candidates(talk, said):
                 if candidate.lower().startswith(current.lower()):
-                    yield Completion(candidate, -len(current))
+                    yield Completion(_quoted(candidate), -len(current), display=candidate)
 
     prompt: PromptSession[str] = PromptSession(history=history(), completer=Words())
     print(f"{without_key(server)}: help lists the commands, use SESSION sets the session, exit or Ctrl-D ends")

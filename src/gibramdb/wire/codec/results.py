@@ -186,7 +186,7 @@ def _encode_hierarchy(hierarchy: Hierarchy) -> bytes:
 
 def _decode_hierarchy(payload: bytes) -> Hierarchy:
     message = pb.HierarchicalLeidenResponse.FromString(payload)
-    return Hierarchy(dict(message.level_counts), message.total_communities)
+    return Hierarchy(dict(sorted(message.level_counts.items())), message.total_communities)
 
 
 def _encode_query_result(result: QueryResult) -> bytes:
