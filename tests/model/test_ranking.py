@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from support.owned_store import OwnedStore
 
 from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit
+from gibramdb.core.state import SessionState
 from gibramdb.model import commands as c
+from gibramdb.model.knowledge import Relationship
 from gibramdb.model.results import QueryResult
+from gibramdb.retrieval import query as query_module
 
 Ranking = dict[int, tuple[float, int]]
 """Score and hop by id."""
@@ -187,3 +193,30 @@ def test_each_score_is_the_best_over_all_seeds_that_reach_it(graph: Graph, asked
         assert [(hit.entity.id, hit.score, hit.hop) for hit in result.entities] == in_order(entities)
         assert [(hit.textunit.id, hit.score, hit.hop) for hit in result.textunits] == in_order(textunits)
     store.close()
+
+
+def test_a_graph_in_which_a_better_seed_comes_at_every_hop_is_not_walked_once_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Behind entity 1 are chains of every length; the further its end, the better a hit it is."""
+    entities: list[tuple[str, float | None]] = [("a", None)]
+    relationships: list[tuple[int, int, str]] = []
+    first = 2
+    for length in range(1, 9):
+        ids = [1, *range(first, first + length)]
+        relationships += [(one, other, "r") for one, other in pairwise(ids)]
+        entities += [("a", None)] * (length - 1) + [("a", 1.5 - 0.15 * length)]
+        first += length
+    store = filled(Graph(entities, [], [], relationships, []))
+    turns: Counter[int] = Counter()
+    edges = query_module._edges
+
+    def counted(session: SessionState, asked: query_module.Plan, id: int) -> Iterator[tuple[Relationship, int]]:
+        turns[id] += 1
+        return edges(session, asked, id)
+
+    monkeypatch.setattr(query_module, "_edges", counted)
+    result = asked_of(store, Asked(100, ("entity",), (), (), ()), 32, ())
+    assert len(result.entities) == len(entities)
+    assert turns[1] == query_module.TURNS_MAX, "it would be one for each chain"
+    assert max(turns.values()) <= query_module.TURNS_MAX

@@ -47,6 +47,9 @@ from gibramdb.model.results import (
     TextUnitHit,
 )
 
+TURNS_MAX = 4
+"""How often an entity hands on what it took. So up to four hops, scores are exact; beyond them a graph can be made in
+which each hop brings a better seed to everybody, and a walk must not take a time that grows with both."""
 _NO_OFFER = -math.inf
 
 
@@ -61,7 +64,17 @@ class Visit:
     better seed; and of one hop, the best offer of each of the two kinds is enough.
     """
 
-    __slots__ = ("best", "direct", "has_own_score", "hop", "linked", "score", "score_beyond", "similarity")
+    __slots__ = (
+        "best",
+        "direct",
+        "has_own_score",
+        "hop",
+        "linked",
+        "score",
+        "score_beyond",
+        "similarity",
+        "turns_left",
+    )
 
     def __init__(self, hop: int, similarity: float = 0.0, own_score: float | None = None) -> None:
         """own_score: of a seed, which offers do not change."""
@@ -76,6 +89,12 @@ class Visit:
         """The best seed of those that had reached it by the hop before."""
         self.direct = self.score
         self.linked = _NO_OFFER
+        self.turns_left = TURNS_MAX
+
+    def hands_on(self) -> bool:
+        """Whether it hands on, at the next hop, what it took; from now on once less."""
+        self.turns_left -= 1
+        return self.turns_left >= 0
 
     def take_offers(self, hop: int) -> tuple[float, float]:
         """End a hop: what it passes on at the next, the scores of a direct and of a linked seed, if there is one."""
@@ -270,13 +289,14 @@ def _offer(offered: dict[int, float], ids: Iterable[int], similarity: float) -> 
 def _walk(session: SessionState, asked: Plan, visits: dict[int, Visit]) -> list[Step]:
     """Breadth first, both directions, outgoing edges before incoming, each in the order of adding.
 
-    Whoever took an offer passes it on at the next hop, also to those that were met before. Ends at the first entity
-    that would be more than `entities_max`, the start included.
+    Whoever took an offer hands it on at the next hop, also to those that were met before, but TURNS_MAX times at most.
+    Ends at the first entity that would be more than `entities_max`, the start included.
     """
     steps: list[Step] = []
     reached = visits
     for hop in range(1, asked.hops + 1):
-        frontier = [(id, *visit.take_offers(hop - 1)) for id, visit in reached.items()]
+        took = [(id, *visit.take_offers(hop - 1)) for id, visit in reached.items()]
+        frontier = [each for each in took if visits[each[0]].hands_on()]
         reached = {}
         for from_id, direct, linked in frontier:
             for relationship, to_id in _edges(session, asked, from_id):
