@@ -33,6 +33,7 @@ WORDS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     # Bulk adds take asynchronous iterables too.
     (r"\bfor (\w+) in (items|pairs):", r"async for \1 in each(\2):"),
     (r"\bfor chunk in (_\w+\()", r"async for chunk in \1"),
+    (r"\bcheck_iterable\b", "check_iterable_or_async"),
     (r"\biter\(", "each("),
     (r"\bnext\(", "await anext("),
     (r"\bStopIteration\b", "StopAsyncIteration"),

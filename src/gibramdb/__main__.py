@@ -19,13 +19,9 @@ class _Output(io.FileIO):
             return 0  # somebody tries out whether this takes bytes; a full device would refuse none, too
         try:
             return super().write(data)
+        except BrokenPipeError:
+            raise
         except OSError as error:
-            # What is left would be tried again at the end of the process, which then ends as if by a defect.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
-            if isinstance(error, BrokenPipeError):
-                raise
             raise StorageError(f"the output can not be written: {error.strerror or error}") from error
 
 
@@ -38,7 +34,18 @@ def run() -> int:
     try:
         return main()
     finally:
+        _give_up_output()
         gc.freeze()
+
+
+def _give_up_output() -> None:
+    """What can not be written is tried no more: Python would at its end, and then end as if by a defect."""
+    try:
+        sys.stdout.flush()
+    except (StorageError, OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _set_up_streams() -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gibramdb.errors import GibramError, InvalidArgumentError
 from gibramdb.model import commands
 from gibramdb.model.commands import Command, WriteCommand
-from gibramdb.model.field_types import check_iterable, links_of, search_types_of, several
+from gibramdb.model.field_types import check_iterable_or_async, links_of, search_types_of, several
 from gibramdb.model.knowledge import (
     Community,
     Document,
@@ -296,9 +296,8 @@ class AsyncSession:
         self, documents: Iterable[NewDocument] | AsyncIterable[NewDocument], *, on_progress: Progress | None = None
     ) -> list[int]:
         """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks."""
-        return await self._add(
-            documents, commands.AddDocuments, _document_bytes, total_of("documents", documents), on_progress
-        )
+        check_iterable_or_async("documents", documents)
+        return await self._add(documents, commands.AddDocuments, _document_bytes, total_of(documents), on_progress)
 
     async def get_document(self, id: int) -> Document:
         """One document, with the ids of its text units. Raises NotFoundError."""
@@ -352,10 +351,9 @@ class AsyncSession:
 
         embeddings: a row for each of them, in place of those that they carry themselves.
         """
+        check_iterable_or_async("textunits", textunits)
         items = _with_embeddings(textunits, embeddings)
-        return await self._add(
-            items, commands.AddTextUnits, _textunit_bytes, total_of("textunits", textunits), on_progress
-        )
+        return await self._add(items, commands.AddTextUnits, _textunit_bytes, total_of(textunits), on_progress)
 
     async def get_textunit(self, id: int) -> TextUnit:
         """One text unit, with the ids of the entities linked to it. Raises NotFoundError."""
@@ -384,7 +382,8 @@ class AsyncSession:
         self, pairs: Iterable[tuple[int, int]] | AsyncIterable[tuple[int, int]], *, on_progress: Progress | None = None
     ) -> None:
         """Many links, each (text unit, entity), in few round trips. Stops at the first that fails."""
-        total, done = total_of("pairs", pairs), 0
+        check_iterable_or_async("pairs", pairs)
+        total, done = total_of(pairs), 0
         try:
             async for chunk in _even_chunks(pairs):
                 await self._executor.execute_batch(links_of(self.id, chunk, done))
@@ -434,8 +433,9 @@ class AsyncSession:
 
         embeddings: a row for each of them, in place of those that they carry themselves.
         """
+        check_iterable_or_async("entities", entities)
         items = _with_embeddings(entities, embeddings)
-        return await self._add(items, commands.AddEntities, _entity_bytes, total_of("entities", entities), on_progress)
+        return await self._add(items, commands.AddEntities, _entity_bytes, total_of(entities), on_progress)
 
     async def get_entity(self, id: int) -> Entity:
         """One entity, with the ids of the text units linked to it. Raises NotFoundError."""
@@ -499,7 +499,8 @@ class AsyncSession:
         on_progress: Progress | None = None,
     ) -> list[int]:
         """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks."""
-        total = total_of("relationships", relationships)
+        check_iterable_or_async("relationships", relationships)
+        total = total_of(relationships)
         return await self._add(relationships, commands.AddRelationships, _relationship_bytes, total, on_progress)
 
     async def get_relationship(self, id: int) -> Relationship:
@@ -638,7 +639,7 @@ class AsyncSession:
 
         kind: "textunit", "entity", "community".
         """
-        check_iterable("ids", ids)
+        check_iterable_or_async("ids", ids)
         found: list[StoredEmbeddings] = []
         size = EMBEDDINGS_ASKED_FIRST
         async for chunk in _even_chunks(ids):
@@ -657,7 +658,7 @@ class AsyncSession:
     async def _get(
         self, ids: Iterable[int] | AsyncIterable[int], make: Callable[[str, tuple[int, ...]], Command]
     ) -> list[Any]:
-        check_iterable("ids", ids)
+        check_iterable_or_async("ids", ids)
         found: list[Any] = []
         async for chunk in _even_chunks(ids):
             found += (await self._executor.execute(make(self.id, tuple(chunk)))).items
@@ -722,6 +723,7 @@ async def _with_embeddings(
         async for item in each(items):
             yield item
         return
+    check_iterable_or_async("embeddings", embeddings)
     if isinstance(embeddings, np.ndarray):
         if embeddings.ndim != 2:
             raise InvalidArgumentError(f"embeddings must have two dimensions, got shape {embeddings.shape}")
@@ -729,7 +731,7 @@ async def _with_embeddings(
             raise InvalidArgumentError("embeddings must be real numbers, got complex ones")
         with np.errstate(over="ignore"):  # see to_float32
             embeddings = np.asarray(embeddings, dtype="<f4")
-    expected, found = total_of("items", items), total_of("embeddings", embeddings)
+    expected, found = total_of(items), total_of(embeddings)
     if expected is not None and found is not None and expected != found:
         raise InvalidArgumentError(f"{found} embeddings are given for {expected} objects")
     rows = each(embeddings)

@@ -25,7 +25,7 @@ from gibramdb.database.database import Answer
 from gibramdb.database.opening import OpenStore, open_store
 from gibramdb.errors import ClosedError, ConfigError, GibramError, OutcomeUnknownError, UnavailableError
 from gibramdb.model.commands import Command, only_asks
-from gibramdb.model.field_types import check_batch, check_types
+from gibramdb.model.field_types import checked, checked_batch
 from gibramdb.session import Store, ended_early
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class Engine:
 
         Raises InvalidArgumentError if it is none, or a field holds what it can not.
         """
-        check_types(command)
+        command = checked(command)
         answer: Future[Answer] = Future()
 
         def run() -> None:
@@ -105,7 +105,7 @@ class Engine:
 
     def submit_batch(self, batch: Sequence[Command]) -> Future[list[Answer]]:
         """Run commands in order, up to the first that fails. Raises as `submit`, before any of them is run."""
-        check_batch(batch)
+        batch = checked_batch(batch)
         answers: Future[list[Answer]] = Future()
 
         def run() -> None:

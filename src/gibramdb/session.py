@@ -302,9 +302,8 @@ class Session:
 
     def add_documents(self, documents: Iterable[NewDocument], *, on_progress: Progress | None = None) -> list[int]:
         """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks."""
-        return self._add(
-            documents, commands.AddDocuments, _document_bytes, total_of("documents", documents), on_progress
-        )
+        check_iterable("documents", documents)
+        return self._add(documents, commands.AddDocuments, _document_bytes, total_of(documents), on_progress)
 
     def get_document(self, id: int) -> Document:
         """One document, with the ids of its text units. Raises NotFoundError."""
@@ -358,8 +357,9 @@ class Session:
 
         embeddings: a row for each of them, in place of those that they carry themselves.
         """
+        check_iterable("textunits", textunits)
         items = _with_embeddings(textunits, embeddings)
-        return self._add(items, commands.AddTextUnits, _textunit_bytes, total_of("textunits", textunits), on_progress)
+        return self._add(items, commands.AddTextUnits, _textunit_bytes, total_of(textunits), on_progress)
 
     def get_textunit(self, id: int) -> TextUnit:
         """One text unit, with the ids of the entities linked to it. Raises NotFoundError."""
@@ -386,7 +386,8 @@ class Session:
 
     def link_many(self, pairs: Iterable[tuple[int, int]], *, on_progress: Progress | None = None) -> None:
         """Many links, each (text unit, entity), in few round trips. Stops at the first that fails."""
-        total, done = total_of("pairs", pairs), 0
+        check_iterable("pairs", pairs)
+        total, done = total_of(pairs), 0
         try:
             for chunk in _even_chunks(pairs):
                 self._executor.execute_batch(links_of(self.id, chunk, done))
@@ -436,8 +437,9 @@ class Session:
 
         embeddings: a row for each of them, in place of those that they carry themselves.
         """
+        check_iterable("entities", entities)
         items = _with_embeddings(entities, embeddings)
-        return self._add(items, commands.AddEntities, _entity_bytes, total_of("entities", entities), on_progress)
+        return self._add(items, commands.AddEntities, _entity_bytes, total_of(entities), on_progress)
 
     def get_entity(self, id: int) -> Entity:
         """One entity, with the ids of the text units linked to it. Raises NotFoundError."""
@@ -498,7 +500,8 @@ class Session:
         self, relationships: Iterable[NewRelationship], *, on_progress: Progress | None = None
     ) -> list[int]:
         """Add many; returns their ids in order. Up to 5,000 (and 2 MiB) are all or nothing; more go in such chunks."""
-        total = total_of("relationships", relationships)
+        check_iterable("relationships", relationships)
+        total = total_of(relationships)
         return self._add(relationships, commands.AddRelationships, _relationship_bytes, total, on_progress)
 
     def get_relationship(self, id: int) -> Relationship:
@@ -713,6 +716,7 @@ def _with_embeddings(items: Iterable[Embedded], embeddings: Embeddings | None) -
         for item in items:
             yield item
         return
+    check_iterable("embeddings", embeddings)
     if isinstance(embeddings, np.ndarray):
         if embeddings.ndim != 2:
             raise InvalidArgumentError(f"embeddings must have two dimensions, got shape {embeddings.shape}")
@@ -720,7 +724,7 @@ def _with_embeddings(items: Iterable[Embedded], embeddings: Embeddings | None) -
             raise InvalidArgumentError("embeddings must be real numbers, got complex ones")
         with np.errstate(over="ignore"):  # see to_float32
             embeddings = np.asarray(embeddings, dtype="<f4")
-    expected, found = total_of("items", items), total_of("embeddings", embeddings)
+    expected, found = total_of(items), total_of(embeddings)
     if expected is not None and found is not None and expected != found:
         raise InvalidArgumentError(f"{found} embeddings are given for {expected} objects")
     rows = iter(embeddings)
@@ -760,9 +764,8 @@ def ended_early(error: GibramError, results: Iterable[Any], told: str) -> Gibram
     return ended
 
 
-def total_of(name: str, items: object) -> int | None:
-    """How many they are, where that is known without going through them. Raises as `check_iterable`."""
-    check_iterable(name, items)
+def total_of(items: object) -> int | None:
+    """How many they are, where that is known without going through them."""
     return len(items) if isinstance(items, Sized) else None
 
 

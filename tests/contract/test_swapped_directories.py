@@ -6,6 +6,7 @@ Moved aside and replaced, which to the store is the same as a volume mounted ove
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from support.tree import tree_hash
 
 import gibramdb
 from gibramdb import NewDocument, Store
+from gibramdb.database import snapshots
 from gibramdb.database.snapshot_files import SnapshotFiles
 from gibramdb.errors import GibramError, StorageError
 
@@ -120,7 +122,8 @@ def test_no_generation_of_the_log_is_begun_in_another_directory(db: Store, tmp_p
         assert_degraded(db, directory)
         db.session("s").add_document("behind the snapshot")
         assert names(aside) == before[0]
-        assert names(tmp_path / "data/session_snapshots") > before[1], "published; what it makes superfluous stays"
+        published = names(tmp_path / "data/session_snapshots") - before[1]
+        assert any(name.startswith("snapshot-") for name in published), "which needs no other generation"
         db.save("copy")
         db.restore_in_background("copy")
         while db.backup_status().in_progress:
@@ -131,6 +134,62 @@ def test_no_generation_of_the_log_is_begun_in_another_directory(db: Store, tmp_p
     db.truncate_log()
     assert db.health().components["durable_state"] == "serving"
     assert_kept(db, tmp_path)
+
+
+def test_no_copy_is_made_where_the_data_directory_was(db: Store, tmp_path: Path) -> None:
+    """Else the folder is there again, and who moves the directory back moves it into that."""
+    data = tmp_path / "data"
+    data.rename(tmp_path / "aside")
+    with pytest.raises(StorageError, match=f"{data}: .*{NEXT}"):
+        db.save("copy")
+    assert not data.exists()
+    (tmp_path / "aside").rename(data)
+    db.save("copy")
+    assert_kept(db, tmp_path)
+
+
+def test_a_look_at_the_packs_that_fails_is_told_of_once(
+    db: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(snapshots, "LOOK_BYTES_AT_REST", 1)  # so that a round takes many ticks
+    monkeypatch.setattr(snapshots, "RETRY_MS", 0)
+    engine: Any = db
+    engine._executor._engine._store.database.snapshots._look_due_ms = 0
+    packs = engine._executor._engine._store.database.snapshots._files.packs
+    until = time.monotonic() + 60
+    while not packs.is_reading:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    directory = tmp_path / "data/session_snapshots"
+    with another_at(directory):
+        while NEXT not in db.health().components["durable_state_reason"]:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        time.sleep(3 * snapshots.TICK_S)
+    told = [each for each in caplog.messages if "can not be read again" in each]
+    assert len(told) == 1
+    while db.health().components["durable_state"] != "serving":
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert_kept(db, tmp_path)
+
+
+def test_a_snapshot_that_fails_is_named_and_tried_again_without_any_trigger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(snapshots, "RETRY_MS", 100)
+    with gibramdb.open(tmp_path / "data", vector_dim=2, snapshot_wal_size_bytes=0) as db:
+        db.session("s").add_document("d")
+        with pytest.raises(GibramError):
+            db.save("../x")
+        with another_at(tmp_path / "data/session_snapshots"), pytest.raises(StorageError):
+            db.save("copy")
+        assert [each.levelname for each in caplog.records if " failed: " in each.getMessage()] == ["WARNING", "ERROR"]
+        until = time.monotonic() + 60
+        while db.health().components["durable_state"] != "serving":
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert db.health().components["snapshot_count"] == "1"
 
 
 def assert_kept(db: Store, tmp_path: Path) -> None:

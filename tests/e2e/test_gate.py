@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from support.gate import Frames, config_file, entry, error_of, hash_of
+from support.gate import Frames, config_file, encode_auth, entry, error_of, hash_of
 from support.server import Server, command
 from support.timing import TIMED, slowness
 
@@ -264,6 +264,28 @@ def test_frames_beyond_the_rate_do_not_keep_a_connection_from_being_idle(tmp_pat
                 assert error_of(frames.ask(N.PING))[0] == 2007
                 time.sleep(0.05)
         assert 0.5 < time.monotonic() - began < 0.95
+
+
+@TIMED
+def test_a_stop_waits_for_no_check_and_tells_those_who_wait_for_one(tmp_path: Path) -> None:
+    one = hash_of("key-one", cost=11)  # a sixth of a second and more
+    keys = [entry(f"k{number}", "read", key_hash=f"{one[:-2]}{number:02}") for number in range(60)]
+    with (
+        Server(tmp_path / "data", "--config", config_file(tmp_path, keys), mode="ephemeral") as server,
+        Frames(server.port) as running,
+        Frames(server.port) as second,
+        Frames(server.port) as waiting,
+    ):
+        for number, frames in enumerate((running, second, waiting)):
+            frames.socket.sendall(encode_auth(f"guess {number}"))
+        time.sleep(0.3)
+        began = time.monotonic()
+        server.terminate()
+        for frames in (running, second, waiting):
+            answer = pb.AuthResponse.FromString(frames.reply().payload)
+            assert (answer.success, answer.message) == (False, "too many keys are being checked, try again")
+        server.wait()
+        assert time.monotonic() - began < 3
 
 
 @TIMED

@@ -37,6 +37,7 @@ from gibramdb.model import commands as c
 from gibramdb.model.commands import AdminCommand, Command
 from gibramdb.model.ids import NO_LSN
 from gibramdb.model.results import Health
+from gibramdb.model.scope import SessionScope
 from gibramdb.server.app import Server
 from gibramdb.server.auth import Found, Gate, Leave
 from gibramdb.server.connection import Connection
@@ -120,6 +121,14 @@ class Watched:
             done(answer)
 
         return self._database.submit(command, answered, weigh)
+
+    def give_up(self, command: Command) -> None:
+        """As Database."""
+        self._database.give_up(command)
+
+    def may_begin(self, session_id: str, scope: SessionScope, most: int) -> bool:
+        """As Database."""
+        return self._database.may_begin(session_id, scope, most)
 
     def submit_batch(
         self,

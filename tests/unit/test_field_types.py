@@ -13,7 +13,7 @@ import pytest
 from gibramdb.errors import InvalidArgumentError
 from gibramdb.model import commands
 from gibramdb.model.commands import Command
-from gibramdb.model.field_types import check_types, plain
+from gibramdb.model.field_types import checked, plain
 from gibramdb.model.knowledge import Embedding, NewCommunity, NewEntity, NewRelationship
 from gibramdb.model.scope import SessionScope
 
@@ -56,7 +56,7 @@ def hints_of(struct: type[msgspec.Struct]) -> dict[str, Any]:
 @pytest.mark.parametrize("command", CONCRETE, ids=lambda each: each.__name__)
 def test_each_field_refuses_what_it_is_not_and_says_its_name(command: type[Command]) -> None:
     right = a_right_one(command)
-    check_types(right)
+    assert checked(right) is right
     for name, hint in hints_of(command).items():
         for wrong in (object(), 1.5j, [None], {"a": 1}, None):
             if wrong is None and hint == (SessionScope | None):
@@ -64,43 +64,62 @@ def test_each_field_refuses_what_it_is_not_and_says_its_name(command: type[Comma
             broken = a_right_one(command)
             msgspec.structs.force_setattr(broken, name, wrong)  # past what converts embeddings
             with pytest.raises(InvalidArgumentError, match=rf"^{name}(\[0\])? must be .*, got "):
-                check_types(broken)
+                checked(broken)
 
 
 def test_what_is_wrong_inside_is_named_with_its_place() -> None:
     entities = (NewEntity("a", "A"), NewEntity("b", None))  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match=r"^entities\[1\]\.title must be a text, got None$"):
-        check_types(commands.AddEntities("s", entities))
+        checked(commands.AddEntities("s", entities))
     with pytest.raises(InvalidArgumentError, match=r"^title must be a text, got None$"):
-        check_types(commands.AddEntities("s", entities[1:], bulk=False))
+        checked(commands.AddEntities("s", entities[1:], bulk=False))
     with pytest.raises(InvalidArgumentError, match=r"^entities\[0\] must be a NewEntity, got 'a'$"):
-        check_types(commands.AddEntities("s", ("a",)))  # type: ignore[arg-type]
+        checked(commands.AddEntities("s", ("a",)))  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match=r"^entity_ids\[1\] must be a whole number, got '2'$"):
-        check_types(commands.AddCommunity("s", NewCommunity("c", (1, "2"))))  # type: ignore[arg-type]
+        checked(commands.AddCommunity("s", NewCommunity("c", (1, "2"))))  # type: ignore[arg-type]
     with pytest.raises(
         InvalidArgumentError, match=r"^ids must be a tuple or list, each item a whole number, got \{1\}$"
     ):
-        check_types(commands.GetEntities("s", {1}))  # type: ignore[arg-type]
+        checked(commands.GetEntities("s", {1}))  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match=r"^not a command of gibramdb\.commands: 'PING'$"):
-        check_types("PING")
+        checked("PING")
 
 
 @pytest.mark.parametrize("wrong", ["0.5", True, None, 1j, 10**400])
 def test_a_number_is_nothing_that_is_not_one_and_fits(wrong: Any) -> None:
     command = commands.AddRelationships("s", (NewRelationship(1, 2, weight=wrong),))
     with pytest.raises(InvalidArgumentError, match=r"^relationships\[0\]\.weight must be a number, got "):
-        check_types(command)
+        checked(command)
 
 
 @pytest.mark.parametrize("wrong", ["1", 1.0, np.float64(1), True, np.bool_(True), np.array([1])])
 def test_a_whole_number_is_nothing_that_is_not_one(wrong: Any) -> None:
     with pytest.raises(InvalidArgumentError, match=r"^id must be a whole number, got "):
-        check_types(commands.GetEntity("s", wrong))
+        checked(commands.GetEntity("s", wrong))
 
 
 @pytest.mark.parametrize("number", [1, np.float32(0.5), np.float64(0.5), np.int64(2), Fraction(1, 2)])
-def test_numbers_of_others_are_numbers(number: Any) -> None:
-    check_types(commands.AddRelationships("s", (NewRelationship(np.int32(1), np.uint8(2), weight=number),)))  # type: ignore[arg-type]
+def test_numbers_of_others_are_numbers_and_become_pythons_own(number: Any) -> None:
+    new = NewRelationship(np.int32(1), np.uint8(2), np.str_("r"), weight=number)  # type: ignore[arg-type]
+    own = checked(commands.AddRelationships(Word("s"), (NewRelationship(1, 3), new)))
+    assert isinstance(own, commands.AddRelationships)
+    values = msgspec.structs.astuple(own.relationships[1])
+    assert values == (1, 2, "r", "", float(number), "")
+    assert [type(value) for value in values] in ([int, int, str, str, kind, str] for kind in (int, float))
+    assert type(own.session_id) is str
+
+
+@pytest.mark.parametrize("number", [np.uint8(200), np.int16(200), np.uint64(200)])
+def test_small_numbers_of_others_do_not_overflow(number: Any) -> None:
+    for command in (
+        commands.SetSessionTtl("s", number, number),
+        commands.GetEntities("s", [number]),  # type: ignore[arg-type]
+        commands.Query("s", b"", top_k=number, seed_entity_ids=(number,)),
+    ):
+        own = checked(command)
+        assert msgspec.structs.astuple(own) == msgspec.structs.astuple(command) or isinstance(own, commands.GetEntities)
+        assert "np." not in repr(own)
+        assert "200" in repr(own)
 
 
 @pytest.mark.parametrize(

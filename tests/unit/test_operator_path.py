@@ -448,6 +448,17 @@ def test_the_next_writing_removes_what_a_crash_has_left_and_nothing_of_the_opera
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a sync is asked for in another way")
+def test_what_another_store_is_writing_stays(tree: Tree) -> None:
+    """Of two stores in memory, say, with one data directory, which own no lock on it."""
+    with open_for_writing(tree.directories, "one", is_ours) as one:
+        os.write(one.fd, SAVED)
+        for name in ("two", "three"):
+            write(tree, name)
+        one.publish()
+    assert temporaries(tree) == []
+    assert [read(tree, name) for name in ("one", "two", "three")] == [SAVED] * 3
+
+
 def test_the_file_is_synced_before_it_has_its_name_and_its_folder_afterwards(tree: Tree) -> None:
     done: list[object] = []
     real_fsync, real_rename = os.fsync, os.rename
@@ -615,15 +626,25 @@ def test_a_device_swapped_in_between_look_and_open_is_refused(tree: Tree) -> Non
         saved.write_bytes(SAVED)
 
 
-def test_of_two_writings_of_one_name_the_later_wins_and_the_earlier_is_told(tree: Tree) -> None:
+def test_of_two_writings_of_one_name_the_one_that_ends_last_counts(tree: Tree) -> None:
     earlier = open_for_writing(tree.directories, "new", is_ours)
     later = open_for_writing(tree.directories, "new", is_ours)
     os.write(earlier.fd, MAGIC + b"1")
     os.write(later.fd, MAGIC + b"2")
-    with pytest.raises(InvalidArgumentError, match="temporary"):
-        earlier.publish()
     later.publish()
-    assert read(tree, "new") == MAGIC + b"2"
+    earlier.publish()
+    assert read(tree, "new") == MAGIC + b"1"
+    assert temporaries(tree) == []
+
+
+def test_a_temporary_that_is_removed_meanwhile_is_told_of(tree: Tree) -> None:
+    writing = open_for_writing(tree.directories, "new", is_ours)
+    os.write(writing.fd, SAVED)
+    (temporary,) = temporaries(tree)
+    temporary.unlink()
+    with pytest.raises(InvalidArgumentError, match="temporary"):
+        writing.publish()
+    assert not (tree.data / "new").exists()
 
 
 # --- any spelling, and a race ---

@@ -54,7 +54,7 @@ from gibramdb.errors import (
     UnavailableError,
 )
 from gibramdb.model.commands import Command, GetHealth, ReadCommand, WriteCommand, only_asks
-from gibramdb.model.field_types import check_batch, check_types
+from gibramdb.model.field_types import checked, checked_batch
 from gibramdb.model.results import Health
 from gibramdb.session import check_timeout_s, ended_early
 from gibramdb.wire.codec import (
@@ -330,7 +330,7 @@ class Caller(Generic[S]):
 
     def call(self, command: Command) -> Steps[Any]:
         """The command's result. Raises the error it was refused with."""
-        check_types(command)
+        command = checked(command)
         results: list[Any] = []
         yield from self._run((self._marked(command),), _ask_one, results)
         return results[0]
@@ -340,7 +340,7 @@ class Caller(Generic[S]):
 
         Each has the time of a call. Raises the first error, with the results of what ran before it.
         """
-        check_batch(batch)
+        batch = checked_batch(batch)
         results: list[Any] = []
         try:
             for part in pipelines([self._marked(command) for command in batch]):

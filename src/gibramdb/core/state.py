@@ -163,11 +163,11 @@ class SessionState:
         """Text units that speak of an entity, in the order of linking."""
         return self.textunits_by_entity.get(entity_id, _NO_IDS)
 
-    def edges_from(self, entity_id: int) -> Iterable[int]:
+    def edges_from(self, entity_id: int) -> Collection[int]:
         """Ids of the relationships that begin at an entity, oldest first."""
         return self.outgoing.get(entity_id, _NO_EDGES)
 
-    def edges_to(self, entity_id: int) -> Iterable[int]:
+    def edges_to(self, entity_id: int) -> Collection[int]:
         """Ids of the relationships that end at an entity, oldest first."""
         return self.incoming.get(entity_id, _NO_EDGES)
 

@@ -169,6 +169,9 @@ class Database:
         self._wall_minus_steady_ms = clock.now_ms() - clock.steady_ms()
         self._detector: Detector | None = None
         self._detecting: list[_Detecting] = []
+        self._names_in: dict[SessionScope, set[str]] = {}  # of sessions, some of which may be over
+        self._batches: deque[_Batch] = deque()  # whose turn has been long, and goes on
+        self._advances = False
         # While there are pauses, and until what came meanwhile has run.
         self._held: deque[tuple[Command, Callable[[Answer, Lsn], None]]] | None = None
         self._pauses = 0
@@ -223,6 +226,23 @@ class Database:
         batch = _Batch(self, items, done, weigh, is_bounded=is_bounded)
         batch.advance()
         return batch.stop
+
+    def _advance_later(self, batch: _Batch) -> None:
+        """In one of the next turns: however many pipelines are under way, others wait for one turn of them."""
+        self._batches.append(batch)
+        self._advance_soon()
+
+    def _advance_soon(self) -> None:
+        if self._batches and not self._advances:
+            self._advances = True
+            self._post(self._advance_next)
+
+    def _advance_next(self) -> None:
+        self._advances = False
+        try:
+            self._batches.popleft().advance()
+        finally:
+            self._advance_soon()
 
     def _start(self, command: Command, finish: Callable[[Answer, Lsn], None]) -> _Executed | None:
         """Run it, or arrange that it runs later and then calls `finish`."""
@@ -289,6 +309,8 @@ class Database:
         if self.snapshots is not None and self.snapshots.unfrozen:
             self.snapshots.freeze(command.session_id)
         before = sessions.get(command.session_id)
+        if before is None or self.state.is_expired(before, now_ms):
+            self._note_begun(command.session_id)
         try:
             lsn = self.journal.lsn_after(len(payload))
             apply(self.state, mutation, lsn)
@@ -472,6 +494,7 @@ class Database:
             state.serving_since_ms = self._clock.now_ms()
             state.expiry_paused = self.state.expiry_paused
             replaced, self.state = self.state, state
+            self._names_in.clear()
             self._warn_beyond_limits(state)
             self._explanations.clear()
             self._explained_bytes = 0
@@ -709,13 +732,25 @@ class Database:
 
     def may_begin(self, session_id: str, scope: SessionScope, most: int) -> bool:
         """Whether fewer than `most` sessions of the scope are alive, or this one is."""
-        now_ms = self._now_ms()
-        session = self.state.sessions.get(session_id)
+        now_ms, sessions = self._now_ms(), self.state.sessions
+        session = sessions.get(session_id)
         if session is not None and not self.state.is_expired(session, now_ms):
             return True
-        theirs = (each for each in self.state.sessions.values() if scope.holds(each.session_id))
-        alive = (each for each in theirs if not self.state.is_expired(each, now_ms))
-        return next(itertools.islice(alive, most - 1, None), None) is None
+        names = self._names_in.get(scope)
+        if names is None:
+            names = self._names_in[scope] = {name for name in sessions if scope.holds(name)}
+        if len(names) < most:
+            return True
+        for name in list(names):
+            session = sessions.get(name)
+            if session is None or self.state.is_expired(session, now_ms):
+                names.discard(name)
+        return len(names) < most
+
+    def _note_begun(self, session_id: str) -> None:
+        for scope, names in self._names_in.items():
+            if scope.holds(session_id):
+                names.add(session_id)
 
     def health(self, scope: SessionScope | None = None) -> Health:
         """How the store is, for one who may know of these sessions. Waits for nothing."""
@@ -942,7 +977,7 @@ class _Batch:
                 return
             if database._clock.steady_us() > ends_us:  # noqa: SLF001 (as above)
                 break
-        database._post(self.advance)  # noqa: SLF001 (as above)
+        database._advance_later(self)  # noqa: SLF001 (as above)
 
     def _refusal(self) -> GibramError | None:
         for noun, answered, most in (

@@ -121,7 +121,7 @@ def report(
         "snapshot_failures": str(snapshots.failures),
         "snapshot_error": snapshots.error,
         "snapshot_files_damaged": str(snapshots.files_damaged),
-        "last_snapshot_age_ms": str(now_ms - snapshots.published_at_ms if snapshots.published_at_ms else 0),
+        "last_snapshot_age_ms": str(max(0, now_ms - snapshots.published_at_ms) if snapshots.published_at_ms else 0),
         "recovery_records_replayed": str(facts.recovered_records),
         "recovery_bytes_truncated": str(facts.torn_bytes),
         "warnings": " ".join(facts.warnings),

@@ -151,7 +151,10 @@ class SnapshotFiles:
         """Sessions into an operator's file, read back before it gets its name."""
         disk = OsFileSystem()
         data = self._directories.data
-        make_directories(disk, Directories(data, data, data))  # a store in memory has not needed it so far
+        if self._store_id is None:
+            make_directories(disk, Directories(data, data, data))  # a store in memory has not needed it so far
+        else:
+            self._locks.require_same(data)
         with (
             operator_path.open_for_writing(self._directories, path, snapshot.is_copy) as writing,
             named(writing.resolved),
@@ -194,16 +197,15 @@ class SnapshotFiles:
         """
         fs, directories = self._fs, self._directories
         self._locks.require_same(directories.snapshots)
-        self._locks.require_same(directories.wal)
         found = snapshot.list_snapshots(fs, directories.snapshots)
         kept = found[-retention_count:]
         manifests = [snapshot.read_manifest(fs, path)[0] for _, path in kept]
         for _, path in found[:-retention_count]:
             fs.unlink(path)
         fs.sync_dir(directories.snapshots)
-        named = {section.pack for manifest in manifests for section in manifest.sections}
+        needed = {section.pack for manifest in manifests for section in manifest.sections}
         for number, path in snapshot.list_packs(fs, directories.snapshots):
-            if number not in named:
+            if number not in needed:
                 fs.unlink(path)
                 self.packs.forget(number)
         for name in fs.list_dir(directories.snapshots):
@@ -216,6 +218,7 @@ class SnapshotFiles:
     def _drop_generations(self, covered_lsn: int, current_log: Path) -> int:
         """Those that end by this LSN, as the beginning of a later one says: their own headers need not be whole."""
         fs, directory = self._fs, self._directories.wal
+        self._locks.require_same(directory)
         logs = wal.list_logs(fs, directory)
         first_kept = gone_lsn = 0
         damage: GibramError | None = None

@@ -221,9 +221,11 @@ class Snapshots:
         self._snapshot_error = ""
         self._troubles: dict[str, str] = {}  # by step, until it succeeds: what failed at rotate, prune, look; damage
         self._files_damaged = 0
-        self._failures_told: dict[str, tuple[int, int]] = {}  # by kind: how often since the line that was written, when
+        # By kind, and whether it was the caller's fault: how often since the line that was written, and when that was.
+        self._failures_told: dict[tuple[str, bool], tuple[int, int]] = {}
         self._is_looking = False
         self._look_due_ms = clock.steady_ms() + LOOK_EVERY_MS
+        self._look_again_ms = 0  # where one of a round has failed
         self._retained = 0
         self._retry_at_ms = 0
         self._has_failed = False  # the last snapshot, of whatever kind: another is due then, though nothing has changed
@@ -520,6 +522,10 @@ class Snapshots:
             if now_ms < self._look_due_ms:
                 return
             self._look_due_ms = now_ms + LOOK_EVERY_MS
+        elif _LOOK in self._troubles:
+            if now_ms < self._look_again_ms:
+                return
+            self._look_again_ms = now_ms + RETRY_MS
         self._is_looking = True
         self._in_thread(partial(self._look, newest.sections, LOOK_BYTES_AT_REST, newest))
 
@@ -558,7 +564,9 @@ class Snapshots:
             self._log_failure(job.kind, outcome)
             if job.kind in {"save", "restore"}:
                 job.error = str(outcome)
-            if job.kind in {"snapshot", "checkpoint"} or job.is_copied:  # of a copy that fails BACKUP_STATUS tells
+            if job.kind == "save" and not job.is_copied:  # of a copy that fails BACKUP_STATUS tells
+                self._has_failed |= not isinstance(outcome, CallerError)  # the snapshot beside it is taken all the same
+            elif job.kind in {"snapshot", "checkpoint", "save"}:
                 self._failures += 1
                 self._snapshot_error = str(outcome)
                 self._retry_at_ms = self._clock.steady_ms() + RETRY_MS
@@ -577,15 +585,15 @@ class Snapshots:
     def _log_failure(self, kind: str, error: GibramError) -> None:
         """Clients can have commands fail as often as they like: of each kind one line in so long. All are answered."""
         now_ms = self._clock.steady_ms()
-        times, told_at_ms = self._failures_told.get(kind, (0, -TOLD_EVERY_MS))
+        is_callers = isinstance(error, CallerError)
+        times, told_at_ms = self._failures_told.get((kind, is_callers), (0, -TOLD_EVERY_MS))
         times += 1
         if now_ms - told_at_ms >= TOLD_EVERY_MS:
-            is_callers = isinstance(error, CallerError)
             log.log(
                 logging.WARNING if is_callers else logging.ERROR, "%s failed: %s", kind, error, extra={"times": times}
             )
             times, told_at_ms = 0, now_ms
-        self._failures_told[kind] = times, told_at_ms
+        self._failures_told[kind, is_callers] = times, told_at_ms
 
     def _published(self, manifest: Manifest, covered_lsn: int) -> None:
         self._newest = manifest
@@ -644,7 +652,7 @@ class Snapshots:
             self._thread = thread
 
     def _run(self) -> None:
-        tick_s = TICK_S if self._triggers.interval_ms or self._triggers.wal_bytes else None
+        tick_s = None if self._store_id is None else TICK_S
         while True:
             try:
                 work = self._jobs.get(timeout=tick_s)
@@ -749,7 +757,7 @@ class Snapshots:
         return self._files.prune(self._triggers.retention_count, target_lsn, Path(self._journal.facts().path))
 
     def _tell_of(self, step: str, trouble: str | None) -> None:
-        if trouble:
+        if trouble and self._troubles.get(step) != trouble:
             log.warning(trouble)
         self._tell(partial(self._note, step, trouble or ""))
 

@@ -23,16 +23,15 @@ from gibramdb.model.knowledge import Embedding
 T = TypeVar("T")
 
 
-def check_batch(batch: Iterable[object]) -> None:
-    """As `check_types`, of all of them before any is carried out; the field is named as `commands[1].id`."""
-    for index, command in enumerate(batch):
-        check_types(command, f"commands[{index}].")
+def checked_batch(batch: Iterable[object]) -> list[Command]:
+    """As `checked`, all of them before any is carried out; the field is named as `commands[1].id`."""
+    return [checked(command, f"commands[{index}].") for index, command in enumerate(batch)]
 
 
-def check_types(command: object, place: str = "") -> None:
-    """Refuse what is not a command, and one of which a field holds a value that it can not.
+def checked(command: object, place: str = "") -> Command:
+    """The command, if each of its fields holds what it can.
 
-    Numbers and texts of other libraries pass, numpy's for example. `plain` is for storing them.
+    Numbers and texts of other libraries, numpy's for example, are Python's own in what is returned: theirs overflow.
 
     place: what the field's name begins with.
 
@@ -42,11 +41,28 @@ def check_types(command: object, place: str = "") -> None:
     if not isinstance(command, Command):
         raise InvalidArgumentError(f"not a command of gibramdb.commands: {reprlib.repr(command)}")
     expected = _expected(type(command))
+    if expected.is_exactly(command):
+        return command
     if not expected.is_met_by(command):
         path, noun, found = _first_fault(command, type(command), "")
         # A single object's field has the name that the caller knows it by.
         name = path if getattr(command, "bulk", False) else path.rpartition(".")[2]
         raise InvalidArgumentError(f"{place}{name} must be {noun}, got {reprlib.repr(found)}")
+    own: Command = _as_own(command)
+    return own
+
+
+def _as_own(value: Any) -> Any:
+    """The value, with Python's own in the place of what only counts as such."""
+    if isinstance(value, msgspec.Struct):
+        fields = {name: getattr(value, name) for name in value.__struct_fields__}
+        changed = {name: own for name, each in fields.items() if (own := _as_own(each)) is not each}
+        return msgspec.structs.replace(value, **changed) if changed else value
+    if isinstance(value, tuple | list):
+        return tuple(map(_as_own, value))
+    if value is None or isinstance(value, bool | frozenset):
+        return value
+    return value if type(value) in _SCALARS else plain(value)
 
 
 def several(name: str, given: Iterable[T]) -> tuple[T, ...]:
@@ -59,9 +75,15 @@ def several(name: str, given: Iterable[T]) -> tuple[T, ...]:
     return tuple(given)
 
 
+def check_iterable_or_async(name: str, given: object) -> None:
+    """As `check_iterable`, and it may come asynchronously."""
+    if not isinstance(given, AsyncIterable):
+        check_iterable(name, given)
+
+
 def check_iterable(name: str, given: object) -> None:
-    """The same of what is not to be gone through yet; it may come asynchronously. Raises InvalidArgumentError."""
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable | AsyncIterable):
+    """As `several`, of what is not to be gone through yet. Raises InvalidArgumentError."""
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise InvalidArgumentError(f"{name} must be a list, or another iterable, got {reprlib.repr(given)}")
 
 
@@ -105,10 +127,11 @@ def plain(value: Any) -> str | bytes | float:
 
 
 class _Expected(NamedTuple):
-    """What a field is declared as: in words, and as a question that is quick where the answer is yes."""
+    """What a field is declared as: in words, as a question, and as a stricter one, with no types but Python's own."""
 
     noun: str
     is_met_by: Callable[[Any], bool]
+    is_exactly: Callable[[Any], bool]
 
 
 def _is_whole_number(value: object) -> bool:
@@ -128,12 +151,12 @@ def _is_number(value: object) -> bool:
 
 
 _SCALARS = {
-    str: _Expected("a text", lambda value: isinstance(value, str)),
-    bytes: _Expected("bytes", lambda value: isinstance(value, bytes)),
-    bool: _Expected("True or False", lambda value: isinstance(value, bool)),
-    int: _Expected("a whole number", _is_whole_number),
-    float: _Expected("a number", _is_number),
-    NoneType: _Expected("None", lambda value: value is None),
+    str: _Expected("a text", lambda value: isinstance(value, str), lambda value: type(value) is str),
+    bytes: _Expected("bytes", lambda value: isinstance(value, bytes), lambda value: type(value) is bytes),
+    bool: _Expected("True or False", lambda value: isinstance(value, bool), lambda value: type(value) is bool),
+    int: _Expected("a whole number", _is_whole_number, lambda value: type(value) is int),
+    float: _Expected("a number", _is_number, lambda value: type(value) is float),
+    NoneType: _Expected("None", lambda value: value is None, lambda value: value is None),
 }
 
 
@@ -146,36 +169,45 @@ def _expected(hint: Any) -> _Expected:
     if isinstance(hint, NewType):
         return _expected(hint.__supertype__)
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-        return _Expected(f"a {hint.__name__}", _question_of(hint))
+        return _Expected(f"a {hint.__name__}", *_questions_of(hint))
     if get_origin(hint) in {tuple, frozenset}:
         kinds, noun = ((tuple, list), "a tuple or list") if get_origin(hint) is tuple else (frozenset, "a frozenset")
         item = _expected(get_args(hint)[0])
         return _Expected(
             f"{noun}, each item {item.noun}",
             lambda value: isinstance(value, kinds) and all(map(item.is_met_by, value)),
+            lambda value: type(value) in {tuple, frozenset} and all(map(item.is_exactly, value)),
         )
     if get_origin(hint) in {Union, UnionType}:
         either = [_expected(part) for part in get_args(hint)]
         return _Expected(
-            " or ".join(each.noun for each in either), lambda value: any(each.is_met_by(value) for each in either)
+            " or ".join(each.noun for each in either),
+            lambda value: any(each.is_met_by(value) for each in either),
+            lambda value: any(each.is_exactly(value) for each in either),
         )
     raise TypeError(f"a field of a command is declared as {hint}, of which nothing is known here")
 
 
-def _question_of(struct: type[msgspec.Struct]) -> Callable[[Any], bool]:
+def _questions_of(struct: type[msgspec.Struct]) -> tuple[Callable[[Any], bool], Callable[[Any], bool]]:
     names = [name for name, _ in _fields(struct)]
     hints = [hint for _, hint in _fields(struct)]
     are_met = [_expected(hint).is_met_by for hint in hints]
+    are_exact = [_expected(hint).is_exactly for hint in hints]
     exact = [hint if hint in _SCALARS else bytes if hint == Embedding else None for hint in hints]
 
     def is_met_by(value: Any) -> bool:
         if not isinstance(value, struct):
             return False
+        return all(map(operator.call, are_met, (getattr(value, name) for name in names)))
+
+    def is_exactly(value: Any) -> bool:
+        if type(value) is not struct:
+            return False
         # Thousands of objects come in one command, and nearly all of them are exactly what is declared.
         values = [getattr(value, name) for name in names]
-        return list(map(type, values)) == exact or all(map(operator.call, are_met, values))
+        return list(map(type, values)) == exact or all(map(operator.call, are_exact, values))
 
-    return is_met_by
+    return is_met_by, is_exactly
 
 
 def _fields(struct: type[msgspec.Struct]) -> list[tuple[str, Any]]:

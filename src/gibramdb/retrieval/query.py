@@ -8,7 +8,7 @@ Score, by which each kind is sorted (descending; ties by ascending id) and cut:
 
 A seed is a hit of any kind, or an entity given by the caller; it reaches what is within `hops` relationships of it. A
 step is a link or a relationship; the link from a hit text unit or a hit community counts as the first one. A seed with
-a negative similarity is multiplied instead of divided, so that what hangs on a hit never comes before it.
+a negative similarity is multiplied instead of divided, so that what is reached never comes before its seed.
 
 `hop` in the answer counts as GibRAM does: all entities the walk starts from have hop 0, and a text unit reached through
 an entity has one more than that entity.
@@ -47,9 +47,9 @@ from gibramdb.model.results import (
     TextUnitHit,
 )
 
-TURNS_MAX = 4
-"""How often an entity hands on what it took. So up to four hops, scores are exact; beyond them a graph can be made in
-which each hop brings a better seed to everybody, and a walk must not take a time that grows with both."""
+EDGES_AGAIN_MAX = 250_000
+"""Relationships that one walk goes along again, to hand on what better seeds bring late. A graph can be made in which
+each hop brings one to everybody, and a walk must not take a time that grows with hops and relationships both."""
 _NO_OFFER = -math.inf
 
 
@@ -64,17 +64,7 @@ class Visit:
     better seed; and of one hop, the best offer of each of the two kinds is enough.
     """
 
-    __slots__ = (
-        "best",
-        "direct",
-        "has_own_score",
-        "hop",
-        "linked",
-        "score",
-        "score_beyond",
-        "similarity",
-        "turns_left",
-    )
+    __slots__ = ("best", "direct", "handed_on", "has_own_score", "hop", "linked", "score", "score_beyond", "similarity")
 
     def __init__(self, hop: int, similarity: float = 0.0, own_score: float | None = None) -> None:
         """own_score: of a seed, which offers do not change."""
@@ -89,12 +79,7 @@ class Visit:
         """The best seed of those that had reached it by the hop before."""
         self.direct = self.score
         self.linked = _NO_OFFER
-        self.turns_left = TURNS_MAX
-
-    def hands_on(self) -> bool:
-        """Whether it hands on, at the next hop, what it took; from now on once less."""
-        self.turns_left -= 1
-        return self.turns_left >= 0
+        self.handed_on = False
 
     def take_offers(self, hop: int) -> tuple[float, float]:
         """End a hop: what it passes on at the next, the scores of a direct and of a linked seed, if there is one."""
@@ -289,14 +274,22 @@ def _offer(offered: dict[int, float], ids: Iterable[int], similarity: float) -> 
 def _walk(session: SessionState, asked: Plan, visits: dict[int, Visit]) -> list[Step]:
     """Breadth first, both directions, outgoing edges before incoming, each in the order of adding.
 
-    Whoever took an offer hands it on at the next hop, also to those that were met before, but TURNS_MAX times at most.
-    Ends at the first entity that would be more than `entities_max`, the start included.
+    Whoever took an offer hands it on at the next hop, also to those that were met before. Ends at the first entity that
+    would be more than `entities_max`, the start included.
     """
     steps: list[Step] = []
     reached = visits
+    edges_again = 0
     for hop in range(1, asked.hops + 1):
-        took = [(id, *visit.take_offers(hop - 1)) for id, visit in reached.items()]
-        frontier = [each for each in took if visits[each[0]].hands_on()]
+        frontier = []
+        for id, taker in reached.items():
+            offers = taker.take_offers(hop - 1)
+            if taker.handed_on:
+                edges_again += len(session.edges_from(id)) + len(session.edges_to(id))
+                if edges_again > EDGES_AGAIN_MAX:
+                    continue
+            taker.handed_on = True
+            frontier.append((id, *offers))
         reached = {}
         for from_id, direct, linked in frontier:
             for relationship, to_id in _edges(session, asked, from_id):

@@ -124,6 +124,7 @@ class Server:
         self._buffered_bytes = 0
         self._frees = 0
         self.is_round_over = False
+        self._is_round_due = False
         self._waiting: dict[str, dict[Connection, None]] = {}  # for the next rounds, by who asks; both in order
         self._last_request_id = 0
         self._is_stopping = False
@@ -175,17 +176,22 @@ class Server:
         return self._frees > 0
 
     def end_round(self) -> None:
-        """One connection has had a long turn: whoever has a large frame waits for the loop's next round."""
-        if not self.is_round_over:
-            self.is_round_over = True
-            asyncio.get_running_loop().call_soon(self._begin_round)
+        """One connection has had a long turn: whoever may have another waits for the loop's next round."""
+        self.is_round_over = True
+        self._begin_round_soon()
 
     def take_turn_next(self, connection: Connection) -> None:
         """In one of the next rounds, behind those of the same asker that wait already, and one of each other."""
         self._waiting.setdefault(connection.asker, {})[connection] = None
+        self._begin_round_soon()
+
+    def _begin_round_soon(self) -> None:
+        if not self._is_round_due:
+            self._is_round_due = True
+            asyncio.get_running_loop().call_soon(self._begin_round)
 
     def _begin_round(self) -> None:
-        self.is_round_over = False
+        self.is_round_over = self._is_round_due = False
         while self._waiting and not self.is_round_over:
             asker = next(iter(self._waiting))
             of_asker = self._waiting.pop(asker)

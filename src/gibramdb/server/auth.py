@@ -14,10 +14,11 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
@@ -154,7 +155,6 @@ class Gate:
                 self._known[key.digest] = principal
             else:
                 self._hashed.append((key.bcrypt_hash, principal))
-        self._threads = ThreadPoolExecutor(CHECK_THREADS, "gibramdb-auth")
         self._checks: dict[bytes, _Check] = {}
         self._checks_of: Counter[str] = Counter()
         self._waiting: dict[str, deque[tuple[bytes, bytes]]] = {}  # digests and keys, by the site they came from
@@ -202,20 +202,35 @@ class Gate:
             if of_site:
                 self._waiting[site] = of_site
             self._running += 1
-            match = asyncio.get_running_loop().run_in_executor(self._threads, self._match, key)
-            match.add_done_callback(partial(self._checked, digest))
+            # A daemon: a stop waits for no check.
+            check = partial(self._check, asyncio.get_running_loop(), digest, key)
+            threading.Thread(target=check, name="gibramdb-auth", daemon=True).start()
 
     def close(self) -> None:
-        """Begin no more checks."""
+        """Check no more keys; who waits is told."""
         self._is_closed = True
         self._waiting.clear()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        checks, self._checks = self._checks, {}
+        for check in checks.values():
+            for _, found in [(check.peer, check.found), *check.others.values()]:
+                found(BUSY)
+
+    def _check(self, loop: asyncio.AbstractEventLoop, digest: bytes, key: bytes) -> None:
+        """On a thread of its own."""
+        principal = None
+        try:
+            principal = self._match(key)
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._checked, digest, principal)
 
     def _match(self, key: bytes) -> Principal | None:
-        """On a thread of its own; bcrypt lets go of the interpreter meanwhile."""
+        """Bcrypt lets go of the interpreter meanwhile."""
         import bcrypt  # noqa: PLC0415 -- the entry could not be read without it, and without a hash nobody needs it
 
         for bcrypt_hash, principal in self._hashed:
+            if self._is_closed:
+                return None
             try:
                 if bcrypt.checkpw(key, bcrypt_hash):
                     return principal
@@ -223,10 +238,11 @@ class Gate:
                 return None
         return None
 
-    def _checked(self, digest: bytes, match: asyncio.Future[Principal | None]) -> None:
+    def _checked(self, digest: bytes, principal: Principal | None) -> None:
+        if self._is_closed:
+            return
         self._running -= 1
         self._check_next()
-        principal = None if match.cancelled() or match.exception() is not None else match.result()
         if principal is not None:
             self._known[digest] = principal
         check = self._checks.pop(digest)

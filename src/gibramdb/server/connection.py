@@ -171,6 +171,7 @@ class Connection(asyncio.Protocol):
         self._coming: _Mark | None = None  # a half-sent frame, since the server looked
         self._going: _Mark | None = None  # answers that the client does not take
         self._taken: _Mark | None = None  # what lay with the kernel of them at the last look
+        self._may_lie_there = False
         self.held_bytes = 0  # of requests and answers, as the server counts them
         self._slots: deque[_Slot] = deque()
         self._transport: asyncio.Transport | None = None
@@ -378,8 +379,11 @@ class Connection(asyncio.Protocol):
     def _is_taken(self, now_us: int) -> bool:
         """Whether the client still takes, fast enough, what lies with the kernel of answers that have left."""
         assert self._transport is not None
+        if not self._may_lie_there:
+            return False  # the kernel is not asked about thousands that ask nothing
         left_bytes = _untaken_bytes(self._transport)
         before, self._taken = self._taken, _Mark(now_us, self._frames_taken, left_bytes) if left_bytes else None
+        self._may_lie_there = left_bytes > 0
         if not left_bytes or before is None:
             return left_bytes > 0
         return _is_fast_enough(before.left_bytes - left_bytes, now_us - before.since_us)
@@ -446,7 +450,8 @@ class Connection(asyncio.Protocol):
             if self._frames_taken != frames_taken:
                 self._costly_until_us = _steady_us() + COSTLY_US
             self._server.end_round()
-            self._take_turn_soon()
+            # Behind those who come in this round.
+            asyncio.get_running_loop().call_soon(self._server.take_turn_next, self)
         self._regulate()
         self._hold()
 
@@ -628,6 +633,7 @@ class Connection(asyncio.Protocol):
         if frames:
             self._frames = []
             self._frames_bytes = 0
+            self._may_lie_there = True
             if transport is not None and not transport.is_closing():
                 data = frames[0] if len(frames) == 1 else b"".join(frames)
                 if self._is_encrypted and len(data) > TLS_WRITE_BYTES:

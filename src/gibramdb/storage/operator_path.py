@@ -15,7 +15,8 @@ Invariants:
   inode, so neither a link nor a mount hides them; only the mount of a folder inside one of them is not recognised.
 - An existing file is replaced only if the caller says so of its beginning. Looking and replacing are two system calls:
   whoever may write in the folder himself can put another file there in between, and that one is then replaced.
-- A temporary gets a name that no file has; nothing of another name is ever removed.
+- A temporary gets a name that no file has, and is locked while it is written; nothing of another name is ever removed,
+  and nothing that is locked.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import os
 import re
 import secrets
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +38,9 @@ import msgspec
 from gibramdb.errors import CallerError, InvalidArgumentError, NotFoundError, UnavailableError
 from gibramdb.storage.files import FILE_MODE, TEMPORARY_SUFFIX, OsFileSystem
 from gibramdb.storage.identity import IMPORT_NAME, LOCK_NAME, MARKER_NAME, Directories
+
+if sys.platform != "win32":
+    import fcntl  # there, nothing is saved
 
 OWN_NAMES = frozenset({MARKER_NAME, IMPORT_NAME, LOCK_NAME, "recovery-report.json", "auto_cert.pem", "auto_key.pem"})
 """The store's own files in the data directory itself; in a folder of it these names mean nothing."""
@@ -453,12 +458,19 @@ def _check_target(asked: _Asked, folder_fd: int, may_replace: MayReplace) -> Non
 
 def _create_temporary(asked: _Asked, folder_fd: int) -> tuple[str, int]:
     """A new, empty file beside the target, under a name that nobody has."""
-    name = f"{_TEMPORARY_PREFIX}{secrets.token_hex(_TEMPORARY_HEX // 2)}{TEMPORARY_SUFFIX}"
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        return name, os.open(name, flags, FILE_MODE, dir_fd=folder_fd)
-    except OSError as error:
-        raise asked.explained(error, asked.resolved.with_name(name), folder_fd) from error
+    while True:
+        name = f"{_TEMPORARY_PREFIX}{secrets.token_hex(_TEMPORARY_HEX // 2)}{TEMPORARY_SUFFIX}"
+        try:
+            fd = os.open(name, flags, FILE_MODE, dir_fd=folder_fd)
+        except OSError as error:
+            raise asked.explained(error, asked.resolved.with_name(name), folder_fd) from error
+        # So that another store that saves into this folder sees that somebody is at it.
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        if os.fstat(fd).st_nlink:
+            return name, fd
+        os.close(fd)  # it was removed before it was locked
 
 
 def _remove_left_behind(folder_fd: int, may_replace: MayReplace) -> None:
@@ -478,8 +490,9 @@ def _remove_if_left(name: str, folder_fd: int, may_replace: MayReplace) -> None:
         return
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=folder_fd)
     try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # otherwise another store is writing it
         beginning = _SYSTEM.pread(fd, BEGINNING_BYTES, 0)
+        if may_replace(beginning) or not any(beginning):  # a power cut leaves zeros
+            os.unlink(name, dir_fd=folder_fd)
     finally:
         os.close(fd)
-    if may_replace(beginning) or not any(beginning):  # a power cut leaves zeros
-        os.unlink(name, dir_fd=folder_fd)
