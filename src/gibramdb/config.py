@@ -361,7 +361,7 @@ SETTINGS: tuple[Setting, ...] = (
             "Takes a snapshot each time this much time has passed and something has changed."),
     Setting("session_store.snapshot_wal_size_bytes", "snapshot_wal_size_bytes", _between(0), "0",
             "Takes a snapshot when the log behind the newest has three quarters of this many bytes, so that a start "
-            "replays about so much; who writes faster than a snapshot is written goes beyond it. 0 for never."),
+            "replays about so much; who writes faster than a snapshot is written goes beyond it. 0 is off."),
     Setting("session_store.snapshot_retention_count", "snapshot_retention_count", _between(1), "3",
             "How many snapshots are kept, each with the log from its cut on."),
     Setting("session_store.snapshot_on_stop", "snapshot_on_stop", _TRUTH, "false",

@@ -278,7 +278,7 @@ def open(
         vector_dim: how many numbers each embedding has.
         wal_sync_policy: "every_write" (acknowledged means on disk), "periodic", or "never".
         wal_sync_interval: with "periodic", how much may be lost: `1s`, `500ms`.
-        snapshot_wal_size_bytes: a snapshot is taken when the log behind the newest has 3/4 of this; 0 for never.
+        snapshot_wal_size_bytes: a snapshot is taken when the log behind the newest has 3/4 of this; 0 is off.
         data_dir: where a store in memory writes and finds the copies of `save`; one on disk has its own.
         require_existing: do not begin a store where there is none, as at a mistyped path.
 

@@ -328,3 +328,31 @@ def test_health_has_every_field_in_both_modes() -> None:
         assert health.components["durable_state"] == "serving"  # type: ignore[union-attr]
         assert health.components["session_store_mode"] == ("durable" if durable else "ephemeral")  # type: ignore[union-attr]
         store.close()
+
+
+def test_how_many_sessions_of_a_scope_there_are_is_known_whatever_becomes_of_them() -> None:
+    store = OwnedStore(durable=False)
+    scope = SessionScope(frozenset(), ("a-",))
+
+    def add(name: str) -> None:
+        store.run(c.AddDocuments(name, (NewDocument("d"),)))
+
+    def may_begin(most: int) -> bool:
+        return store.database.may_begin("a-new", scope, most)
+
+    add("a-0")
+    assert (may_begin(1), may_begin(2)) == (False, True)
+    for number in range(1, 50):
+        add(f"a-{number}")
+        add(f"b-{number}")
+        if number > 2:
+            store.run(c.DeleteSession(f"a-{number}"))
+    assert (may_begin(3), may_begin(4)) == (False, True)
+    assert store.database.may_begin("a-1", scope, 1), "it is there"
+    assert store.database._names_in == {scope: {"a-0", "a-1", "a-2"}}, "and not what has been"
+    store.run(c.SetSessionTtl("a-1", 1, 0))
+    store.clock.ms += 2_000
+    assert (may_begin(2), may_begin(3)) == (False, True), "one whose time is over is none"
+    add("a-1")
+    assert (may_begin(3), may_begin(4)) == (False, True), "but it may begin anew"
+    store.close()

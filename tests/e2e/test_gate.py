@@ -284,7 +284,7 @@ def test_a_stop_waits_for_no_check_and_tells_those_who_wait_for_one(tmp_path: Pa
         for frames in (running, second, waiting):
             answer = pb.AuthResponse.FromString(frames.reply().payload)
             assert (answer.success, answer.message) == (False, "too many keys are being checked, try again")
-        server.wait()
+        assert server.wait() == 0, "and no thread of it takes the process down"
         assert time.monotonic() - began < 3
 
 

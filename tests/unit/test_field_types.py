@@ -144,3 +144,27 @@ def test_what_is_stored_is_pythons_own(given: Any, stored: Any) -> None:
 def test_nothing_else_is_made_plain(wrong: Any) -> None:
     with pytest.raises(TypeError):
         plain(wrong)
+
+
+class Their(NewEntity, frozen=True):
+    """One with more in it than is stored."""
+
+    more: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+def test_what_somebody_has_added_to_an_object_of_ours_is_nobodys_business() -> None:
+    entities = (Their("a", "A", more={"x": 1}), Their(np.str_("b"), "B", more={"x": 2}))
+    own = checked(commands.AddEntities("s", entities))
+    assert isinstance(own, commands.AddEntities)
+    assert own.entities == entities
+    assert type(own.entities[1].external_id) is str
+
+
+def test_a_set_is_no_tuple_since_it_has_no_order() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^ids must be a tuple or list, each item a whole number, got "):
+        checked(commands.GetEntities("s", frozenset({1})))  # type: ignore[arg-type]
+
+
+def test_whole_numbers_stand_where_numbers_are_asked_for() -> None:
+    command = commands.AddRelationships("s", (NewRelationship(1, 2, weight=2),))
+    assert checked(command) is command, "nothing is gained by making them floats one by one"

@@ -169,7 +169,7 @@ class Database:
         self._wall_minus_steady_ms = clock.now_ms() - clock.steady_ms()
         self._detector: Detector | None = None
         self._detecting: list[_Detecting] = []
-        self._names_in: dict[SessionScope, set[str]] = {}  # of sessions, some of which may be over
+        self._names_in: dict[SessionScope, set[str]] = {}  # of the sessions there are, for the scopes asked about
         self._batches: deque[_Batch] = deque()  # whose turn has been long, and goes on
         self._advances = False
         # While there are pauses, and until what came meanwhile has run.
@@ -309,8 +309,6 @@ class Database:
         if self.snapshots is not None and self.snapshots.unfrozen:
             self.snapshots.freeze(command.session_id)
         before = sessions.get(command.session_id)
-        if before is None or self.state.is_expired(before, now_ms):
-            self._note_begun(command.session_id)
         try:
             lsn = self.journal.lsn_after(len(payload))
             apply(self.state, mutation, lsn)
@@ -321,8 +319,10 @@ class Database:
         if self.snapshots is not None and lsn >= self.snapshots.due_lsn:
             self.snapshots.due_lsn = NEVER_LSN
             self._post(self.snapshots.tick)  # in a turn of its own: this write is done, whatever comes of that
-        if before is not None and sessions.get(command.session_id) is not before:
-            self._let_go([before])
+        if sessions.get(command.session_id) is not before:
+            self._note_name(command.session_id)
+            if before is not None:
+                self._let_go([before])
         return _Executed(result, lsn)
 
     def _halt(self, error: BaseException) -> None:
@@ -741,15 +741,14 @@ class Database:
             names = self._names_in[scope] = {name for name in sessions if scope.holds(name)}
         if len(names) < most:
             return True
-        for name in list(names):
-            session = sessions.get(name)
-            if session is None or self.state.is_expired(session, now_ms):
-                names.discard(name)
-        return len(names) < most
+        return sum(not self.state.is_expired(sessions[name], now_ms) for name in names) < most
 
-    def _note_begun(self, session_id: str) -> None:
+    def _note_name(self, session_id: str) -> None:
+        """A session of this name has begun, or is gone."""
         for scope, names in self._names_in.items():
-            if scope.holds(session_id):
+            if session_id not in self.state.sessions:
+                names.discard(session_id)
+            elif scope.holds(session_id):
                 names.add(session_id)
 
     def health(self, scope: SessionScope | None = None) -> Health:

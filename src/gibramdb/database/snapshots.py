@@ -242,8 +242,7 @@ class Snapshots:
         if store_id is not None:
             self._count_retained()
             self._files.packs.find()
-            if triggers.interval_ms or triggers.wal_bytes:
-                self._begin_thread()
+            self._begin_thread()
 
     # --- the owner's side ---------------------------------------------------------------------------------------------
 

@@ -52,17 +52,25 @@ def checked(command: object, place: str = "") -> Command:
     return own
 
 
+@cache
+def _is_declared(struct: type[msgspec.Struct]) -> bool:
+    """Whether it is one of ours, and not somebody's own with fields that nothing is known of."""
+    return struct.__module__.startswith("gibramdb.model.")
+
+
 def _as_own(value: Any) -> Any:
     """The value, with Python's own in the place of what only counts as such."""
     if isinstance(value, msgspec.Struct):
+        if _is_declared(type(value)) and _expected(type(value)).is_exactly(value):
+            return value
         fields = {name: getattr(value, name) for name in value.__struct_fields__}
         changed = {name: own for name, each in fields.items() if (own := _as_own(each)) is not each}
         return msgspec.structs.replace(value, **changed) if changed else value
     if isinstance(value, tuple | list):
         return tuple(map(_as_own, value))
-    if value is None or isinstance(value, bool | frozenset):
+    if type(value) in _SCALARS or not isinstance(value, str | bytes | Real):
         return value
-    return value if type(value) in _SCALARS else plain(value)
+    return plain(value)
 
 
 def several(name: str, given: Iterable[T]) -> tuple[T, ...]:
@@ -150,12 +158,17 @@ def _is_number(value: object) -> bool:
     return True
 
 
+def _is_exact_as_float(value: object) -> bool:
+    return type(value) is int and abs(value) <= _FLOAT_INTEGER_MAX
+
+
+_FLOAT_INTEGER_MAX = 2**53
 _SCALARS = {
     str: _Expected("a text", lambda value: isinstance(value, str), lambda value: type(value) is str),
     bytes: _Expected("bytes", lambda value: isinstance(value, bytes), lambda value: type(value) is bytes),
     bool: _Expected("True or False", lambda value: isinstance(value, bool), lambda value: type(value) is bool),
     int: _Expected("a whole number", _is_whole_number, lambda value: type(value) is int),
-    float: _Expected("a number", _is_number, lambda value: type(value) is float),
+    float: _Expected("a number", _is_number, lambda value: type(value) is float or _is_exact_as_float(value)),
     NoneType: _Expected("None", lambda value: value is None, lambda value: value is None),
 }
 
@@ -173,10 +186,11 @@ def _expected(hint: Any) -> _Expected:
     if get_origin(hint) in {tuple, frozenset}:
         kinds, noun = ((tuple, list), "a tuple or list") if get_origin(hint) is tuple else (frozenset, "a frozenset")
         item = _expected(get_args(hint)[0])
+        exact_kinds = {tuple, list} if kinds == (tuple, list) else {frozenset}
         return _Expected(
             f"{noun}, each item {item.noun}",
             lambda value: isinstance(value, kinds) and all(map(item.is_met_by, value)),
-            lambda value: type(value) in {tuple, frozenset} and all(map(item.is_exactly, value)),
+            lambda value: type(value) in exact_kinds and all(map(item.is_exactly, value)),
         )
     if get_origin(hint) in {Union, UnionType}:
         either = [_expected(part) for part in get_args(hint)]
@@ -198,7 +212,8 @@ def _questions_of(struct: type[msgspec.Struct]) -> tuple[Callable[[Any], bool], 
     def is_met_by(value: Any) -> bool:
         if not isinstance(value, struct):
             return False
-        return all(map(operator.call, are_met, (getattr(value, name) for name in names)))
+        values = [getattr(value, name) for name in names]
+        return list(map(type, values)) == exact or all(map(operator.call, are_met, values))
 
     def is_exactly(value: Any) -> bool:
         if type(value) is not struct:

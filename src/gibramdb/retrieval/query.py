@@ -4,7 +4,7 @@ Score, by which each kind is sorted (descending; ties by ascending id) and cut:
 
     found by vector                    its cosine similarity
     given by the caller as a seed      1.0
-    reached by links or relationships  the best, over all seeds that reach it, of the seed's score / (1 + steps)
+    reached by links or relationships  the best, over the seeds that reach it, of the seed's score / (1 + steps)
 
 A seed is a hit of any kind, or an entity given by the caller; it reaches what is within `hops` relationships of it. A
 step is a link or a relationship; the link from a hit text unit or a hit community counts as the first one. A seed with
@@ -274,8 +274,8 @@ def _offer(offered: dict[int, float], ids: Iterable[int], similarity: float) -> 
 def _walk(session: SessionState, asked: Plan, visits: dict[int, Visit]) -> list[Step]:
     """Breadth first, both directions, outgoing edges before incoming, each in the order of adding.
 
-    Whoever took an offer hands it on at the next hop, also to those that were met before. Ends at the first entity that
-    would be more than `entities_max`, the start included.
+    Whoever took an offer hands it on at the next hop, also to those that were met before, as far as EDGES_AGAIN_MAX
+    goes. Ends at the first entity that would be more than `entities_max`, the start included.
     """
     steps: list[Step] = []
     reached = visits

@@ -40,6 +40,8 @@ CHECKS_WAITING_MAX = 64
 CHECKS_OF_ADDRESS_MAX = 4
 """That it has caused, and that have not ended."""
 
+CHECK_THREAD_NAME = "gibramdb-auth"
+
 INVALID = "invalid api key"
 EXPIRED = "api key expired"
 BUSY = "too many keys are being checked, try again"
@@ -204,16 +206,18 @@ class Gate:
             self._running += 1
             # A daemon: a stop waits for no check.
             check = partial(self._check, asyncio.get_running_loop(), digest, key)
-            threading.Thread(target=check, name="gibramdb-auth", daemon=True).start()
+            try:
+                threading.Thread(target=check, name=CHECK_THREAD_NAME, daemon=True).start()
+            except RuntimeError:  # the system gives no more threads
+                self._running -= 1
+                self._end_check(digest, BUSY)
 
     def close(self) -> None:
         """Check no more keys; who waits is told."""
         self._is_closed = True
         self._waiting.clear()
-        checks, self._checks = self._checks, {}
-        for check in checks.values():
-            for _, found in [(check.peer, check.found), *check.others.values()]:
-                found(BUSY)
+        for digest in list(self._checks):
+            self._end_check(digest, BUSY)
 
     def _check(self, loop: asyncio.AbstractEventLoop, digest: bytes, key: bytes) -> None:
         """On a thread of its own."""
@@ -245,6 +249,10 @@ class Gate:
         self._check_next()
         if principal is not None:
             self._known[digest] = principal
+        self._end_check(digest, principal)
+
+    def _end_check(self, digest: bytes, principal: Principal | str | None) -> None:
+        """Tell all who wait for it what was found, or why nothing was."""
         check = self._checks.pop(digest)
         site = site_of(check.peer)
         self._checks_of[site] -= 1
@@ -255,8 +263,10 @@ class Gate:
             _, (peer, found) = check.others.popitem()
             self._tell(principal, peer, found)
 
-    def _tell(self, principal: Principal | None, peer: str, found: Found) -> None:
-        if principal is None:
+    def _tell(self, principal: Principal | str | None, peer: str, found: Found) -> None:
+        if isinstance(principal, str):
+            found(principal)
+        elif principal is None:
             self._throttle.failed(peer, _clock.steady_us())
             self._none_of_ours.tell("a connection showed a key that is none of ours", peer=peer)
             found(INVALID)

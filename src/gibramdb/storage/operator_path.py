@@ -488,7 +488,8 @@ def _remove_left_behind(folder_fd: int, may_replace: MayReplace) -> None:
 def _remove_if_left(name: str, folder_fd: int, may_replace: MayReplace) -> None:
     if not stat.S_ISREG(os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_mode):
         return
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=folder_fd)
+    # For writing: network file systems give no other such lock.
+    fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=folder_fd)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # otherwise another store is writing it
         beginning = _SYSTEM.pread(fd, BEGINNING_BYTES, 0)
