@@ -62,7 +62,17 @@ class Table(Generic[T]):
 
     def put(self, id: int, record: T) -> None:
         """Add or replace; `next_id` moves past the id."""
-        number = id // BLOCK_RECORDS
+        number, place = divmod(id, BLOCK_RECORDS)
+        blocks = self._blocks
+        if number < len(blocks) and number not in self._shared:
+            last = blocks[number]
+            if last is not None and place == len(last):  # the next one: what millions of a start are
+                last.append(record)
+                self._count += 1
+                self._counts[number] += 1
+                if id >= self.next_id:
+                    self.next_id = id + 1
+                return
         while number >= len(self._blocks):
             self._blocks.append(None)
             self._counts.append(0)
@@ -71,7 +81,6 @@ class Table(Generic[T]):
             block = self._blocks[number] = []
         elif number in self._shared:
             block = self._own(number, block)
-        place = id % BLOCK_RECORDS
         # A block grows with what is in it: there may be ten thousand sessions with a handful of records each.
         while place >= len(block):
             block.append(None)
