@@ -2,11 +2,13 @@
 
 import gc
 import io
+import logging
 import os
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from gibramdb import native_threads
 from gibramdb.cli.main import main
 from gibramdb.errors import StorageError
 
@@ -31,11 +33,17 @@ def run() -> int:
     What is there then is not searched for rings of objects once more: a fifth of a short command's time.
     """
     _set_up_streams()
+    code = 1
     try:
-        return main()
+        code = main()
     finally:
         _give_up_output()
+        if native_threads.are_any_alive():
+            logging.shutdown()
+            sys.stderr.flush()
+            os._exit(code)
         gc.freeze()
+    return code
 
 
 def _give_up_output() -> None:

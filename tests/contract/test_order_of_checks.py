@@ -252,6 +252,7 @@ WRONG_TYPES: list[tuple[Callable[[Any], object], str]] = [
     ),
     (lambda s: s.link_many([(1, 2), (1, 2, 3)]), "pairs[1] must be (text unit id, entity id), got (1, 2, 3)"),
     (lambda s: s.link_many([5]), "pairs[0] must be (text unit id, entity id), got 5"),
+    (lambda s: s.add_entity("n", "n", embedding=[10**400]), "embedding is not a sequence of numbers: "),
     (lambda s: s.link_many(5), "pairs must be a list, or another iterable, got 5"),
     (lambda s: s.get_entities("12"), "ids must be a list, or another iterable, got '12'"),
     (lambda s: s.get_embeddings("entity", None), "ids must be a list, or another iterable, got None"),
@@ -411,3 +412,12 @@ def test_a_session_must_have_a_name(store: Store) -> None:
         with pytest.raises(InvalidArgumentError, match="session_id is required"):
             asked()
     assert store.sessions() == []
+
+
+def test_a_whole_number_that_is_too_large_for_a_weight_is_refused_as_any_other() -> None:
+    with gibramdb.open(vector_dim=8) as db:
+        session = db.session("s")
+        session.add_entity("n", "n")
+        for weight in (10**39, 1e39):
+            with pytest.raises(InvalidArgumentError, match="relationship weight does not fit in a 32-bit float: 1"):
+                session.add_relationship(1, 1, weight=weight)

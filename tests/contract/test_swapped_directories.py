@@ -192,6 +192,26 @@ def test_a_snapshot_that_fails_is_named_and_tried_again_without_any_trigger(
         assert db.health().components["snapshot_count"] == "1"
 
 
+def test_packs_are_looked_at_again_without_any_trigger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with gibramdb.open(tmp_path / "data", vector_dim=2, snapshot_wal_size_bytes=0) as db:
+        db.session("s").add_documents([NewDocument(f"d{number}") for number in range(30)])
+        db.checkpoint()
+    monkeypatch.setattr(snapshots, "LOOK_EVERY_MS", 0)
+    with gibramdb.open(tmp_path / "data", vector_dim=2, snapshot_wal_size_bytes=0) as db:
+        (pack,) = (tmp_path / "data/session_snapshots").glob("pack-*.bin")
+        data = bytearray(pack.read_bytes())
+        data[len(data) // 2] ^= 1
+        pack.write_bytes(data)
+        until = time.monotonic() + 60
+        while True:
+            health = db.health().components
+            if health["snapshot_files_damaged"] != "0" and health["durable_state"] == "serving":
+                break  # written anew
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert_kept(db, tmp_path)
+
+
 def assert_kept(db: Store, tmp_path: Path) -> None:
     db.session("s").add_document("and on")
     digest = db.digest()

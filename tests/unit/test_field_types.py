@@ -160,6 +160,14 @@ def test_what_somebody_has_added_to_an_object_of_ours_is_nobodys_business() -> N
     assert type(own.entities[1].external_id) is str
 
 
+def test_a_list_is_copied_since_its_owner_may_change_it() -> None:
+    ids = [1, 2]
+    own = checked(commands.GetEntities("s", ids))  # type: ignore[arg-type]
+    ids.append(3)
+    assert isinstance(own, commands.GetEntities)
+    assert own.ids == (1, 2)
+
+
 def test_a_set_is_no_tuple_since_it_has_no_order() -> None:
     with pytest.raises(InvalidArgumentError, match=r"^ids must be a tuple or list, each item a whole number, got "):
         checked(commands.GetEntities("s", frozenset({1})))  # type: ignore[arg-type]

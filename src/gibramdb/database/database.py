@@ -741,7 +741,8 @@ class Database:
             names = self._names_in[scope] = {name for name in sessions if scope.holds(name)}
         if len(names) < most:
             return True
-        return sum(not self.state.is_expired(sessions[name], now_ms) for name in names) < most
+        found = (sessions.get(name) for name in names)
+        return sum(each is not None and not self.state.is_expired(each, now_ms) for each in found) < most
 
     def _note_name(self, session_id: str) -> None:
         """A session of this name has begun, or is gone."""

@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable
 
+from gibramdb import native_threads
 from gibramdb.clock import SystemClock
 from gibramdb.errors import GibramError, InternalError
 from gibramdb.model.commands import ReplaceCommunities
@@ -21,7 +22,6 @@ log = logging.getLogger(__name__)
 
 Post = Callable[[Callable[[], None]], None]
 """Brings a call to the thread that owns the store, from any thread."""
-THREAD_NAME = "gibramdb-detect"
 SIZE_PER_PLACE = 1_000
 """So much larger is as good as submitted one place later: what is large is overtaken often, and not for ever."""
 Found = Callable[[ReplaceCommunities | GibramError], None]
@@ -50,7 +50,7 @@ class Detector:
         self._computed_us_least = 0  # what the one has had that is computed for now
         self._is_closed = False
         self._submitted = 0
-        threading.Thread(target=self._run, name=THREAD_NAME, daemon=True).start()
+        threading.Thread(target=self._run, name=native_threads.LEIDEN, daemon=True).start()
 
     def submit(self, view: DetectionView, found: Found) -> Job:
         """Compute when it is this asker's turn, after its own that are smaller or came well before; then call it."""

@@ -186,11 +186,12 @@ def _expected(hint: Any) -> _Expected:
     if get_origin(hint) in {tuple, frozenset}:
         kinds, noun = ((tuple, list), "a tuple or list") if get_origin(hint) is tuple else (frozenset, "a frozenset")
         item = _expected(get_args(hint)[0])
-        exact_kinds = {tuple, list} if kinds == (tuple, list) else {frozenset}
+        # A list is copied: its owner may go on changing it.
+        exact_kind = get_origin(hint)
         return _Expected(
             f"{noun}, each item {item.noun}",
             lambda value: isinstance(value, kinds) and all(map(item.is_met_by, value)),
-            lambda value: type(value) in exact_kinds and all(map(item.is_exactly, value)),
+            lambda value: type(value) is exact_kind and all(map(item.is_exactly, value)),
         )
     if get_origin(hint) in {Union, UnionType}:
         either = [_expected(part) for part in get_args(hint)]

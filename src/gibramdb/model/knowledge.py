@@ -113,7 +113,7 @@ def to_float32(embedding: Embedding) -> bytes:
         # A number too large for float32 becomes infinite here, and is then refused by name like any other infinity.
         with np.errstate(over="ignore"):
             array = np.asarray(embedding, dtype="<f4")
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidArgumentError(f"embedding is not a sequence of numbers: {error}") from None
     if embedding is None:
         raise InvalidArgumentError("embedding must be a sequence of numbers, empty for none; got None")

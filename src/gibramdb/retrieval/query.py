@@ -4,7 +4,7 @@ Score, by which each kind is sorted (descending; ties by ascending id) and cut:
 
     found by vector                    its cosine similarity
     given by the caller as a seed      1.0
-    reached by links or relationships  the best, over the seeds that reach it, of the seed's score / (1 + steps)
+    reached by links or relationships  the best, over the seeds that were seen to reach it, of score / (1 + steps)
 
 A seed is a hit of any kind, or an entity given by the caller; it reaches what is within `hops` relationships of it. A
 step is a link or a relationship; the link from a hit text unit or a hit community counts as the first one. A seed with

@@ -28,14 +28,13 @@ from gibramdb.clock import SystemClock
 from gibramdb.config import Config
 from gibramdb.database import health
 from gibramdb.database.database import Answer, Database, Weigh
-from gibramdb.database.detector import THREAD_NAME
 from gibramdb.database.opening import OpenStore, directories_of, facts_of, open_store, unserved
 from gibramdb.errors import GibramError, StartingError
 from gibramdb.model.commands import Checkpoint, Command, GetHealth, Ping
 from gibramdb.model.results import Pong
 from gibramdb.model.scope import SessionScope
 from gibramdb.server.admission import Admission, Seldom
-from gibramdb.server.auth import CHECK_THREAD_NAME, Gate
+from gibramdb.server.auth import Gate
 from gibramdb.server.connection import Connection
 from gibramdb.server.listener import Listener, listen
 from gibramdb.storage.files import FileSystem, OsFileSystem
@@ -60,9 +59,6 @@ FULL_COLLECTION = 2
 CHECK_S_MAX = 1.0
 CHECKS_PER_TIMEOUT = 8
 """Connections are looked at this often within the shortest of their timeouts, and at least every second."""
-
-
-_IN_NATIVE_CODE = frozenset({CHECK_THREAD_NAME, THREAD_NAME})
 
 
 class _Recovering:
@@ -282,14 +278,6 @@ def serve(config: Config) -> None:
     # A scan is over before a second core would help, and that core has the log and the clients to serve.
     with threadpool_limits(1), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(config))
-    if any(thread.name in _IN_NATIVE_CODE for thread in threading.enumerate()):
-        # All is closed. Python can not end a thread that is in a library's native code, and would take the process down
-        # as if by a defect when that comes back.
-        logging.shutdown()
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError, GibramError):
-                stream.flush()
-        os._exit(0)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -310,7 +298,12 @@ async def _serve(config: Config) -> None:
     watcher = loop.create_task(_watch(server))
     opening: asyncio.Future[OpenStore] = loop.create_future()
     threading.Thread(target=_open, args=(config, loop, opening, door), name="gibramdb-recovery", daemon=True).start()
-    store = await opening
+    try:
+        store = await opening
+    except BaseException:
+        if server.gate is not None:
+            server.gate.close()
+        raise
     stop_asked = asyncio.Event()
 
     def on_signal() -> None:

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from gibramdb import native_threads
 from gibramdb.api_keys import KEY_BYTES_MAX, ApiKey, digest_of
 from gibramdb.clock import SystemClock
 from gibramdb.errors import LimitExceededError, PermissionDeniedError
@@ -39,8 +40,6 @@ CHECKS_WAITING_MAX = 64
 """Keys that wait to be checked against the hashes, of all connections together; beyond it, one for each address."""
 CHECKS_OF_ADDRESS_MAX = 4
 """That it has caused, and that have not ended."""
-
-CHECK_THREAD_NAME = "gibramdb-auth"
 
 INVALID = "invalid api key"
 EXPIRED = "api key expired"
@@ -207,7 +206,7 @@ class Gate:
             # A daemon: a stop waits for no check.
             check = partial(self._check, asyncio.get_running_loop(), digest, key)
             try:
-                threading.Thread(target=check, name=CHECK_THREAD_NAME, daemon=True).start()
+                threading.Thread(target=check, name=native_threads.HASHES, daemon=True).start()
             except RuntimeError:  # the system gives no more threads
                 self._running -= 1
                 self._end_check(digest, BUSY)

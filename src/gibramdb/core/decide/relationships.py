@@ -86,7 +86,7 @@ def stored_weight(weight: float) -> float:
         raise InvalidArgumentError(f"relationship weight must be finite, got {weight}")
     try:
         stored: float = _FLOAT32.unpack(_FLOAT32.pack(weight))[0]
-    except OverflowError:
+    except (OverflowError, struct.error):
         raise InvalidArgumentError(f"relationship weight does not fit in a 32-bit float: {weight}") from None
     return stored or 1.0  # what is too small for 32 bits would have come over the wire as 0
 
