@@ -6,7 +6,8 @@ The first four happen in one turn of the thread that owns the store. An answer c
 when the journal has released it: results, refusals and empty answers alike, since each of them tells what is kept.
 
 Owns: the state, the journal, the queries that can be explained, answers that wait for the log.
-Never: opens a socket; knows who asked; knows whether it keeps anything (that is the journal's matter).
+Never: opens a socket; knows who asked, but for the name by which detections are shared out; knows whether it keeps
+anything (that is the journal's matter).
 
 Invariants:
 - Every method but `close` runs on the owner's thread; `post` brings a call there from anywhere.
