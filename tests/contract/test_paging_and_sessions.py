@@ -7,7 +7,6 @@ from support.owned_store import OwnedStore
 
 from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship, NewTextUnit, Store
 from gibramdb.core.limits import KEPT_TOKEN_BYTES, session_bytes
-from gibramdb.core.state import StoreState
 from gibramdb.errors import DiskFullError, GibramError, LimitExceededError, SessionExpiredError, SessionNotFoundError
 from gibramdb.model import commands as c
 from gibramdb.model.results import Created, Done, Page, SessionPage
@@ -356,7 +355,10 @@ def test_how_many_sessions_of_a_scope_there_are_is_known_whatever_becomes_of_the
     assert (may_begin(2), may_begin(3)) == (False, True), "one whose time is over is none"
     add("a-1")
     assert (may_begin(3), may_begin(4)) == (False, True), "but it may begin anew"
+    brought = OwnedStore(durable=False)
+    for name in ("a-x", "a-y", "b-x"):
+        brought.run(c.AddDocuments(name, (NewDocument("d"),)))
     store.database.pause()
-    store.database.resume(StoreState(store.state.vector_dim))
-    assert may_begin(1), "a restore has brought none"
+    store.database.resume(brought.state)
+    assert (may_begin(2), may_begin(3)) == (False, True), "what a restore has brought counts, and nothing else"
     store.close()
