@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from gibramdb.errors import GibramError, InvalidArgumentError
+from gibramdb.errors import GibramError, InvalidArgumentError, in_brief
 from gibramdb.model import commands
 from gibramdb.model.commands import Command, WriteCommand
 from gibramdb.model.field_types import check_iterable_or_async, links_of, search_types_of, several
@@ -256,7 +256,7 @@ class AsyncSession:
             InvalidArgumentError: it is empty; and when writing: it is too long, or was used for another write.
         """
         if type(token) is not bytes or not token:
-            raise InvalidArgumentError(f"a token is 1 to 64 bytes, got {token!r}")
+            raise InvalidArgumentError(f"a token is 1 to 64 bytes, got {in_brief(token)}")
         return type(self)(Marking(self._executor, Tokens(token)), self.id)
 
     # --- the session itself -------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import atexit
 import logging
 import os
 import queue
-import reprlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -23,7 +22,7 @@ from gibramdb.clock import SystemClock
 from gibramdb.config import Config, load_config
 from gibramdb.database.database import Answer
 from gibramdb.database.opening import OpenStore, open_store
-from gibramdb.errors import ClosedError, ConfigError, GibramError, OutcomeUnknownError, UnavailableError
+from gibramdb.errors import ClosedError, ConfigError, GibramError, OutcomeUnknownError, UnavailableError, in_brief
 from gibramdb.model.commands import Command, only_asks
 from gibramdb.model.field_types import checked, checked_batch
 from gibramdb.session import Store, ended_early
@@ -255,7 +254,7 @@ def _config(
 def _path_text(name: str, given: object) -> str:
     text = os.fspath(given) if isinstance(given, os.PathLike) else given
     if not isinstance(text, str):
-        raise ConfigError(f"{name} must be a text or a path, got {reprlib.repr(given)}")
+        raise ConfigError(f"{name} must be a text or a path, got {in_brief(given)}")
     return text
 
 

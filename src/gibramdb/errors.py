@@ -12,7 +12,20 @@ Exit codes follow sysexits.h where it has a word for the case.
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any, ClassVar, Self
+
+
+class _Brief(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:  # Python writes no number of thousands of digits
+            return f"a number of {x.bit_length()} bits"
+
+
+in_brief = _Brief().repr
+"""A value as an error tells it: as Python writes it, cut where that is long."""
 
 
 class GibramError(Exception):

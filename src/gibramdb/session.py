@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from gibramdb.errors import GibramError, InvalidArgumentError
+from gibramdb.errors import GibramError, InvalidArgumentError, in_brief
 from gibramdb.model import commands
 from gibramdb.model.commands import Command, WriteCommand
 from gibramdb.model.field_types import check_iterable, links_of, search_types_of, several
@@ -264,7 +264,7 @@ class Session:
             InvalidArgumentError: it is empty; and when writing: it is too long, or was used for another write.
         """
         if type(token) is not bytes or not token:
-            raise InvalidArgumentError(f"a token is 1 to 64 bytes, got {token!r}")
+            raise InvalidArgumentError(f"a token is 1 to 64 bytes, got {in_brief(token)}")
         return type(self)(Marking(self._executor, Tokens(token)), self.id)
 
     # --- the session itself -------------------------------------------------------------------------------------------
@@ -782,7 +782,7 @@ async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
 def check_timeout_s(timeout_s: float) -> float:
     """The timeout. Raises InvalidArgumentError if nobody can wait so long."""
     if not isinstance(timeout_s, Real) or not 0 < timeout_s <= TIMEOUT_S_MAX:
-        raise InvalidArgumentError(f"timeout_s must be above 0 and at most {TIMEOUT_S_MAX}, got {timeout_s!r}")
+        raise InvalidArgumentError(f"timeout_s must be above 0 and at most {TIMEOUT_S_MAX}, got {in_brief(timeout_s)}")
     return timeout_s
 
 

@@ -18,6 +18,7 @@ from support.timing import TIMED, slowness
 
 from gibramdb import NewDocument, NewTextUnit
 from gibramdb.core.limits import session_bytes
+from gibramdb.errors import ConfigError
 from gibramdb.model import commands as c
 from gibramdb.wire import gibramdb_pb2 as pb
 from gibramdb.wire.codec import CommandNumber as N
@@ -304,6 +305,29 @@ def test_no_check_under_way_takes_the_process_down_when_it_ends(tmp_path: Path) 
             time.sleep(0.05 + 0.01 * number)
             server.terminate()
             assert server.wait() == 0
+
+
+CHECKS_AND_FAILS = """
+import sys, threading, bcrypt
+from gibramdb import native_threads
+from gibramdb.__main__ import run
+
+key_hash = bcrypt.hashpw(b"key", bcrypt.gensalt(4))
+
+def check():
+    while True:
+        bcrypt.checkpw(b"guess", key_hash)
+
+threading.Thread(target=check, name=native_threads.HASHES, daemon=True).start()
+sys.argv = ["gibramdb", "check-config", "nowhere.yaml"]
+sys.exit(run())
+"""
+
+
+def test_what_a_command_ends_with_is_its_exit_status_whatever_runs_in_native_code() -> None:
+    """As where a start is refused while a key is checked."""
+    ended = subprocess.run([sys.executable, "-c", CHECKS_AND_FAILS], capture_output=True, text=True, check=False)
+    assert ended.returncode == ConfigError.exit_code, ended.stderr
 
 
 @TIMED

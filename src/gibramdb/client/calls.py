@@ -52,6 +52,7 @@ from gibramdb.errors import (
     RateLimitedError,
     StartingError,
     UnavailableError,
+    in_brief,
 )
 from gibramdb.model.commands import Command, GetHealth, ReadCommand, WriteCommand, only_asks
 from gibramdb.model.field_types import checked, checked_batch
@@ -259,7 +260,9 @@ class Connection(Generic[S]):
 def check_connections_max(connections_max: int) -> int:
     """The number. Raises InvalidArgumentError if it is none, or leaves no connection."""
     if type(connections_max) is not int or connections_max < 1:
-        raise InvalidArgumentError(f"connections_max must be a whole number of at least 1, got {connections_max!r}")
+        raise InvalidArgumentError(
+            f"connections_max must be a whole number of at least 1, got {in_brief(connections_max)}"
+        )
     return connections_max
 
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import msgspec
 
-from gibramdb.errors import InvalidArgumentError
+from gibramdb.errors import InvalidArgumentError, in_brief
 from gibramdb.model.ids import Lsn
 from gibramdb.model.knowledge import (
     Embedding,
@@ -41,7 +41,7 @@ def only_asks(batch: Sequence[Command]) -> bool:
 def check_kind(kind: str) -> str:
     """The kind. Raises InvalidArgumentError if it is none that has embeddings."""
     if kind not in SEED_KINDS:
-        raise InvalidArgumentError(f"kind must be one of {', '.join(SEED_KINDS)}, got {kind!r}")
+        raise InvalidArgumentError(f"kind must be one of {', '.join(SEED_KINDS)}, got {in_brief(kind)}")
     return kind
 
 

@@ -7,7 +7,6 @@ check theirs: so commands are checked where they are handed in, and everything b
 from __future__ import annotations
 
 import operator
-import reprlib
 from collections.abc import AsyncIterable, Callable, Iterable
 from functools import cache
 from numbers import Integral, Real
@@ -16,11 +15,14 @@ from typing import Any, NamedTuple, NewType, TypeVar, Union, get_args, get_origi
 
 import msgspec
 
-from gibramdb.errors import InvalidArgumentError
+from gibramdb.errors import InvalidArgumentError, in_brief
 from gibramdb.model.commands import SEED_KINDS, Command, LinkTextUnitEntity
 from gibramdb.model.knowledge import Embedding
 
 T = TypeVar("T")
+
+WHOLE_MIN, WHOLE_MAX = -(2**63), 2**64 - 1
+"""What the log and the wire can hold, signed or unsigned."""
 
 
 def checked_batch(batch: Iterable[object]) -> list[Command]:
@@ -39,7 +41,7 @@ def checked(command: object, place: str = "") -> Command:
         InvalidArgumentError: it names the field, as `entities[3].title`, what it must be and what was found.
     """
     if not isinstance(command, Command):
-        raise InvalidArgumentError(f"not a command of gibramdb.commands: {reprlib.repr(command)}")
+        raise InvalidArgumentError(f"not a command of gibramdb.commands: {in_brief(command)}")
     expected = _expected(type(command))
     if expected.is_exactly(command):
         return command
@@ -47,7 +49,7 @@ def checked(command: object, place: str = "") -> Command:
         path, noun, found = _first_fault(command, type(command), "")
         # A single object's field has the name that the caller knows it by.
         name = path if getattr(command, "bulk", False) else path.rpartition(".")[2]
-        raise InvalidArgumentError(f"{place}{name} must be {noun}, got {reprlib.repr(found)}")
+        raise InvalidArgumentError(f"{place}{name} must be {noun}, got {in_brief(found)}")
     own: Command = _as_own(command)
     return own
 
@@ -92,7 +94,7 @@ def check_iterable_or_async(name: str, given: object) -> None:
 def check_iterable(name: str, given: object) -> None:
     """As `several`, of what is not to be gone through yet. Raises InvalidArgumentError."""
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
-        raise InvalidArgumentError(f"{name} must be a list, or another iterable, got {reprlib.repr(given)}")
+        raise InvalidArgumentError(f"{name} must be a list, or another iterable, got {in_brief(given)}")
 
 
 def search_types_of(given: Iterable[str]) -> tuple[str, ...]:
@@ -101,7 +103,7 @@ def search_types_of(given: Iterable[str]) -> tuple[str, ...]:
     for index, word in enumerate(types):
         if word not in SEED_KINDS:
             raise InvalidArgumentError(
-                f"search_types[{index}] must be one of {', '.join(SEED_KINDS)}, got {reprlib.repr(word)}"
+                f"search_types[{index}] must be one of {', '.join(SEED_KINDS)}, got {in_brief(word)}"
             )
     return types
 
@@ -113,7 +115,7 @@ def links_of(session_id: str, pairs: Iterable[tuple[int, int]], first: int) -> l
         try:
             textunit_id, entity_id = pair
         except (TypeError, ValueError):
-            found = reprlib.repr(pair)
+            found = in_brief(pair)
             raise InvalidArgumentError(f"pairs[{index}] must be (text unit id, entity id), got {found}") from None
         links.append(LinkTextUnitEntity(session_id, textunit_id, entity_id))
     return links
@@ -143,7 +145,13 @@ class _Expected(NamedTuple):
 
 
 def _is_whole_number(value: object) -> bool:
-    return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        return False
+    return WHOLE_MIN <= int(value) <= WHOLE_MAX
+
+
+def _is_exact_whole_number(value: object) -> bool:
+    return type(value) is int and WHOLE_MIN <= value <= WHOLE_MAX
 
 
 def _is_number(value: object) -> bool:
@@ -167,7 +175,7 @@ _SCALARS = {
     str: _Expected("a text", lambda value: isinstance(value, str), lambda value: type(value) is str),
     bytes: _Expected("bytes", lambda value: isinstance(value, bytes), lambda value: type(value) is bytes),
     bool: _Expected("True or False", lambda value: isinstance(value, bool), lambda value: type(value) is bool),
-    int: _Expected("a whole number", _is_whole_number, lambda value: type(value) is int),
+    int: _Expected("a whole number", _is_whole_number, _is_exact_whole_number),
     float: _Expected("a number", _is_number, lambda value: type(value) is float or _is_exact_as_float(value)),
     NoneType: _Expected("None", lambda value: value is None, lambda value: value is None),
 }
@@ -209,19 +217,25 @@ def _questions_of(struct: type[msgspec.Struct]) -> tuple[Callable[[Any], bool], 
     are_met = [_expected(hint).is_met_by for hint in hints]
     are_exact = [_expected(hint).is_exactly for hint in hints]
     exact = [hint if hint in _SCALARS else bytes if hint == Embedding else None for hint in hints]
+    whole = [name for name, hint in _fields(struct) if hint is int]
+
+    def are_exact_all(value: Any, values: list[Any]) -> bool:
+        # Thousands of objects come in one command, and nearly all of them are exactly what is declared.
+        if list(map(type, values)) != exact:
+            return False
+        return not whole or all(WHOLE_MIN <= getattr(value, name) <= WHOLE_MAX for name in whole)
 
     def is_met_by(value: Any) -> bool:
         if not isinstance(value, struct):
             return False
         values = [getattr(value, name) for name in names]
-        return list(map(type, values)) == exact or all(map(operator.call, are_met, values))
+        return are_exact_all(value, values) or all(map(operator.call, are_met, values))
 
     def is_exactly(value: Any) -> bool:
         if type(value) is not struct:
             return False
-        # Thousands of objects come in one command, and nearly all of them are exactly what is declared.
         values = [getattr(value, name) for name in names]
-        return list(map(type, values)) == exact or all(map(operator.call, are_exact, values))
+        return are_exact_all(value, values) or all(map(operator.call, are_exact, values))
 
     return is_met_by, is_exactly
 
@@ -238,5 +252,6 @@ def _first_fault(value: Any, hint: Any, path: str) -> tuple[str, str, Any]:
     elif get_origin(hint) is tuple and isinstance(value, tuple | list):
         parts = [(f"{path}[{index}]", each, get_args(hint)[0]) for index, each in enumerate(value)]
     else:
-        return path, _expected(hint).noun, value
+        is_too_large = hint is int and isinstance(value, Integral) and not isinstance(value, bool)
+        return path, _expected(hint).noun + (" of at most 64 bits" if is_too_large else ""), value
     return next(_first_fault(part, type_, at) for at, part, type_ in parts if not _expected(type_).is_met_by(part))

@@ -110,10 +110,12 @@ def to_float32(embedding: Embedding) -> bytes:
     if isinstance(embedding, np.ndarray) and np.iscomplexobj(embedding):  # numpy would drop a part of each
         raise InvalidArgumentError("embedding must consist of real numbers, got complex ones")
     try:
-        # A number too large for float32 becomes infinite here, and is then refused by name like any other infinity.
+        # A float too large for float32 becomes infinite here, and is then refused by name like any other infinity.
         with np.errstate(over="ignore"):
             array = np.asarray(embedding, dtype="<f4")
-    except (TypeError, ValueError, OverflowError) as error:
+    except OverflowError:  # a whole number is too large even for the float between
+        raise InvalidArgumentError("embedding must consist of finite numbers, got one too large for a float") from None
+    except (TypeError, ValueError) as error:
         raise InvalidArgumentError(f"embedding is not a sequence of numbers: {error}") from None
     if embedding is None:
         raise InvalidArgumentError("embedding must be a sequence of numbers, empty for none; got None")
