@@ -20,7 +20,7 @@ from gibramdb.async_opening import Opening
 from gibramdb.async_session import AsyncStore
 from gibramdb.clock import SystemClock
 from gibramdb.config import Config, load_config
-from gibramdb.database.database import Answer
+from gibramdb.database.answers import Answer
 from gibramdb.database.opening import OpenStore, open_store
 from gibramdb.errors import ClosedError, ConfigError, GibramError, OutcomeUnknownError, UnavailableError, in_brief
 from gibramdb.model.commands import Command, only_asks

@@ -10,7 +10,7 @@ import pytest
 from support.owned_store import OwnedStore
 
 from gibramdb import NewEntity, NewRelationship
-from gibramdb.database.database import Answer
+from gibramdb.database.answers import Answer
 from gibramdb.errors import ClosedError, UnavailableError
 from gibramdb.model import commands as c
 from gibramdb.model.results import Detected, Hierarchy

@@ -16,7 +16,7 @@ from gibramdb import NewCommunity, NewDocument, NewEntity, NewRelationship
 from gibramdb.core import limits
 from gibramdb.core.state import StoreState
 from gibramdb.database import journal
-from gibramdb.database.database import Answer
+from gibramdb.database.answers import Answer
 from gibramdb.errors import AlreadyExistsError, ClosedError, DiskFullError, GibramError, PipelineFullError
 from gibramdb.model import commands as c
 from gibramdb.model.knowledge import Entity

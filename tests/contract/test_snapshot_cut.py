@@ -15,7 +15,7 @@ from gibramdb.core.digest import state_digest
 from gibramdb.core.dump import FrozenSession
 from gibramdb.core.state import SessionState, StoreState
 from gibramdb.database import recovery
-from gibramdb.database.database import Answer
+from gibramdb.database.answers import Answer
 from gibramdb.errors import AlreadyExistsError, GibramError, InternalError
 from gibramdb.model import commands as c
 from gibramdb.storage import snapshot

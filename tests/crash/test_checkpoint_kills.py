@@ -18,7 +18,7 @@ from support.owned_store import ROOT, FakeClock
 from gibramdb import NewCommunity, NewDocument, NewEntity, NewTextUnit
 from gibramdb.config import load_config
 from gibramdb.core.digest import state_digest
-from gibramdb.database.database import Answer
+from gibramdb.database.answers import Answer
 from gibramdb.database.opening import OpenStore, open_store
 from gibramdb.errors import DiskFullError, FatalError, GibramError, HaltedError, IncompatibleStoreError, StorageError
 from gibramdb.model import commands as c

@@ -17,7 +17,7 @@ from support.owned_store import FakeClock
 from gibramdb import NewDocument, NewEntity
 from gibramdb.config import Config, load_config
 from gibramdb.core.digest import state_digest
-from gibramdb.database.database import Answer
+from gibramdb.database.answers import Answer
 from gibramdb.database.opening import OpenStore, open_store
 from gibramdb.errors import GibramError
 from gibramdb.model import commands as c

@@ -15,7 +15,7 @@ from support.logs import FOLDER, HEADER, PATH, WALL_MS, disk_with, ends, make_lo
 from support.owned_store import ROOT, OwnedStore
 
 from gibramdb import NewDocument, NewEntity
-from gibramdb.database.database import Answer
+from gibramdb.database.answers import Answer
 from gibramdb.database.snapshot_files import SnapshotFiles
 from gibramdb.errors import HaltedError, LimitExceededError, OutcomeUnknownError, StorageError
 from gibramdb.model import commands as c

@@ -30,7 +30,8 @@ from gibramdb.api_keys import ApiKey
 from gibramdb.clock import SystemClock
 from gibramdb.config import Config, load_config
 from gibramdb.core.digest import state_digest
-from gibramdb.database.database import Answer, Database, Weigh
+from gibramdb.database.answers import Answer, Weigh
+from gibramdb.database.database import Database
 from gibramdb.database.opening import OpenStore, open_store
 from gibramdb.errors import GibramError, ProtocolError
 from gibramdb.model import commands as c

@@ -23,7 +23,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from gibramdb.config import SETTINGS, load_config
 from gibramdb.config_file import CONFIG_FILE_BYTES_MAX
 from gibramdb.core.digest import state_digest
-from gibramdb.database.database import Answer
+from gibramdb.database.answers import Answer
 from gibramdb.database.opening import open_store
 from gibramdb.errors import BY_CODE, CallerError, ConfigError, GibramError, ProtocolError
 from gibramdb.model import commands as c

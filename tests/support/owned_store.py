@@ -12,7 +12,8 @@ from support.faulty_disk import FaultyDisk
 from gibramdb.config import load_config
 from gibramdb.core.digest import state_digest
 from gibramdb.core.state import StoreState
-from gibramdb.database.database import Answer, Database
+from gibramdb.database.answers import Answer
+from gibramdb.database.database import Database
 from gibramdb.database.opening import OpenStore, open_store
 from gibramdb.model.commands import Command
 

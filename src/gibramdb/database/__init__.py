@@ -1,1 +1,1 @@
-"""The store as one thing: journal, the road of a write, reads, recovery, health."""
+"""The store as one thing: journal, the road of a write, reads, detections, pipelines, recovery, health."""

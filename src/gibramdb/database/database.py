@@ -5,9 +5,9 @@
 The first four happen in one turn of the thread that owns the store. An answer carries the LSN it depends on, and leaves
 when the journal has released it: results, refusals and empty answers alike, since each of them tells what is kept.
 
-Owns: the state, the journal, the queries that can be explained, answers that wait for the log.
-Never: opens a socket; knows who asked, but for the name by which detections are shared out; knows whether it keeps
-anything (that is the journal's matter).
+Owns: the state, the journal, the queries that can be explained, answers that wait for the log. Detections and pipelines
+that have not ended are owned by rooms beside it; what they run takes the same road, by `start`.
+Never: opens a socket; knows who asked; knows whether it keeps anything (that is the journal's matter).
 
 Invariants:
 - Every method but `close` runs on the owner's thread; `post` brings a call there from anywhere.
@@ -35,8 +35,11 @@ from gibramdb.core.digest import digest_steps
 from gibramdb.core.limits import Limits
 from gibramdb.core.state import SessionState, StoreState
 from gibramdb.database import health
-from gibramdb.database.detector import Detector, Job, Post
+from gibramdb.database.answers import Answer, Done_, Executed, Finish, Weigh, give, taken_bytes, told_in
+from gibramdb.database.detections import Detections
+from gibramdb.database.detector import Post
 from gibramdb.database.journal import Journal
+from gibramdb.database.pipelines import COMMANDS_TURN_US, Pipelines
 from gibramdb.database.reads import READS
 from gibramdb.database.snapshots import NEVER_LSN, SnapshotFacts, Snapshots
 from gibramdb.errors import (
@@ -48,7 +51,6 @@ from gibramdb.errors import (
     LimitExceededError,
     NotFoundError,
     OutcomeUnknownError,
-    PipelineFullError,
     UnavailableError,
 )
 from gibramdb.model import commands
@@ -64,12 +66,9 @@ from gibramdb.model.results import (
     Pong,
     QueryResult,
     Result,
-    links_in,
-    objects_in,
 )
 from gibramdb.model.scope import SessionScope
-from gibramdb.retrieval import detection, query
-from gibramdb.retrieval.detection import DetectionView
+from gibramdb.retrieval import query
 from gibramdb.storage import record
 from gibramdb.storage.wal import RECORD_BYTES_MAX
 
@@ -77,13 +76,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Answer = Result | GibramError
-Done_ = Callable[[Answer], None]
-Weigh = Callable[[int], None]
-"""Is told, as soon as a command has run, what its answer takes beside what it shares with the state."""
-
-BATCH_TURN_US = 5_000
-"""So long commands of one pipeline run in one turn; then others get theirs."""
 TURN_US = 2_000
 """So long the steps of one long command run, or objects are freed, in one turn; then others get theirs."""
 CLOCK_DISAGREEMENT_MAX_MS = 60_000
@@ -104,13 +96,6 @@ class Facts(NamedTuple):
     warnings: tuple[str, ...]
 
 
-class _Executed(NamedTuple):
-    """A command has run; its answer may leave at `lsn`."""
-
-    answer: Answer
-    lsn: Lsn
-
-
 class _Waiting(NamedTuple):
     lsn: Lsn
     done: Done_
@@ -124,21 +109,8 @@ class _Long(NamedTuple):
 
     session_id: str
     steps: Generator[None, None, Any]
-    then: Callable[[Any], _Executed | None]
-    finish: Callable[[Answer, Lsn], None]
-
-
-class _Detecting:
-    """A detection that has not ended: what was asked, who is to be told, and its computation once that is queued."""
-
-    def __init__(
-        self,
-        command: commands.DetectCommunities | commands.DetectHierarchy,
-        finish: Callable[[Answer, Lsn], None],
-    ) -> None:
-        self.command = command
-        self.finish = finish
-        self.job: Job | None = None
+    then: Callable[[Any], Executed | None]
+    finish: Finish
 
 
 class _NoRoomError(Exception):
@@ -168,20 +140,18 @@ class Database:
         self._halted_because: GibramError | None = None
         self._is_closed = False
         self._wall_minus_steady_ms = clock.now_ms() - clock.steady_ms()
-        self._detector: Detector | None = None
-        self._detecting: list[_Detecting] = []
+        self._detections = Detections(self, post)
+        self._pipelines = Pipelines(self, clock, post)
         self._names_in: dict[SessionScope, set[str]] = {}  # of the sessions there are, for the scopes asked about
-        self._batches: deque[_Batch] = deque()  # whose turn has been long, and goes on
-        self._advances = False
         # While there are pauses, and until what came meanwhile has run.
-        self._held: deque[tuple[Command, Callable[[Answer, Lsn], None]]] | None = None
+        self._held: deque[tuple[Command, Finish]] | None = None
         self._pauses = 0
         self._over: list[str] = []  # sessions that the last sweep has found, and that have not ended yet
         self._expires_later = False
         self._goes_on = False
         self._longs: dict[str, _Long] = {}  # by session, the one whose turn it is first; "" for all sessions
         # Of sessions on which something long runs, and until what came meanwhile has run.
-        self._held_of: dict[str, deque[tuple[Command, Callable[[Answer, Lsn], None]]]] = {}
+        self._held_of: dict[str, deque[tuple[Command, Finish]]] = {}
         self.snapshots: Snapshots | None = None
         state.serving_since_ms = clock.now_ms()
 
@@ -197,10 +167,10 @@ class Database:
 
         def finish(answer: Answer, lsn: Lsn) -> None:
             if weigh is not None:
-                weigh(_taken_bytes(*_told_in(answer)))
-            self._answer(answer, lsn, done, has_changed=is_write and not isinstance(answer, GibramError))
+                weigh(taken_bytes(*told_in(answer)))
+            self.answer(answer, lsn, done, has_changed=is_write and not isinstance(answer, GibramError))
 
-        executed = self._start(command, finish)
+        executed = self.start(command, finish)
         if executed is None:
             return False
         finish(executed.answer, executed.lsn)
@@ -224,28 +194,25 @@ class Database:
         Nothing is rolled back. `done` gets the answers of those that ran, once the last of them may be shown. What is
         returned may be called when nobody waits any more: then no further command is run.
         """
-        batch = _Batch(self, items, done, weigh, is_bounded=is_bounded)
-        batch.advance()
-        return batch.stop
+        return self._pipelines.begin(items, done, weigh, is_bounded=is_bounded)
 
-    def _advance_later(self, batch: _Batch) -> None:
-        """In one of the next turns: however many pipelines are under way, others wait for one turn of them."""
-        self._batches.append(batch)
-        self._advance_soon()
+    def give_up(self, command: Command) -> None:
+        """Nobody waits for it any more: if it computes, or is to compute, communities, it need not. Others run."""
+        if command.handler != "detect":
+            return
+        finish = self._detections.withdraw(command) or self._withdraw_held(command)
+        if finish is not None:
+            finish(ClosedError("nobody waits for these communities any more; nothing was changed"), NO_LSN)
 
-    def _advance_soon(self) -> None:
-        if self._batches and not self._advances:
-            self._advances = True
-            self._post(self._advance_next)
+    def _withdraw_held(self, command: Command) -> Finish | None:
+        for held in (*self._held_of.values(), self._held or deque()):
+            for place, (waiting, finish) in enumerate(held):
+                if waiting is command:
+                    del held[place]
+                    return finish
+        return None
 
-    def _advance_next(self) -> None:
-        self._advances = False
-        try:
-            self._batches.popleft().advance()
-        finally:
-            self._advance_soon()
-
-    def _start(self, command: Command, finish: Callable[[Answer, Lsn], None]) -> _Executed | None:
+    def start(self, command: Command, finish: Finish) -> Executed | None:
         """Run it, or arrange that it runs later and then calls `finish`."""
         held = self._queue_for(command)
         if held is not None and self._refusal() is None:
@@ -253,35 +220,35 @@ class Database:
             return None
         return self._run(command, finish)
 
-    def _queue_for(self, command: Command) -> deque[tuple[Command, Callable[[Answer, Lsn], None]]] | None:
+    def _queue_for(self, command: Command) -> deque[tuple[Command, Finish]] | None:
         """Where it has to wait, if it has to."""
         if command.handler == "exempt":
             return None
         return self._held_of.get(getattr(command, "session_id", ""), self._held)
 
-    def _run(self, command: Command, finish: Callable[[Answer, Lsn], None]) -> _Executed | None:
-        """As `_start`, of a command whose turn it is."""
+    def _run(self, command: Command, finish: Finish) -> Executed | None:
+        """As `start`, of a command whose turn it is."""
         refusal = self._refusal()
         if refusal is not None:
             if command.handler == "exempt" and not self._is_closed:
                 return self._read_exempt(command)
-            return _Executed(refusal, NO_LSN)
+            return Executed(refusal, NO_LSN)
         try:
             try:
                 return self._HANDLERS[command.handler](self, command, finish)
             except CallerError as error:
-                return _Executed(error.as_answer(), self._lsn_seen(getattr(command, "session_id", "")))
+                return Executed(error.as_answer(), self._lsn_seen(getattr(command, "session_id", "")))
         except _NoRoomError as need:
             self._wait_for_room(command, need.payload_bytes, finish)
             return None
         except GibramError as error:
-            return _Executed(error.as_answer(), NO_LSN)
+            return Executed(error.as_answer(), NO_LSN)
         except Exception:  # the edge of one command: a defect met while nothing has changed costs only this command
             log.exception("a command failed in a way that is a defect of ours: %s", type(command).__name__)
             halted = self._refusal()
             if halted is not None:
-                return _Executed(halted, NO_LSN)  # it was a note of this read that could not be applied
-            return _Executed(InternalError(f"internal error in {type(command).__name__}; nothing was changed"), NO_LSN)
+                return Executed(halted, NO_LSN)  # it was a note of this read that could not be applied
+            return Executed(InternalError(f"internal error in {type(command).__name__}; nothing was changed"), NO_LSN)
 
     def _refusal(self) -> GibramError | None:
         if self._is_closed:
@@ -293,15 +260,15 @@ class Database:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def _write(self, command: WriteCommand) -> _Executed:
+    def _write(self, command: WriteCommand) -> Executed:
         assert not self._pauses, "nothing is logged while a restore may be taking the log's place"
-        now_ms = self._now_ms()
+        now_ms = self.now_ms()
         sessions = self.state.sessions
         if len(sessions) >= self._limits.sessions_max and command.session_id not in sessions:
             self.expire_sessions()  # those whose time is over need not keep a new one out until the next sweep
         mutation, result = decide(self.state, command, now_ms, self._limits)
         if mutation is None:
-            return _Executed(result, self._lsn_seen(command.session_id))
+            return Executed(result, self._lsn_seen(command.session_id))
         payload, mutation = record.settle(mutation)
         if len(payload) > RECORD_BYTES_MAX:
             raise LimitExceededError(f"record too large: {len(payload)} bytes (max: {RECORD_BYTES_MAX})")
@@ -324,7 +291,7 @@ class Database:
             self._note_name(command.session_id)
             if before is not None:
                 self._let_go([before])
-        return _Executed(result, lsn)
+        return Executed(result, lsn)
 
     def _halt(self, error: BaseException) -> None:
         log.critical("applying a change failed, the store is halted", exc_info=error)
@@ -337,7 +304,7 @@ class Database:
             self.snapshots.stop(HaltedError(f"durable session store is unhealthy: {self._halted_because}"))
         self.progress()
 
-    def _wait_for_room(self, command: Command, payload_bytes: int, finish: Callable[[Answer, Lsn], None]) -> None:
+    def _wait_for_room(self, command: Command, payload_bytes: int, finish: Finish) -> None:
         def answered(refusal: GibramError | None) -> None:
             self._post(lambda: retry(refusal))
 
@@ -345,7 +312,7 @@ class Database:
             if refusal is not None and isinstance(command, WriteCommand):
                 finish(refusal, NO_LSN)
                 return
-            executed = self._start(command, finish)
+            executed = self.start(command, finish)
             if executed is not None:
                 finish(*executed)
 
@@ -353,18 +320,18 @@ class Database:
 
     # --- what takes longer than anybody should wait -------------------------------------------------------------------
 
-    def _in_turns(
+    def in_turns(
         self,
         session_id: str,
         steps: Generator[None, None, T],
-        then: Callable[[T], _Executed | None],
-        finish: Callable[[Answer, Lsn], None],
-    ) -> _Executed | None:
+        then: Callable[[T], Executed | None],
+        finish: Finish,
+    ) -> Executed | None:
         """Take the steps, and run what `then` makes of what they give, in turns that others do not feel.
 
         If one turn is not enough, all that is asked of this session is held back until the end; "" is all sessions, and
         then everything but PING and HEALTH. Neither the steps nor `then` may log anything: a restore may be putting its
-        snapshot in the log's place then. Returns as `_start`.
+        snapshot in the log's place then. Returns as `start`.
         """
         end = self._turn(steps)
         if end is not None:
@@ -395,22 +362,22 @@ class Database:
             return  # closed meanwhile, or replaced by a restore, and the callers told
         session_id = next(iter(self._longs))
         long = self._longs.pop(session_id)
-        executed: _Executed | None
+        executed: Executed | None
         try:
             end = self._turn(long.steps)
             if end is None:
                 self._longs[session_id] = long
             else:
                 executed = long.then(*end)
-        except Exception as error:  # the edge of one command, as in `_start`: nothing has been changed
+        except Exception as error:  # the edge of one command, as in `start`: nothing has been changed
             log.exception("a command failed in a way that is a defect of ours")
             failure = self._refusal() or InternalError(f"internal error: {error!r}; nothing was changed")
-            end, executed = (None,), _Executed(failure, NO_LSN)
+            end, executed = (None,), Executed(failure, NO_LSN)
         self._go_on_later()
         if end is None:
             return
         if executed is not None:
-            _give(long.finish, *executed)
+            give(long.finish, *executed)
         if not session_id:
             self.resume(None)
         elif session_id in self._held_of:
@@ -421,11 +388,11 @@ class Database:
             self._goes_on = True
             self._post(self._go_on)
 
-    def _run_held_of(self, session_id: str, held: deque[tuple[Command, Callable[[Answer, Lsn], None]]]) -> None:
+    def _run_held_of(self, session_id: str, held: deque[tuple[Command, Finish]]) -> None:
         """Run what was held back of a session, some a turn; what comes meanwhile is held too."""
         if self._held_of.get(session_id) is not held:
             return  # closed meanwhile, or a restore has taken it over
-        ends_us = self._clock.steady_us() + BATCH_TURN_US
+        ends_us = self._clock.steady_us() + COMMANDS_TURN_US
         while held and session_id not in self._longs and not self._pauses:
             self._run_one(*held.popleft())
             if held and self._clock.steady_us() >= ends_us:
@@ -438,10 +405,10 @@ class Database:
             assert self._held is not None
             self._held.extendleft(reversed(held))
 
-    def _run_one(self, command: Command, finish: Callable[[Answer, Lsn], None]) -> None:
+    def _run_one(self, command: Command, finish: Finish) -> None:
         executed = self._run(command, finish)
         if executed is not None:
-            _give(finish, *executed)
+            give(finish, *executed)
 
     def _end_longs(self, reason: GibramError) -> None:
         """Answer those that take long; what was held back for them is left."""
@@ -449,23 +416,21 @@ class Database:
         for long in longs.values():
             if not long.session_id:
                 self._pauses -= 1
-            _give(long.finish, reason, NO_LSN)
+            give(long.finish, reason, NO_LSN)
 
-    def _rebuild(self, command: commands.RebuildIndexes, finish: Callable[[Answer, Lsn], None]) -> _Executed | None:
-        session = live_session(self.state, command.session_id, self._now_ms())
-        return self._in_turns(
-            command.session_id, session.rebuild(), lambda _: _Executed(Done(), session.last_lsn), finish
+    def _rebuild(self, command: commands.RebuildIndexes, finish: Finish) -> Executed | None:
+        session = live_session(self.state, command.session_id, self.now_ms())
+        return self.in_turns(
+            command.session_id, session.rebuild(), lambda _: Executed(Done(), session.last_lsn), finish
         )
 
-    def _digest(self, command: commands.GetDigest, finish: Callable[[Answer, Lsn], None]) -> _Executed | None:
-        session_id, now_ms = command.session_id, self._now_ms()
+    def _digest(self, command: commands.GetDigest, finish: Finish) -> Executed | None:
+        session_id, now_ms = command.session_id, self.now_ms()
         sessions = [live_session(self.state, session_id, now_ms)] if session_id else list(self.state.sessions.values())
         if session_id:
             sessions[0].read_at_ms = now_ms  # a note of it in the log would be part of the next digest
         lsn = self._lsn_seen("")  # it covers even the notes of reads, which no other answer about a session waits for
-        return self._in_turns(
-            session_id, digest_steps(sessions), lambda digest: _Executed(Digest(*digest), lsn), finish
-        )
+        return self.in_turns(session_id, digest_steps(sessions), lambda digest: Executed(Digest(*digest), lsn), finish)
 
     def _let_go(self, sessions: list[SessionState]) -> None:
         """Free them, some objects a turn."""
@@ -477,11 +442,11 @@ class Database:
 
     # --- snapshots, and what a restore puts in the place of everything ------------------------------------------------
 
-    def _administer(self, command: AdminCommand, finish: Callable[[Answer, Lsn], None]) -> _Executed | None:
+    def _administer(self, command: AdminCommand, finish: Finish) -> Executed | None:
         if self.snapshots is None:
             raise UnavailableError("backup not configured")
         answer = self.snapshots.execute(command, finish)
-        return None if answer is None else _Executed(answer, NO_LSN)
+        return None if answer is None else Executed(answer, NO_LSN)
 
     def pause(self) -> None:
         """Hold back all commands but PING and HEALTH until `resume` has been called as often as this."""
@@ -501,12 +466,12 @@ class Database:
             self._explained_bytes = 0
             gone = ClosedError("a restore took the place of what this was computed on")
             self._end_longs(gone)
-            self._end_all_detecting(gone)
+            self._detections.end_all(gone)
             held = [*itertools.chain(*self._held_of.values()), *(self._held or ())]
             self._held_of, self._held = {}, deque()
             for command, finish in held:
                 if isinstance(command, commands.ReplaceCommunities):
-                    _give(finish, gone, NO_LSN)
+                    give(finish, gone, NO_LSN)
                 else:
                     self._held.append((command, finish))
             self.journal.enqueue_marker(always=True)
@@ -518,7 +483,7 @@ class Database:
 
     def _run_held(self) -> None:
         """Run what was held back, some a turn; what comes meanwhile is held too, and so keeps its place."""
-        ends_us = self._clock.steady_us() + BATCH_TURN_US
+        ends_us = self._clock.steady_us() + COMMANDS_TURN_US
         while self._held and not self._pauses:
             command, finish = self._held.popleft()
             held_of = self._held_of.get(getattr(command, "session_id", ""))
@@ -563,88 +528,10 @@ class Database:
         kept = (each for each in self.facts.warnings if not each.startswith("A restore brought "))
         self.facts = self.facts._replace(warnings=(*kept, *warnings))
 
-    # --- detecting communities: computed elsewhere, then decided here -------------------------------------------------
-
-    def _detect(
-        self,
-        command: commands.DetectCommunities | commands.DetectHierarchy,
-        finish: Callable[[Answer, Lsn], None],
-    ) -> _Executed | None:
-        others = [each.command for each in self._detecting]
-        of_session = sum(each.session_id == command.session_id for each in others)
-        of_asker = sum(each.asker == command.asker for each in others) if command.asker else 0
-        for count, most, whose in (
-            (len(others), bounds.DETECTIONS_WAITING_MAX, ""),
-            (of_asker, bounds.DETECTIONS_OF_KEY_MAX, " for this key"),
-            (of_session, bounds.DETECTIONS_OF_SESSION_MAX, " of this session"),
-        ):
-            if count >= most:
-                raise UnavailableError(f"{count} computations of communities{whose} wait already; try again later")
-        detecting = _Detecting(command, finish)
-
-        def finish_once(answer: Answer, lsn: Lsn) -> None:
-            if self._end_detecting(detecting):
-                finish(answer, lsn)
-
-        def found(outcome: commands.ReplaceCommunities | GibramError) -> None:
-            if isinstance(outcome, GibramError):
-                finish_once(outcome, NO_LSN)
-            elif self._end_detecting(detecting):
-                executed = self._start(outcome, finish)
-                if executed is not None:
-                    finish(*executed)
-
-        def seen(view: DetectionView) -> None:
-            if detecting not in self._detecting:
-                return
-            if self._detector is None:
-                self._detector = Detector(self._post)
-            detecting.job = self._detector.submit(view, found)
-
-        view = detection.view(self.state, command, self._now_ms())
-        self._detecting.append(detecting)
-        try:
-            return self._in_turns(command.session_id, view, seen, finish_once)
-        except BaseException:
-            self._end_detecting(detecting)
-            raise
-
-    def _end_detecting(self, detecting: _Detecting) -> bool:
-        """Returns whether somebody waits for it; not if it was given up, or ended by a close or a restore."""
-        if detecting not in self._detecting:
-            return False
-        self._detecting.remove(detecting)
-        if detecting.job is not None and self._detector is not None:
-            self._detector.withdraw(detecting.job)
-        detecting.job = None  # which knows of this one: a cycle would be the collector's to find
-        return True
-
-    def _end_all_detecting(self, reason: GibramError) -> None:
-        for each in list(self._detecting):
-            self._end_detecting(each)
-            _give(each.finish, reason, NO_LSN)
-
-    def give_up(self, command: Command) -> None:
-        """Nobody waits for it any more: if it computes, or is to compute, communities, it need not. Others run."""
-        gone = ClosedError("nobody waits for these communities any more; nothing was changed")
-        for detecting in self._detecting:
-            if detecting.command is command:
-                self._end_detecting(detecting)
-                detecting.finish(gone, NO_LSN)
-                return
-        if command.handler != "detect":
-            return
-        for held in (*self._held_of.values(), self._held or deque()):
-            for place, (waiting, finish) in enumerate(held):
-                if waiting is command:
-                    del held[place]
-                    finish(gone, NO_LSN)
-                    return
-
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def _read(self, command: Command) -> _Executed:
-        now_ms = self._now_ms()
+    def _read(self, command: Command) -> Executed:
+        now_ms = self.now_ms()
         session_id: str = getattr(command, "session_id", "")
         result: Result
         if isinstance(command, commands.GetInfo):
@@ -659,14 +546,14 @@ class Database:
         lsn = self._lsn_seen(session_id)
         if session_id:
             self._note_read(session_id, now_ms)
-        return _Executed(result, lsn)
+        return Executed(result, lsn)
 
-    def _read_exempt(self, command: Command) -> _Executed:
+    def _read_exempt(self, command: Command) -> Executed:
         """What is answered at once, whatever the log does."""
         if isinstance(command, commands.Ping):
-            return _Executed(Pong(), NO_LSN)
+            return Executed(Pong(), NO_LSN)
         assert isinstance(command, commands.GetHealth)
-        return _Executed(self.health(command.scope), NO_LSN)
+        return Executed(self.health(command.scope), NO_LSN)
 
     def _note_read(self, session_id: str, now_ms: int) -> None:
         session = self.state.sessions.get(session_id)
@@ -733,7 +620,7 @@ class Database:
 
     def may_begin(self, session_id: str, scope: SessionScope, most: int) -> bool:
         """Whether fewer than `most` sessions of the scope are alive, or this one is."""
-        now_ms, sessions = self._now_ms(), self.state.sessions
+        now_ms, sessions = self.now_ms(), self.state.sessions
         session = sessions.get(session_id)
         if session is not None and not self.state.is_expired(session, now_ms):
             return True
@@ -755,7 +642,7 @@ class Database:
 
     def health(self, scope: SessionScope | None = None) -> Health:
         """How the store is, for one who may know of these sessions. Waits for nothing."""
-        self._now_ms()
+        self.now_ms()
         failure = self._halted_because or self.journal.failure
         snapshots = None if self.snapshots is None else self.snapshots.facts()
         return health.report(
@@ -771,7 +658,8 @@ class Database:
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
-    def _now_ms(self) -> int:
+    def now_ms(self) -> int:
+        """The time by which sessions expire; whether they may is settled anew with it."""
         now_ms = self._clock.now_ms()
         drift_ms = now_ms - self._clock.steady_ms() - self._wall_minus_steady_ms
         self.state.expiry_paused = abs(drift_ms) > CLOCK_DISAGREEMENT_MAX_MS
@@ -780,13 +668,13 @@ class Database:
     def expire_sessions(self) -> None:
         """End every session whose time is over, some a turn; the owner calls this from time to time."""
         if not self._over:
-            now_ms = self._now_ms()
+            now_ms = self.now_ms()
             sessions = self.state.sessions.items()
             self._over = [name for name, session in sessions if self.state.is_expired(session, now_ms)]
         self._expire_some()
 
     def _expire_some(self) -> None:
-        ends_us = self._clock.steady_us() + BATCH_TURN_US
+        ends_us = self._clock.steady_us() + COMMANDS_TURN_US
         while self._over:
             if self._pauses or self._refusal() is not None:
                 self._over.clear()  # not now: the next sweep finds them again
@@ -807,7 +695,7 @@ class Database:
                 return
 
     def _expired(self, answer: Answer, lsn: Lsn) -> None:
-        self._answer(answer, lsn, _log_refusal, has_changed=not isinstance(answer, GibramError))
+        self.answer(answer, lsn, _log_refusal, has_changed=not isinstance(answer, GibramError))
 
     def _expire_later(self) -> None:
         self._expires_later = False
@@ -821,7 +709,7 @@ class Database:
         That a session's time is over is logged with the first answer that shows it, so that no crash takes it back.
         """
         session = self.state.sessions.get(session_id)
-        now_ms = self._now_ms()
+        now_ms = self.now_ms()
         shown = () if session is None else (session,)
         for each in shown if session_id else self.state.sessions.values():
             if not each.is_ended and self.state.is_expired(each, now_ms):
@@ -833,7 +721,8 @@ class Database:
                     raise _NoRoomError(payload_bytes)
         return self.state.last_lsn if session is None else session.last_lsn
 
-    def _answer(self, answer: Answer, lsn: Lsn, done: Done_, *, has_changed: bool) -> None:
+    def answer(self, answer: Answer, lsn: Lsn, done: Done_, *, has_changed: bool) -> None:
+        """Call `done` once the answer may leave, at once or later; if the log fails before, with that instead."""
         if lsn <= self.journal.released_lsn:
             done(answer)
         else:
@@ -849,14 +738,14 @@ class Database:
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             if each.lsn <= released_lsn:
-                _give(each.done, each.answer)
+                give(each.done, each.answer)
             elif failure is None:
                 self._waiting.append(each)
             elif each.has_changed:
                 unknown = OutcomeUnknownError(f"outcome unknown, this write may or may not be kept: {failure}")
-                _give(each.done, unknown)
+                give(each.done, unknown)
             else:
-                _give(each.done, HaltedError(f"durable session store is unhealthy: {failure}"))
+                give(each.done, HaltedError(f"durable session store is unhealthy: {failure}"))
 
     def rest(self) -> None:
         """The log has nothing to do: leave a witness for what it wrote last."""
@@ -868,16 +757,12 @@ class Database:
         if self._is_closed:
             return
         self._is_closed = True
-        if self._detector is not None:
-            self._detector.close()
-        self._end_all_detecting(
-            ClosedError("the store was closed while communities were computed; nothing was changed")
-        )
+        self._detections.close(ClosedError("the store was closed while communities were computed; nothing was changed"))
         self._end_longs(ClosedError("the store was closed before this had been computed; nothing was changed"))
         held = [*itertools.chain(*self._held_of.values()), *(self._held or ())]
         self._held_of, self._held = {}, None
         for _, refused in held:
-            _give(refused, ClosedError("the store is closed"), NO_LSN)
+            give(refused, ClosedError("the store is closed"), NO_LSN)
         if self.snapshots is not None:
             self.snapshots.stop(ClosedError("the store was closed; the newest snapshot and the log hold everything"))
         try:
@@ -893,13 +778,13 @@ class Database:
         self.journal.abandon()
 
     # Any: each takes the commands whose classes name it, and a test that none is missing.
-    _HANDLERS: ClassVar[dict[str, Callable[[Database, Any, Callable[[Answer, Lsn], None]], _Executed | None]]] = {
+    _HANDLERS: ClassVar[dict[str, Callable[[Database, Any, Finish], Executed | None]]] = {
         "exempt": lambda self, command, _: self._read_exempt(command),
         "read": lambda self, command, _: self._read(command),
         "write": lambda self, command, _: self._write(command),
         "digest": _digest,
         "rebuild": _rebuild,
-        "detect": _detect,
+        "detect": lambda self, command, finish: self._detections.begin(command, finish),
         "snapshots": _administer,
     }
 
@@ -908,127 +793,6 @@ def _weight(explanation: Explanation) -> int:
     characters = sum([len(seed.external_id) for seed in explanation.seeds])
     characters += sum([len(step.relationship_type) for step in explanation.steps])
     return characters + bounds.EXPLAINED_STEP_BYTES * (1 + len(explanation.seeds) + len(explanation.steps))
-
-
-def _told_in(answer: Answer) -> tuple[int, int]:
-    """Objects and links."""
-    return (1, 0) if isinstance(answer, GibramError) else (objects_in(answer), links_in(answer))
-
-
-def _taken_bytes(objects: int, links: int) -> int:
-    """By an answer that waits, beside what it shares with the state."""
-    return bounds.ANSWERED_OBJECT_BYTES * objects + bounds.ANSWERED_LINK_BYTES * links
-
-
-class _Batch:
-    """A pipeline on its way."""
-
-    def __init__(
-        self,
-        database: Database,
-        items: Iterable[Command | GibramError],
-        done: Callable[[list[Answer]], None],
-        weigh: Weigh | None,
-        *,
-        is_bounded: bool,
-    ) -> None:
-        self._database = database
-        self._items = iter(items)
-        self._done = done
-        self._answers: list[Answer] = []
-        self._weigh = weigh
-        self._is_bounded = is_bounded
-        self._objects = self._links = 0
-        self._is_stopped = False
-        self._command: Command | None = None  # that is under way
-        self._is_write = False
-        self._has_changed = False
-        self._lsn = NO_LSN
-
-    def stop(self) -> None:
-        """Run no further command."""
-        self._is_stopped = True
-        if self._command is not None:
-            self._database.give_up(self._command)
-
-    def advance(self) -> None:
-        """Run what can run in this turn."""
-        database = self._database
-        ends_us = database._clock.steady_us() + BATCH_TURN_US  # noqa: SLF001 (as below)
-        while True:
-            item = None if self._is_stopped else next(self._items, None)
-            if item is None:
-                self._finish()
-                return
-            refusal = self._refusal() if self._is_bounded else None
-            if refusal is not None:
-                self._answers.append(refusal)
-                self._finish()
-                return
-            if isinstance(item, GibramError):
-                self._answers.append(item)
-                self._finish()
-                return
-            self._command = item
-            self._is_write = isinstance(item, WriteCommand)
-            executed = database._start(item, self._resume)  # noqa: SLF001 (one class in two: the batch is the database's own)
-            if executed is None:
-                return
-            if not self._take(*executed):
-                return
-            if database._clock.steady_us() > ends_us:  # noqa: SLF001 (as above)
-                break
-        database._advance_later(self)  # noqa: SLF001 (as above)
-
-    def _refusal(self) -> GibramError | None:
-        for noun, answered, most in (
-            ("objects", self._objects, bounds.PIPELINE_OBJECTS_MAX),
-            ("links", self._links, bounds.PIPELINE_LINKS_MAX),
-        ):
-            if answered >= most:
-                return PipelineFullError(
-                    f"answers too many: this pipeline has been answered {answered} {noun} (max: {most}); nothing was "
-                    "run from here on, send it in another"
-                )
-        return None
-
-    def _resume(self, answer: Answer, lsn: Lsn) -> None:
-        if self._take(answer, lsn):
-            self.advance()
-
-    def _take(self, answer: Answer, lsn: Lsn) -> bool:
-        self._answers.append(answer)
-        self._lsn = max(self._lsn, lsn)
-        objects, links = _told_in(answer)
-        self._objects += objects
-        self._links += links
-        if self._weigh is not None:
-            self._weigh(_taken_bytes(objects, links))
-        if isinstance(answer, GibramError):
-            self._finish()
-            return False
-        self._has_changed |= self._is_write
-        return True
-
-    def _finish(self) -> None:
-        answers = self._answers
-
-        def release(answer: Answer) -> None:
-            # Where the log failed under a batch, the last answer says so; those before it share its fate.
-            if isinstance(answer, GibramError) and answer is not answers[-1]:
-                self._done([answer])
-            else:
-                self._done(answers)
-
-        last = answers[-1] if answers else Done()
-        self._database._answer(last, self._lsn, release, has_changed=self._has_changed)  # noqa: SLF001 (as above)
-
-
-def _give(taker: Callable[..., None], *answer: Answer | Lsn) -> None:
-    try:
-        taker(*answer)
-    except Exception:  # one caller's trouble in taking its answer costs the others nothing
-        log.exception("an answer could not be given")
 
 
 def _dismantle(sessions: list[SessionState]) -> Generator[None, None, None]:

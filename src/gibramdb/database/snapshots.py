@@ -38,6 +38,7 @@ from gibramdb.clock import Clock
 from gibramdb.core.dump import FrozenSession
 from gibramdb.core.state import SessionState, StoreState
 from gibramdb.database import recovery
+from gibramdb.database.answers import Finish
 from gibramdb.database.detector import Post
 from gibramdb.database.journal import Journal
 from gibramdb.database.snapshot_files import RestoredSnapshot, SnapshotFiles, StoppedError, Work, weight, with_sections
@@ -93,8 +94,6 @@ WAITING_MAX = 16
 NEVER_LSN = 2**63
 
 _ROTATE, _PRUNE, _LOOK, _DAMAGE = "rotate", "prune", "look", "damage"
-
-Finish = Callable[[Result | GibramError, Lsn], None]
 
 
 class Triggers(msgspec.Struct, frozen=True):

@@ -27,7 +27,8 @@ from threadpoolctl import threadpool_limits
 from gibramdb.clock import SystemClock
 from gibramdb.config import Config
 from gibramdb.database import health
-from gibramdb.database.database import Answer, Database, Weigh
+from gibramdb.database.answers import Answer, Weigh
+from gibramdb.database.database import Database
 from gibramdb.database.opening import OpenStore, directories_of, facts_of, open_store, unserved
 from gibramdb.errors import GibramError, StartingError
 from gibramdb.model.commands import Checkpoint, Command, GetHealth, Ping

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from gibramdb.clock import SystemClock
 from gibramdb.core import limits
-from gibramdb.database.database import Answer
+from gibramdb.database.answers import Answer
 from gibramdb.errors import (
     AnswerTooLargeError,
     AuthenticationError,
