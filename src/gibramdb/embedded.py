@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import logging
 import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
+from gibramdb import native_threads
 from gibramdb.async_opening import Opening
 from gibramdb.async_session import AsyncStore
 from gibramdb.clock import SystemClock
@@ -30,6 +32,19 @@ from gibramdb.session import Store, ended_early
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+DETECTION_SECONDS_MAX = 5.0
+"""So long the end of a process waits for a detection that nobody waits for, and that could take it down."""
+atexit.register(native_threads.wait_for, DETECTION_SECONDS_MAX)
+
+
+class Asked(NamedTuple, Generic[T]):
+    """What has been handed to an engine."""
+
+    answer: Future[T]
+    commands: Sequence[Command]
+    give_up: Callable[[], None]
+    """Nobody waits for it any more: what need not run for nobody does not. For the engine's thread."""
 
 
 class Engine:
@@ -85,8 +100,8 @@ class Engine:
         except Exception:  # the edge of the thread: the database has halted itself where that was called for
             log.exception("a call on the engine thread failed")
 
-    def submit(self, command: Command) -> Future[Answer]:
-        """Run a command; the future gets its result, or the error it was refused with, as a value.
+    def submit(self, command: Command) -> Asked[Answer]:
+        """Run a command; its answer is its result, or the error it was refused with, as a value.
 
         Raises InvalidArgumentError if it is none, or a field holds what it can not.
         """
@@ -100,19 +115,33 @@ class Engine:
                 self._store.database.submit(command, answer.set_result)
 
         self._post(run)
-        return answer
+        return Asked(answer, (command,), lambda: self._store.database.give_up(command))
 
-    def submit_batch(self, batch: Sequence[Command]) -> Future[list[Answer]]:
+    def submit_batch(self, batch: Sequence[Command]) -> Asked[list[Answer]]:
         """Run commands in order, up to the first that fails. Raises as `submit`, before any of them is run."""
         batch = checked_batch(batch)
         answers: Future[list[Answer]] = Future()
+        stop: Callable[[], None] | None = None
 
         def run() -> None:
+            nonlocal stop
             if answers.set_running_or_notify_cancel():
-                self._store.database.submit_batch(batch, answers.set_result)
+                stop = self._store.database.submit_batch(batch, answers.set_result)
+
+        def give_up() -> None:
+            if stop is not None:
+                stop()
 
         self._post(run)
-        return answers
+        return Asked(answers, batch, give_up)
+
+    def withdraw(self, asked: Asked[Any]) -> bool:
+        """Nobody waits for it any more. Returns whether its turn had not come, and so none of it is carried out."""
+        if asked.answer.cancel():
+            return True
+        with contextlib.suppress(ClosedError):
+            self._post(asked.give_up)
+        return False
 
     def _post(self, call: Callable[[], None]) -> None:
         if os.getpid() != self._owner_pid:
@@ -152,11 +181,11 @@ def _values(answers: list[Answer], count: int) -> list[Any]:
     return [_value(answer) for answer in answers]
 
 
-def _late(answer: Future[Any], timeout_s: float | None, asked: Sequence[Command]) -> UnavailableError:
+def _late(asked: Asked[Any], never_run: bool, timeout_s: float | None) -> UnavailableError:
     """What a caller is told who waits no longer."""
-    if answer.cancel():
+    if never_run:
         return UnavailableError(f"timed out after {timeout_s:g} s: its turn had not come, and nothing was carried out")
-    if only_asks(asked):
+    if only_asks(asked.commands):
         return UnavailableError(f"timed out after {timeout_s:g} s; nothing was to be changed")
     return OutcomeUnknownError(f"timed out after {timeout_s:g} s; what was under way may or may not be kept")
 
@@ -170,17 +199,20 @@ class EmbeddedExecutor:
 
     def execute(self, command: Command) -> Any:
         """See session.Executor."""
-        return _value(self._wait(self._engine.submit(command), (command,)))
+        return _value(self._wait(self._engine.submit(command)))
 
     def execute_batch(self, batch: Sequence[Command]) -> list[Any]:
         """See session.Executor."""
-        return _values(self._wait(self._engine.submit_batch(batch), batch), len(batch))
+        return _values(self._wait(self._engine.submit_batch(batch)), len(batch))
 
-    def _wait(self, answer: Future[T], asked: Sequence[Command]) -> T:
+    def _wait(self, asked: Asked[T]) -> T:
         try:
-            return answer.result(self._timeout_s)
-        except TimeoutError:
-            raise _late(answer, self._timeout_s, asked) from None
+            return asked.answer.result(self._timeout_s)
+        except BaseException as error:  # Ctrl-C too
+            never_run = self._engine.withdraw(asked)
+            if isinstance(error, TimeoutError):
+                raise _late(asked, never_run, self._timeout_s) from None
+            raise
 
     def with_timeout(self, timeout_s: float) -> EmbeddedExecutor:
         """See session.Executor."""
@@ -200,20 +232,22 @@ class AsyncEmbeddedExecutor:
 
     async def execute(self, command: Command) -> Any:
         """See session.Executor."""
-        return _value(await self._wait(self._engine.submit(command), (command,)))
+        return _value(await self._wait(self._engine.submit(command)))
 
     async def execute_batch(self, batch: Sequence[Command]) -> list[Any]:
         """See session.Executor."""
-        return _values(await self._wait(self._engine.submit_batch(batch), batch), len(batch))
+        return _values(await self._wait(self._engine.submit_batch(batch)), len(batch))
 
-    async def _wait(self, answer: Future[T], asked: Sequence[Command]) -> T:
-        waited_for = asyncio.wrap_future(answer)
-        if self._timeout_s is None:
-            return await waited_for
+    async def _wait(self, asked: Asked[T]) -> T:
+        waited_for = asyncio.wrap_future(asked.answer)
         # Not wait_for: that would cancel before it can be told whether the command had begun.
-        done, _ = await asyncio.wait([waited_for], timeout=self._timeout_s)
+        try:
+            done, _ = await asyncio.wait([waited_for], timeout=self._timeout_s)
+        except asyncio.CancelledError:
+            self._engine.withdraw(asked)
+            raise
         if not done:
-            raise _late(answer, self._timeout_s, asked)
+            raise _late(asked, self._engine.withdraw(asked), self._timeout_s)
         return waited_for.result()
 
     def with_timeout(self, timeout_s: float) -> AsyncEmbeddedExecutor:

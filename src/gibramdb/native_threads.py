@@ -7,6 +7,7 @@ SIGABRT: Python ends such a thread by an exception, and code in Rust lets none t
 from __future__ import annotations
 
 import threading
+import time
 
 HASHES = "gibramdb-auth"
 LEIDEN = "gibramdb-detect"
@@ -14,4 +15,15 @@ LEIDEN = "gibramdb-detect"
 
 def are_any_alive() -> bool:
     """Whether Python may not be left to end itself."""
-    return any(thread.name in {HASHES, LEIDEN} for thread in threading.enumerate())
+    return bool(_alive())
+
+
+def wait_for(seconds_max: float) -> None:
+    """Let them end, where it is not for us to end the process."""
+    ends_at = time.monotonic() + seconds_max
+    for thread in _alive():
+        thread.join(max(0.0, ends_at - time.monotonic()))
+
+
+def _alive() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name in {HASHES, LEIDEN}]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
 from support.owned_store import OwnedStore
 
+import gibramdb
 from gibramdb import NewEntity, NewRelationship
 from gibramdb.database.answers import Answer
-from gibramdb.errors import ClosedError, UnavailableError
+from gibramdb.errors import ClosedError, OutcomeUnknownError, UnavailableError
 from gibramdb.model import commands as c
 from gibramdb.model.results import Detected, Hierarchy
 from gibramdb.retrieval import leiden
@@ -180,3 +184,52 @@ def test_iterations_beyond_the_default_are_bounded_by_what_they_cost(monkeypatch
     store.run(c.DetectCommunities("four"))
     assert asked == [60, 3, 30, 3, 15, 3, 10]
     store.close()
+
+
+COMPUTES_AND_ENDS = """
+import threading, time
+import bcrypt
+import gibramdb
+from gibramdb import native_threads
+
+key_hash = bcrypt.hashpw(b"key", bcrypt.gensalt(4))
+ends_at = time.monotonic() + 0.5
+
+def compute():  # as a detection does: again and again it comes back from native code
+    while time.monotonic() < ends_at:
+        bcrypt.checkpw(b"guess", key_hash)
+
+threading.Thread(target=compute, name=native_threads.LEIDEN, daemon=True).start()
+gibramdb.open().close()
+"""
+
+
+def test_a_detection_that_still_computes_does_not_take_a_process_down_that_ends() -> None:
+    subprocess.run([sys.executable, "-c", COMPUTES_AND_ENDS], check=True)
+
+
+def test_a_detection_whose_embedded_caller_has_gone_stores_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def cancelled() -> None:
+        async with gibramdb.open_async(vector_dim=8) as db:
+            await db.session("s").add_entities(NewEntity(f"e{n}", f"e{n}") for n in range(3))
+            held = HeldDetections(monkeypatch)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(db.session("s").detect_communities(), 0.2)
+            held.may_go_on.set()
+            await db.session("t").add_entity("e", "e")
+            assert len(await db.session("t").detect_communities()) == 1, "computed behind the other"
+            assert (await db.session("s").info()).community_count == 0
+
+    with gibramdb.open(vector_dim=8) as db, monkeypatch.context() as patch:
+        for name in "st":
+            db.session(name).add_entities(NewEntity(f"e{n}", f"e{n}") for n in range(3))
+        held = HeldDetections(patch)
+        with pytest.raises(OutcomeUnknownError):
+            db.session("s").with_timeout(0.2).detect_communities()
+        with pytest.raises(OutcomeUnknownError):  # in a pipeline, and not begun yet
+            db.with_timeout(0.2).execute_many([c.DetectCommunities("s"), c.DeleteSession("t")])
+        held.may_go_on.set()
+        assert len(db.session("t").detect_communities()) == 3, "computed behind the others"
+        assert db.session("s").info().community_count == 0
+        assert held.computed == ["", ""], "the one whose turn had not come was not computed"
+    asyncio.run(cancelled())

@@ -528,3 +528,24 @@ def test_a_first_start_stopped_anywhere_by_another_gives_one_owner_and_one_store
         if was_whole:
             break
     assert number > refusals > 10
+
+
+@pytest.mark.parametrize("missing", ["gibramdb-log", "gibramdb-snapshot"])
+def test_a_store_for_which_the_system_gives_no_thread_is_not_left_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    with gibramdb.open(tmp_path, vector_dim=8) as store:
+        store.session("s").add_document("kept")
+    start = threading.Thread.start
+
+    def start_some(thread: threading.Thread) -> None:
+        if thread.name == missing:
+            raise RuntimeError("can't start new thread")  # as Python says it
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start_some)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            gibramdb.open(tmp_path, vector_dim=8)
+    with gibramdb.open(tmp_path, vector_dim=8) as store:
+        assert store.session("s").info().document_count == 1

@@ -164,65 +164,65 @@ def _open_durable(
     config = msgspec.structs.replace(config, warnings=(*config.warnings, *_scratch_warnings(directories)))
     locks = Locks(fs)
     _LOCKS.add(locks)
-    try:
-        store_id = identity.established_id(fs, directories)
-        if store_id is None:
-            store_id = _first_start(config, fs, directories, locks, clock)
-        else:
-            locks.take(directories)
-        _require_writable(fs, directories)
-        on_owned(fs)
-        with collector_paused():
-            recovered = recover(fs, directories, store_id, config.server.vector_dim)
-        duration_ms = clock.steady_ms() - began_ms
-        writer = _writer(fs, directories, recovered, store_id, clock)
-    except OSError as error:
-        locks.release()
-        raise refused(str(error.filename or directories.data), error) from error
-    except BaseException:
-        locks.release()
-        raise
-    _tell(fs, directories, recovered, store_id, duration_ms)
-    if recovered.missing:
-        config = msgspec.structs.replace(config, warnings=(*config.warnings, recovered.missing))
-    database: Database | None = None
+    with contextlib.ExitStack() as undo:
+        undo.callback(locks.release)
+        try:
+            store_id = identity.established_id(fs, directories)
+            if store_id is None:
+                store_id = _first_start(config, fs, directories, locks, clock)
+            else:
+                locks.take(directories)
+            _require_writable(fs, directories)
+            on_owned(fs)
+            with collector_paused():
+                recovered = recover(fs, directories, store_id, config.server.vector_dim)
+            duration_ms = clock.steady_ms() - began_ms
+            writer = _writer(fs, directories, recovered, store_id, clock)
+        except OSError as error:
+            raise refused(str(error.filename or directories.data), error) from error
+        _tell(fs, directories, recovered, store_id, duration_ms)
+        if recovered.missing:
+            config = msgspec.structs.replace(config, warnings=(*config.warnings, recovered.missing))
+        database: Database | None = None
 
-    def on_progress() -> None:
-        if database is not None:
-            post(database.progress)
+        def on_progress() -> None:
+            if database is not None:
+                post(database.progress)
 
-    def on_rest() -> None:
-        if database is not None:
-            post(database.rest)
+        def on_rest() -> None:
+            if database is not None:
+                post(database.rest)
 
-    journal: Journal = WalJournal(
-        writer,
-        0 if recovered.last is None else recovered.last[2].torn_offset,
-        config.session_store.wal_sync_policy,
-        config.session_store.wal_sync_interval_ms,
-        clock,
-        on_progress,
-        on_rest,
-        require_place=partial(locks.require_same, directories.wal),
-    )
-    database = Database(recovered.state, journal, limits, clock, facts_of(config, recovered, duration_ms), post)
-    store = config.session_store
-    database.snapshots = Snapshots(
-        database,
-        journal,
-        fs,
-        directories,
-        store_id,
-        Triggers(store.snapshot_interval_ms, store.snapshot_wal_size_bytes, store.snapshot_retention_count),
-        clock,
-        post,
-        recovered.snapshot,
-        locks,
-        recovered.interval_began_at_ms,
-        is_covered=recovered.snapshot is not None and recovered.records == 0,
-        is_incomplete=bool(recovered.missing),
-    )
-    return OpenStore(database, locks)
+        journal: Journal = WalJournal(
+            writer,
+            0 if recovered.last is None else recovered.last[2].torn_offset,
+            config.session_store.wal_sync_policy,
+            config.session_store.wal_sync_interval_ms,
+            clock,
+            on_progress,
+            on_rest,
+            require_place=partial(locks.require_same, directories.wal),
+        )
+        undo.callback(journal.close)
+        database = Database(recovered.state, journal, limits, clock, facts_of(config, recovered, duration_ms), post)
+        store = config.session_store
+        database.snapshots = Snapshots(
+            database,
+            journal,
+            fs,
+            directories,
+            store_id,
+            Triggers(store.snapshot_interval_ms, store.snapshot_wal_size_bytes, store.snapshot_retention_count),
+            clock,
+            post,
+            recovered.snapshot,
+            locks,
+            recovered.interval_began_at_ms,
+            is_covered=recovered.snapshot is not None and recovered.records == 0,
+            is_incomplete=bool(recovered.missing),
+        )
+        undo.pop_all()
+        return OpenStore(database, locks)
 
 
 def require_distinct(directories: Directories) -> None:
