@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import msgspec
+
 from gibramdb import native_threads
 from gibramdb.async_opening import Opening
 from gibramdb.async_session import AsyncStore
@@ -43,8 +45,8 @@ class Asked(NamedTuple, Generic[T]):
 
     answer: Future[T]
     commands: Sequence[Command]
-    give_up: Callable[[], None]
-    """Nobody waits for it any more: what need not run for nobody does not. For the engine's thread."""
+    stop: Callable[[], None]
+    """Run of it no more than runs already. For the engine's thread."""
 
 
 class Engine:
@@ -105,7 +107,7 @@ class Engine:
 
         Raises InvalidArgumentError if it is none, or a field holds what it can not.
         """
-        command = checked(command)
+        command = _of_one_call(checked(command))
         answer: Future[Answer] = Future()
 
         def run() -> None:
@@ -119,28 +121,28 @@ class Engine:
 
     def submit_batch(self, batch: Sequence[Command]) -> Asked[list[Answer]]:
         """Run commands in order, up to the first that fails. Raises as `submit`, before any of them is run."""
-        batch = checked_batch(batch)
+        batch = [_of_one_call(command) for command in checked_batch(batch)]
         answers: Future[list[Answer]] = Future()
-        stop: Callable[[], None] | None = None
+        stop_pipeline: Callable[[], None] | None = None
 
         def run() -> None:
-            nonlocal stop
+            nonlocal stop_pipeline
             if answers.set_running_or_notify_cancel():
-                stop = self._store.database.submit_batch(batch, answers.set_result)
+                stop_pipeline = self._store.database.submit_batch(batch, answers.set_result)
 
-        def give_up() -> None:
-            if stop is not None:
-                stop()
+        def stop() -> None:
+            if stop_pipeline is not None:
+                stop_pipeline()
 
         self._post(run)
-        return Asked(answers, batch, give_up)
+        return Asked(answers, batch, stop)
 
     def withdraw(self, asked: Asked[Any]) -> bool:
         """Nobody waits for it any more. Returns whether its turn had not come, and so none of it is carried out."""
         if asked.answer.cancel():
             return True
         with contextlib.suppress(ClosedError):
-            self._post(asked.give_up)
+            self._post(asked.stop)
         return False
 
     def _post(self, call: Callable[[], None]) -> None:
@@ -155,12 +157,12 @@ class Engine:
         """Make durable what was accepted and end the thread. A second call does nothing."""
         if os.getpid() != self._owner_pid:
             return
-        self.give_up()
+        self.close_soon()
         self._thread.join()
         atexit.unregister(self.close)
 
-    def give_up(self) -> None:
-        """Close as soon as it can be, without waiting: nobody wants the store any more."""
+    def close_soon(self) -> None:
+        """As `close`, without waiting."""
         with self._lock:
             if not self._is_closed:
                 self._is_closed = True
@@ -181,13 +183,18 @@ def _values(answers: list[Answer], count: int) -> list[Any]:
     return [_value(answer) for answer in answers]
 
 
-def _late(asked: Asked[Any], never_run: bool, timeout_s: float | None) -> UnavailableError:
+def _late(asked: Asked[Any], timeout_s: float | None, *, never_run: bool) -> UnavailableError:
     """What a caller is told who waits no longer."""
     if never_run:
         return UnavailableError(f"timed out after {timeout_s:g} s: its turn had not come, and nothing was carried out")
     if only_asks(asked.commands):
         return UnavailableError(f"timed out after {timeout_s:g} s; nothing was to be changed")
     return OutcomeUnknownError(f"timed out after {timeout_s:g} s; what was under way may or may not be kept")
+
+
+def _of_one_call(command: Command) -> Command:
+    """A detection is withdrawn by what asked for it, and a caller can hand in one command in several calls."""
+    return msgspec.structs.replace(command) if command.handler == "detect" else command
 
 
 class EmbeddedExecutor:
@@ -211,7 +218,7 @@ class EmbeddedExecutor:
         except BaseException as error:  # Ctrl-C too
             never_run = self._engine.withdraw(asked)
             if isinstance(error, TimeoutError):
-                raise _late(asked, never_run, self._timeout_s) from None
+                raise _late(asked, self._timeout_s, never_run=never_run) from None
             raise
 
     def with_timeout(self, timeout_s: float) -> EmbeddedExecutor:
@@ -243,11 +250,11 @@ class AsyncEmbeddedExecutor:
         # Not wait_for: that would cancel before it can be told whether the command had begun.
         try:
             done, _ = await asyncio.wait([waited_for], timeout=self._timeout_s)
-        except asyncio.CancelledError:
+        except BaseException:  # it is cancelled, or closed
             self._engine.withdraw(asked)
             raise
         if not done:
-            raise _late(asked, self._engine.withdraw(asked), self._timeout_s)
+            raise _late(asked, self._timeout_s, never_run=self._engine.withdraw(asked))
         return waited_for.result()
 
     def with_timeout(self, timeout_s: float) -> AsyncEmbeddedExecutor:
@@ -271,7 +278,7 @@ def _config(
     data_dir: str | os.PathLike[str] | None,
     require_existing: bool,
 ) -> Config:
-    flags = {"server.vector_dim": str(vector_dim), "server.addr": "127.0.0.1:0"}
+    flags = {"server.vector_dim": _text(vector_dim), "server.addr": "127.0.0.1:0"}
     if require_existing:
         flags["session_store.require_existing"] = "true"
     if data_dir is not None:
@@ -279,10 +286,17 @@ def _config(
     if path is not None:
         flags["server.data_dir"] = _path_text("path", path)
         flags["session_store.mode"] = "durable"
-        flags["session_store.wal_sync_policy"] = str(wal_sync_policy)
-        flags["session_store.wal_sync_interval"] = str(wal_sync_interval)
-        flags["session_store.snapshot_wal_size_bytes"] = str(snapshot_wal_size_bytes)
+        flags["session_store.wal_sync_policy"] = _text(wal_sync_policy)
+        flags["session_store.wal_sync_interval"] = _text(wal_sync_interval)
+        flags["session_store.snapshot_wal_size_bytes"] = _text(snapshot_wal_size_bytes)
     return load_config(None, flags=flags)
+
+
+def _text(setting: object) -> str:
+    try:
+        return str(setting)
+    except ValueError:  # a number that Python does not write
+        return in_brief(setting)
 
 
 def _path_text(name: str, given: object) -> str:
@@ -335,7 +349,7 @@ def open(
     try:
         engine.opened.result()
     except BaseException:  # Ctrl-C too: the thread would go on to open the store, and hold it
-        engine.give_up()
+        engine.close_soon()
         raise
     return Store(EmbeddedExecutor(engine))
 
@@ -369,7 +383,7 @@ def open_async(
         try:
             await asyncio.wrap_future(engine.opened)
         except BaseException:  # cancelled, too
-            engine.give_up()
+            engine.close_soon()
             raise
         return AsyncStore(AsyncEmbeddedExecutor(engine))
 

@@ -1,7 +1,8 @@
 """Threads that spend their time in a library's native code, by their names.
 
-Nobody waits for them when a process ends. But one that comes back while Python ends itself takes the process down by
-SIGABRT: Python ends such a thread by an exception, and code in Rust lets none through. So who ends a process asks here.
+One that comes back while Python ends itself takes the process down by SIGABRT: Python ends such a thread by an
+exception, and code in Rust lets none through. So a program of ours asks here whether there is one, and then ends at
+once; somebody else's, which has a store in its process, waits for them a while.
 """
 
 from __future__ import annotations

@@ -543,9 +543,12 @@ def test_a_store_for_which_the_system_gives_no_thread_is_not_left_locked(
             raise RuntimeError("can't start new thread")  # as Python says it
         start(thread)
 
+    descriptors = len(list(Path("/proc/self/fd").iterdir())) if sys.platform == "linux" else 0
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start_some)
         with pytest.raises(RuntimeError, match="can't start new thread"):
             gibramdb.open(tmp_path, vector_dim=8)
+    if sys.platform == "linux":
+        assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
     with gibramdb.open(tmp_path, vector_dim=8) as store:
         assert store.session("s").info().document_count == 1

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 Answer = Result | GibramError
 Done_ = Callable[[Answer], None]
 Finish = Callable[[Answer, Lsn], None]
-"""Is told the answer of a command that could not run at once, and the LSN at which it may leave."""
+"""Is told the answer of a command, and the LSN at which it may leave."""
 Weigh = Callable[[int], None]
 """Is told, as soon as a command has run, what its answer takes beside what it shares with the state."""
 

@@ -308,7 +308,11 @@ class WalJournal:
         self._failure: GibramError | None = None
         self._queue.put(_RoomRequest(0, None))
         self._thread = threading.Thread(target=self._run, name="gibramdb-log", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # the system gives no more threads
+            writer.close()
+            raise
 
     # --- the owner's side ---------------------------------------------------------------------------------------------
 

@@ -217,25 +217,28 @@ def _questions_of(struct: type[msgspec.Struct]) -> tuple[Callable[[Any], bool], 
     are_met = [_expected(hint).is_met_by for hint in hints]
     are_exact = [_expected(hint).is_exactly for hint in hints]
     exact = [hint if hint in _SCALARS else bytes if hint == Embedding else None for hint in hints]
-    whole = [name for name, hint in _fields(struct) if hint is int]
+    whole = [place for place, hint in enumerate(hints) if _expected(hint) is _SCALARS[int]]
 
-    def are_exact_all(value: Any, values: list[Any]) -> bool:
+    def are_plainly_exact(values: list[Any]) -> bool:
         # Thousands of objects come in one command, and nearly all of them are exactly what is declared.
         if list(map(type, values)) != exact:
             return False
-        return not whole or all(WHOLE_MIN <= getattr(value, name) <= WHOLE_MAX for name in whole)
+        for place in whole:  # noqa: SIM110 (all() takes twice the time)
+            if not WHOLE_MIN <= values[place] <= WHOLE_MAX:
+                return False
+        return True
 
     def is_met_by(value: Any) -> bool:
         if not isinstance(value, struct):
             return False
         values = [getattr(value, name) for name in names]
-        return are_exact_all(value, values) or all(map(operator.call, are_met, values))
+        return are_plainly_exact(values) or all(map(operator.call, are_met, values))
 
     def is_exactly(value: Any) -> bool:
         if type(value) is not struct:
             return False
         values = [getattr(value, name) for name in names]
-        return are_exact_all(value, values) or all(map(operator.call, are_exact, values))
+        return are_plainly_exact(values) or all(map(operator.call, are_exact, values))
 
     return is_met_by, is_exactly
 
@@ -252,6 +255,6 @@ def _first_fault(value: Any, hint: Any, path: str) -> tuple[str, str, Any]:
     elif get_origin(hint) is tuple and isinstance(value, tuple | list):
         parts = [(f"{path}[{index}]", each, get_args(hint)[0]) for index, each in enumerate(value)]
     else:
-        is_too_large = hint is int and isinstance(value, Integral) and not isinstance(value, bool)
+        is_too_large = _expected(hint) is _SCALARS[int] and isinstance(value, Integral) and not isinstance(value, bool)
         return path, _expected(hint).noun + (" of at most 64 bits" if is_too_large else ""), value
     return next(_first_fault(part, type_, at) for at, part, type_ in parts if not _expected(type_).is_met_by(part))
