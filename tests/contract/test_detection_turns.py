@@ -216,6 +216,7 @@ def test_a_detection_whose_embedded_caller_has_gone_stores_nothing(monkeypatch: 
             held = HeldDetections(monkeypatch)
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(db.session("s").detect_communities(), 0.2)
+            await db.ping()  # what was withdrawn is off the list when this is answered
             held.may_go_on.set()
             await db.session("t").add_entity("e", "e")
             assert len(await db.session("t").detect_communities()) == 1, "computed behind the other"
@@ -231,6 +232,7 @@ def test_a_detection_whose_embedded_caller_has_gone_stores_nothing(monkeypatch: 
         for _ in range(2):  # in a pipeline, and not begun yet; whoever hands in the same once more withdraws their own
             with pytest.raises(OutcomeUnknownError):
                 db.with_timeout(0.2).execute_many(again)
+        db.ping()  # what was withdrawn is off the list when this is answered
         held.may_go_on.set()
         assert len(db.session("t").detect_communities()) == 3, "computed behind the others"
         assert db.session("s").info().community_count == 0
@@ -249,5 +251,6 @@ def test_who_gives_up_withdraws_no_detection_but_their_own(monkeypatch: pytest.M
             assert held.has_begun.wait(60)
             with pytest.raises(OutcomeUnknownError):
                 db.with_timeout(0.2).execute(detect)
+            db.ping()
             held.may_go_on.set()
             assert isinstance(waits.result(60), Detected)

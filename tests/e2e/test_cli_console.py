@@ -110,6 +110,8 @@ def test_people_are_shown_tables(server: Server, capsys: pytest.CaptureFixture[s
     assert "durable_state" in capsys.readouterr().out
     assert main(said(server, "help", "ADD_ENTITY")) == 0
     assert "external_id" in capsys.readouterr().out
+    assert main(said(server, "help", "COMPUTE_COMMUNITIES")) == 0
+    assert "asker" not in capsys.readouterr().out, "the server says who asks"
 
 
 def test_a_negative_number_is_a_value_and_options_stay_options(

@@ -20,7 +20,7 @@ from gibramdb.model.commands import Command
 from gibramdb.model.knowledge import Embedding
 from gibramdb.wire.codec import TABLE, CommandNumber, Row
 
-_NOT_ASKED_FOR = {"session_id", "token", "bulk", "scope"}
+_NOT_ASKED_FOR = {"session_id", "token", "bulk", "scope", "asker"}
 _ADDS_ONE = {
     CommandNumber.ADD_DOCUMENT, CommandNumber.ADD_TEXTUNIT, CommandNumber.ADD_ENTITY, CommandNumber.ADD_RELATIONSHIP,
 }  # fmt: skip
