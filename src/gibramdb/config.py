@@ -468,7 +468,7 @@ def _read_file(path: str) -> Iterator[_Given]:
             if isinstance(entry.value, str):
                 yield _Given(name, entry.value, entry.origin)
             elif BY_NAME[name].kind.entries:
-                yield _Given(name, json.dumps(entry.value), entry.origin)
+                yield _Given(name, json.dumps(list(entry.value)), entry.origin)
             else:
                 raise _refusal(name, "a list", entry.origin, BY_NAME[name].kind.allowed)
 

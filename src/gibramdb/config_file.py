@@ -27,11 +27,11 @@ _NULL = _TAGS + "null"
 
 
 class FileEntry(NamedTuple):
-    """One `section: key: value`. A list of mappings comes as dicts of texts and of lists of texts."""
+    """One `section: key: value`. A list is dicts of texts and of lists of texts, and read by who expects one."""
 
     section: str
     key: str
-    value: str | list[dict[str, str | list[str]]]
+    value: str | Iterator[dict[str, str | list[str]]]
     origin: str
 
 
@@ -68,7 +68,7 @@ def _entries(section: str, body: yaml.Node, path: str) -> Iterator[FileEntry]:
         yield FileEntry(section, key, _value(f"{section}.{key}", node, path, origin), origin)
 
 
-def _value(name: str, node: yaml.Node, path: str, origin: str) -> str | list[dict[str, str | list[str]]]:
+def _value(name: str, node: yaml.Node, path: str, origin: str) -> str | Iterator[dict[str, str | list[str]]]:
     if node.tag == _NULL:
         raise ConfigError(f"{name}: found no value ({origin}); allowed: a value, or remove the line")
     if not node.tag.startswith(_TAGS):
@@ -76,10 +76,10 @@ def _value(name: str, node: yaml.Node, path: str, origin: str) -> str | list[dic
     if isinstance(node, yaml.ScalarNode):
         return str(node.value)
     if isinstance(node, yaml.SequenceNode):
-        return [
-            {field: _field(f"{name}[{index}].{field}", value, at) for field, at, value in _pairs(entry, path, name)}
-            for index, entry in enumerate(node.value)
-        ]
+        return (
+            {field: _field(f"{entry}.{field}", value, at) for field, at, value in _pairs(each, path, entry)}
+            for entry, each in ((f"{name}[{index}]", each) for index, each in enumerate(node.value))
+        )
     raise ConfigError(f"{name}: found keys below it ({origin}); allowed: a value")
 
 

@@ -781,7 +781,7 @@ async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
 
 def check_timeout_s(timeout_s: float) -> float:
     """The timeout. Raises InvalidArgumentError if nobody can wait so long."""
-    if not isinstance(timeout_s, Real) or not 0 < timeout_s <= TIMEOUT_S_MAX:
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, Real) or not 0 < timeout_s <= TIMEOUT_S_MAX:
         raise InvalidArgumentError(f"timeout_s must be above 0 and at most {TIMEOUT_S_MAX}, got {in_brief(timeout_s)}")
     return timeout_s
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import shutil
@@ -26,7 +27,7 @@ import gibramdb
 from gibramdb.clock import SystemClock
 from gibramdb.config import load_config
 from gibramdb.database.opening import open_store, unserved
-from gibramdb.errors import ClosedError, MissingStoreError, StoreLockedError
+from gibramdb.errors import ClosedError, MissingStoreError, StorageError, StoreLockedError
 from gibramdb.storage.files import OsFileSystem
 
 
@@ -550,5 +551,20 @@ def test_a_store_for_which_the_system_gives_no_thread_is_not_left_locked(
             gibramdb.open(tmp_path, vector_dim=8)
     if sys.platform == "linux":
         assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    with gibramdb.open(tmp_path, vector_dim=8) as store:
+        assert store.session("s").info().document_count == 1
+
+
+def test_a_marker_that_the_disk_does_not_give_is_told_as_that(tmp_path: Path) -> None:
+    with gibramdb.open(tmp_path, vector_dim=8) as store:
+        store.session("s").add_document("kept")
+    config = load_config(flags={"server.data_dir": str(tmp_path), "session_store.mode": "durable"})
+
+    class Faulty(OsFileSystem):
+        def pread(self, fd: int, count: int, offset: int) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(StorageError, match=r"gibramdb-store.json: .*Input/output error; next: check the disk"):
+        open_store(config, SystemClock(), lambda call: None, Faulty())
     with gibramdb.open(tmp_path, vector_dim=8) as store:
         assert store.session("s").info().document_count == 1

@@ -79,7 +79,8 @@ TICK_S = 0.5
 RETRY_MS = 10_000
 """After a failure, the next automatic one is tried no sooner."""
 TOLD_EVERY_MS = 10_000
-"""Of failures of one kind, one line of the log in so long."""
+TOLD_LINES_MAX = 10
+"""Of failures of one kind, so many lines of the log in so long."""
 SIZE_TRIGGER_SHARE = 0.75
 """Of `snapshot_wal_size_bytes`, where a snapshot is begun: while it is written, most stores stay below the whole."""
 LOOK_BYTES = 32 * 1024 * 1024
@@ -149,6 +150,15 @@ class _Job:
         self.error = ""
         self.is_copied = False  # the operator's copy is there: what fails from here on is the snapshot, if there is one
         self.target_lsn = NEVER_LSN  # of a truncation
+
+
+class _Told:
+    """Failures of one kind: since when lines are counted, how many there were, and what happened since the last."""
+
+    def __init__(self) -> None:
+        self.since_ms = -TOLD_EVERY_MS
+        self.lines = 0
+        self.failures = 0
 
 
 class _Freezing:
@@ -221,7 +231,7 @@ class Snapshots:
         self._troubles: dict[str, str] = {}  # by step, until it succeeds: what failed at rotate, prune, look; damage
         self._files_damaged = 0
         # By kind, and whether it was the caller's fault: how often since the line that was written, and when that was.
-        self._failures_told: dict[tuple[str, bool], tuple[int, int]] = {}
+        self._failures_told: dict[tuple[str, bool], _Told] = {}
         self._is_looking = False
         self._look_due_ms = clock.steady_ms() + LOOK_EVERY_MS
         self._look_again_ms = 0  # where one of a round has failed
@@ -350,6 +360,8 @@ class Snapshots:
         if running is not None:
             running.work.stop()
         for job in [*([running] if running else []), *self._waiting]:
+            if job.path is not None:
+                log.warning("%s of %s is stopped before its end: %s", job.kind, job.path, reason)
             for finish in job.finishes:
                 finish(reason, NO_LSN)
         self._waiting.clear()
@@ -570,6 +582,8 @@ class Snapshots:
                 self._retry_at_ms = self._clock.steady_ms() + RETRY_MS
                 self._has_failed = True
         elif job.kind != "truncate":
+            if job.path is not None:
+                log.info("%s done", job.kind, extra={"path": job.path})
             job.work.is_over = True
             self._snapshot_error = ""
             self._has_failed = False
@@ -581,17 +595,17 @@ class Snapshots:
         self._begin_next()
 
     def _log_failure(self, kind: str, error: GibramError) -> None:
-        """Clients can have commands fail as often as they like: of each kind one line in so long. All are answered."""
+        """Clients can have commands fail as often as they like: some lines of each kind. Each is answered."""
         now_ms = self._clock.steady_ms()
         is_callers = isinstance(error, CallerError)
-        times, told_at_ms = self._failures_told.get((kind, is_callers), (0, -TOLD_EVERY_MS))
-        times += 1
-        if now_ms - told_at_ms >= TOLD_EVERY_MS:
-            log.log(
-                logging.WARNING if is_callers else logging.ERROR, "%s failed: %s", kind, error, extra={"times": times}
-            )
-            times, told_at_ms = 0, now_ms
-        self._failures_told[kind, is_callers] = times, told_at_ms
+        told = self._failures_told.setdefault((kind, is_callers), _Told())
+        if now_ms - told.since_ms >= TOLD_EVERY_MS:
+            told.since_ms, told.lines = now_ms, 0
+        told.failures += 1
+        if told.lines < TOLD_LINES_MAX:
+            level = logging.WARNING if is_callers else logging.ERROR
+            log.log(level, "%s failed: %s", kind, error, extra={"times": told.failures})
+            told.failures, told.lines = 0, told.lines + 1
 
     def _published(self, manifest: Manifest, covered_lsn: int) -> None:
         self._newest = manifest

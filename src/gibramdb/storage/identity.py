@@ -96,10 +96,12 @@ def _content(fs: FileSystem, path: Path, what: str) -> bytes | None:
             fs.close(fd)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as error:
+    except PermissionError as error:
         raise MissingStoreError(
             f"{path}: {what} can not be read: {error.strerror}; next: give this user read access to it"
         ) from error
+    except OSError as error:
+        raise refused(f"{path}: {what} can not be read", error) from error
 
 
 def write_marker(fs: FileSystem, directory: Path, role: str, store_id: bytes) -> None:
