@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.timing import TIMED, slowness
 
 from gibramdb.pipeline import SemanticSplitter
+from gibramdb.pipeline.protocols import Kind
 from gibramdb.pipeline.splitting import PASSAGE_CHARS_MAX
 
 LONG = "The council of the town met the mayor of the port about salt fish. " * 30
@@ -82,3 +85,31 @@ def test_no_word_is_lost_and_no_passage_is_too_long(text: str, chars_max: int) -
     found = SemanticSplitter(min(400, chars_max), chars_max).split(text, "markdown")
     assert all(each and len(each) <= chars_max for each in found)
     assert re.findall(r"\w", "".join(found)) == re.findall(r"\w", text)
+
+
+@TIMED
+@pytest.mark.parametrize("kind", ["text", "markdown"])
+def test_a_long_line_takes_no_longer_than_many_short_ones(kind: Kind) -> None:
+    """A picture inside a page, or a log without line ends. Its length squared would be 4 s."""
+    line = "x" * 500_000
+    began = time.monotonic()
+    found = SemanticSplitter().split(line, kind)
+    assert time.monotonic() - began < 2 * slowness(time.monotonic)
+    assert "".join(found) == line
+    assert max(map(len, found)) <= PASSAGE_CHARS_MAX
+
+
+@pytest.mark.parametrize(("between", "kind"), [("\n\n## Next\n\n", "markdown"), ("\n\n", "text"), ("\n", "text")])
+def test_a_large_document_is_cut_where_a_small_one_would_be(between: str, kind: Kind) -> None:
+    parts = [f"{number}: {LONG[:1_000].rstrip()}" for number in range(200)]
+    found = SemanticSplitter().split(between.join(parts), kind)
+    begins = [each.removeprefix("## Next\n\n") for each in found]
+    numbered = [each for each in begins if each[:1].isdigit()]
+    assert numbered[:-1] == parts[:-1], "none is cut in two, none is lost; the library cuts the last in another way"
+
+
+def test_of_a_text_without_paragraphs_whole_sentences_and_words_are_kept() -> None:
+    for sentence in ("The council met the mayor of the port. ", "council "):
+        found = SemanticSplitter().split(sentence * 10_000, "text")
+        assert all(each.endswith(sentence.strip()[-3:]) and each.startswith(sentence[:3]) for each in found)
+        assert sum(each.count("council") for each in found) == 10_000

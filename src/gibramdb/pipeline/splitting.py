@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gibramdb.errors import MissingExtraError
@@ -16,6 +17,8 @@ PASSAGE_CHARS_MIN = 400
 PASSAGE_CHARS_MAX = 1200
 """A passage is closed at the first good place between the two. The local model reads a paragraph best; a page blurs."""
 
+BLOCK_CHARS_MAX = 65_536
+"""Where a line is long the library takes its length squared, and Ctrl-C can not end it: it gets no more at once."""
 
 _HEADING = re.compile(r" {0,3}#{1,6}(?P<title>[ \t].*)?")
 _UNDERLINE = re.compile(r" {0,3}(?:=+|-+)[ \t]*")
@@ -48,12 +51,16 @@ class SemanticSplitter:
 
     def split(self, text: str, kind: Kind) -> list[str]:
         """Passages of at most `passage_chars_max` characters, trimmed."""
-        return self._split_markdown(text) if kind == "markdown" else self._text.chunks(text)
+        if kind == "markdown":
+            return self._split_markdown(text)
+        return [passage for block in _blocks(text, _ENDS) for passage in self._text.chunks(block)]
 
     def _split_markdown(self, text: str) -> list[str]:
         passages: list[str] = []
         above = ""  # headings that have not met their text yet
-        chunks = deque(self._cut(text, self._chars_max))
+        chunks = deque(
+            chunk for block in _blocks(text, (_HEADING_BEGINS, *_ENDS)) for chunk in self._cut(block, self._chars_max)
+        )
         while chunks:
             chunk = chunks.popleft()
             headings = _headings_alone(chunk)
@@ -80,6 +87,24 @@ class SemanticSplitter:
 
 
 _GAP = "\n\n"
+_HEADING_BEGINS = "\n#"
+_ENDS = (_GAP, "\n", ". ", " ")
+"""Of a paragraph, a line, a sentence, a word."""
+
+
+def _blocks(text: str, places: tuple[str, ...]) -> Iterator[str]:
+    """The text in pieces, none longer than a block, cut at the last of the first of these places that there is."""
+    begin = 0
+    while len(text) - begin > BLOCK_CHARS_MAX:
+        end = begin + BLOCK_CHARS_MAX
+        for place in places:
+            found = text.rfind(place, begin + BLOCK_CHARS_MAX // 2, end)
+            if found >= 0:
+                end = found + (1 if place == _HEADING_BEGINS else len(place))
+                break
+        yield text[begin:end]
+        begin = end
+    yield text[begin:]
 
 
 def _below(above: str, text: str) -> str:
