@@ -136,7 +136,7 @@ IN_ORDER: list[Refused] = [
     # numbers that the wire could not carry
     (lambda s: s.add_textunit("n", 1, "", token_count=2**31), InvalidArgumentError, ""),
     (lambda s: s.add_community(NewCommunity("", level=-(2**31) - 1)), InvalidArgumentError, ""),
-    (lambda s: s.add_document("\ud800"), InvalidArgumentError, "surrogates not allowed"),
+    (lambda s: s.add_document("\ud800"), InvalidArgumentError, "external_id must be a text that UTF-8 can hold"),
     (lambda s: s.detect_communities(iterations=-1), InvalidArgumentError, "iterations must not be negative"),
 ]
 
@@ -220,6 +220,12 @@ def test_texts_and_weights_of_other_libraries_are_stored_as_pythons_own(session:
 WRONG_TYPES: list[tuple[Callable[[Any], object], str]] = [
     (lambda s: s.add_document(7), "external_id must be a text, got 7"),
     (lambda s: s.add_entity("e", None), "title must be a text, got None"),
+    (lambda s: s.add_entity("e", "n\ud800"), "title must be a text that UTF-8 can hold, got 'n\\ud800'"),
+    (lambda s: s.get_entity_by_title("é\udfff"), "title must be a text that UTF-8 can hold, got "),
+    (
+        lambda s: s.add_entities([NewEntity("e", "t"), NewEntity("f\ud800", "u")]),
+        "entities[1].external_id must be a text that UTF-8 can hold, got 'f\\ud800'",
+    ),
     (lambda s: s.add_entities([NewEntity("e", "t"), NewEntity("f", 5)]), "entities[1].title must be a text, got 5"),  # type: ignore[arg-type]
     (lambda s: s.add_entities(["e"]), "entities[0] must be a NewEntity, got 'e'"),
     (lambda s: s.add_entities(["x"], embeddings=np.ones((1, 8))), "entities[0] must be a NewEntity, got 'x'"),

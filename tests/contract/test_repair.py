@@ -456,6 +456,7 @@ def test_where_nothing_is_left_it_says_so_and_changes_nothing(tmp_path: Path) ->
     refused = run("repair", data, "--yes")
     assert refused.returncode == 66
     assert "nothing can be repaired" in refused.stderr
+    assert refused.stderr.count("next: ") == 1
     assert tree_hash(data) == before
 
 

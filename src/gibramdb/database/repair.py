@@ -201,9 +201,10 @@ def _propose(fs: OsFileSystem, directories: Directories, store_id: bytes, vector
         except FatalError:
             continue  # whole by its checksums, and yet it does not fit together
         return msgspec.structs.replace(proposal, keeps=f"{proposal.keeps}: {_size(recovered)}")
+    damage, _, _ = str(refusal).partition("; next: ")
     raise MissingStoreError(
         f"{directories.data}: nothing can be repaired: no snapshot can be read, and the log does not begin at the "
-        f"first record ({refusal}); next: restore a backup of all three directories"
+        f"first record ({damage}); next: start with a new directory, put a copy made by SAVE into it, and BGRESTORE"
     ) from refusal
 
 

@@ -144,6 +144,14 @@ class _Expected(NamedTuple):
     is_exactly: Callable[[Any], bool]
 
 
+def _is_unicode(text: str) -> bool:
+    """Not with half of a surrogate pair, which a Python text can have, and neither the log nor the wire."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def _is_whole_number(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, Integral):
         return False
@@ -172,7 +180,11 @@ def _is_exact_as_float(value: object) -> bool:
 
 _FLOAT_INTEGER_MAX = 2**53
 _SCALARS = {
-    str: _Expected("a text", lambda value: isinstance(value, str), lambda value: type(value) is str),
+    str: _Expected(
+        "a text",
+        lambda value: isinstance(value, str) and _is_unicode(value),
+        lambda value: type(value) is str and _is_unicode(value),
+    ),
     bytes: _Expected("bytes", lambda value: isinstance(value, bytes), lambda value: type(value) is bytes),
     bool: _Expected("True or False", lambda value: isinstance(value, bool), lambda value: type(value) is bool),
     int: _Expected("a whole number", _is_whole_number, _is_exact_whole_number),
@@ -218,13 +230,17 @@ def _questions_of(struct: type[msgspec.Struct]) -> tuple[Callable[[Any], bool], 
     are_exact = [_expected(hint).is_exactly for hint in hints]
     exact = [hint if hint in _SCALARS else bytes if hint == Embedding else None for hint in hints]
     whole = [place for place, hint in enumerate(hints) if _expected(hint) is _SCALARS[int]]
+    texts = [place for place, hint in enumerate(hints) if _expected(hint) is _SCALARS[str]]
 
     def are_plainly_exact(values: list[Any]) -> bool:
         # Thousands of objects come in one command, and nearly all of them are exactly what is declared.
         if list(map(type, values)) != exact:
             return False
-        for place in whole:  # noqa: SIM110 (all() takes twice the time)
+        for place in whole:
             if not WHOLE_MIN <= values[place] <= WHOLE_MAX:
+                return False
+        for place in texts:  # noqa: SIM110 (all() takes twice the time)
+            if not values[place].isascii() and not _is_unicode(values[place]):
                 return False
         return True
 
@@ -255,6 +271,10 @@ def _first_fault(value: Any, hint: Any, path: str) -> tuple[str, str, Any]:
     elif get_origin(hint) is tuple and isinstance(value, tuple | list):
         parts = [(f"{path}[{index}]", each, get_args(hint)[0]) for index, each in enumerate(value)]
     else:
-        is_too_large = _expected(hint) is _SCALARS[int] and isinstance(value, Integral) and not isinstance(value, bool)
-        return path, _expected(hint).noun + (" of at most 64 bits" if is_too_large else ""), value
+        noun = _expected(hint).noun
+        if _expected(hint) is _SCALARS[int] and isinstance(value, Integral) and not isinstance(value, bool):
+            noun += " of at most 64 bits"
+        elif _expected(hint) is _SCALARS[str] and isinstance(value, str):
+            noun += " that UTF-8 can hold"
+        return path, noun, value
     return next(_first_fault(part, type_, at) for at, part, type_ in parts if not _expected(type_).is_met_by(part))
