@@ -252,6 +252,7 @@ WRONG_TYPES: list[tuple[Callable[[Any], object], str]] = [
     (lambda s: s.add_relationship(1, 1, weight=10**5000), "weight must be a number, got a number of 16610 bits"),
     (lambda s: s.get_embeddings(10**5000, [1]), "kind must be a text, got a number of 16610 bits"),
     (lambda s: s.once(10**5000), "a token is 1 to 64 bytes, got a number of 16610 bits"),
+    (lambda s: s.with_timeout(True), "timeout_s must be above 0 and at most"),
     (lambda s: s.get_entity_by_title(b"A"), "title must be a text, got b'A'"),
     (lambda s: s.query([1.0] * 8, top_k="5"), "top_k must be a whole number, got '5'"),
     (lambda s: s.query([1.0] * 8, entity_types=[5]), "entity_types[0] must be a text, got 5"),

@@ -550,7 +550,7 @@ def test_a_store_for_which_the_system_gives_no_thread_is_not_left_locked(
         with pytest.raises(RuntimeError, match="can't start new thread"):
             gibramdb.open(tmp_path, vector_dim=8)
     if sys.platform == "linux":
-        assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+        assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
     with gibramdb.open(tmp_path, vector_dim=8) as store:
         assert store.session("s").info().document_count == 1
 

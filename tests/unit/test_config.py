@@ -965,3 +965,9 @@ def test_a_directory_that_is_no_text_and_no_path_is_refused_by_its_name(name: st
         gibramdb.open(**{name: wrong})
     with pytest.raises(ConfigError, match=refused):
         asyncio.run(opened())
+
+
+@pytest.mark.parametrize("name", ["vector_dim", "snapshot_wal_size_bytes", "wal_sync_interval"])
+def test_a_number_that_python_does_not_write_is_refused_by_its_name(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name}: found 'a number of 16610 bits'"):
+        gibramdb.open("nowhere", **{name: 10**5000})  # type: ignore[arg-type]

@@ -113,3 +113,19 @@ def test_of_a_text_without_paragraphs_whole_sentences_and_words_are_kept() -> No
         found = SemanticSplitter().split(sentence * 10_000, "text")
         assert all(each.endswith(sentence.strip()[-3:]) and each.startswith(sentence[:3]) for each in found)
         assert sum(each.count("council") for each in found) == 10_000
+
+
+@pytest.mark.parametrize(("opens", "closes"), [("```", "```"), ("```sh", "````"), ("  ~~~", "~~~~"), ("````", "````")])
+def test_a_large_document_is_not_cut_inside_a_fence(opens: str, closes: str) -> None:
+    """A comment in a script looks like a heading."""
+    code = f"{opens}\n# first\nmake setup\n\n# then\nmake test\n{closes}"
+    sections = [f"## Section {number}\n\n{LONG[: 400 + number % 97].rstrip()}\n\n{code}" for number in range(400)]
+    found = passages("\n\n".join(sections))
+    assert sum(each.count(code.strip()) for each in found) == 400
+    assert [each for each in found if "## Section" in each] == [each for each in found if each.startswith("## Section")]
+
+
+def test_a_fence_longer_than_a_block_loses_no_line() -> None:
+    lines = [f"value_{number} = {number}" for number in range(10_000)]
+    found = passages("\n".join(["# One", "```python", *lines, "```", "", "# Two", "", LONG]))
+    assert [line for each in found for line in each.split("\n") if line.startswith("value_")] == lines

@@ -79,8 +79,8 @@ TICK_S = 0.5
 RETRY_MS = 10_000
 """After a failure, the next automatic one is tried no sooner."""
 TOLD_EVERY_MS = 10_000
+"""In so long, the log gets at most `TOLD_LINES_MAX` lines on failures of one kind."""
 TOLD_LINES_MAX = 10
-"""Of failures of one kind, so many lines of the log in so long."""
 SIZE_TRIGGER_SHARE = 0.75
 """Of `snapshot_wal_size_bytes`, where a snapshot is begun: while it is written, most stores stay below the whole."""
 LOOK_BYTES = 32 * 1024 * 1024
@@ -148,7 +148,7 @@ class _Job:
         self.work = Work()
         self.started_at_s = 0
         self.error = ""
-        self.is_copied = False  # the operator's copy is there: what fails from here on is the snapshot, if there is one
+        self.is_done = False  # the copy is there, or what was restored: what fails from here on is a snapshot beside it
         self.target_lsn = NEVER_LSN  # of a truncation
 
 
@@ -230,7 +230,7 @@ class Snapshots:
         self._snapshot_error = ""
         self._troubles: dict[str, str] = {}  # by step, until it succeeds: what failed at rotate, prune, look; damage
         self._files_damaged = 0
-        # By kind, and whether it was the caller's fault: how often since the line that was written, and when that was.
+        # By kind, and whether it was the caller's fault.
         self._failures_told: dict[tuple[str, bool], _Told] = {}
         self._is_looking = False
         self._look_due_ms = clock.steady_ms() + LOOK_EVERY_MS
@@ -360,8 +360,8 @@ class Snapshots:
         if running is not None:
             running.work.stop()
         for job in [*([running] if running else []), *self._waiting]:
-            if job.path is not None:
-                log.warning("%s of %s is stopped before its end: %s", job.kind, job.path, reason)
+            if job.path is not None and not job.is_done:
+                log.warning("%s of %s had not ended when the store stopped: %s", job.kind, job.path, reason)
             for finish in job.finishes:
                 finish(reason, NO_LSN)
         self._waiting.clear()
@@ -574,7 +574,7 @@ class Snapshots:
             self._log_failure(job.kind, outcome)
             if job.kind in {"save", "restore"}:
                 job.error = str(outcome)
-            if job.kind == "save" and not job.is_copied:  # of a copy that fails BACKUP_STATUS tells
+            if job.kind == "save" and not job.is_done:  # of a copy that fails BACKUP_STATUS tells
                 self._has_failed |= not isinstance(outcome, CallerError)  # the snapshot beside it is taken all the same
             elif job.kind in {"snapshot", "checkpoint", "save"}:
                 self._failures += 1
@@ -582,8 +582,6 @@ class Snapshots:
                 self._retry_at_ms = self._clock.steady_ms() + RETRY_MS
                 self._has_failed = True
         elif job.kind != "truncate":
-            if job.path is not None:
-                log.info("%s done", job.kind, extra={"path": job.path})
             job.work.is_over = True
             self._snapshot_error = ""
             self._has_failed = False
@@ -701,7 +699,7 @@ class Snapshots:
             if job.path is not None:
                 manifest = files.manifest(0, now_ms, cut, freezing.vector_dim, last_save)
                 last_save = files.write_copy(job.path, manifest, copied, job.work)
-                job.is_copied = True
+                _note_done(job)
             if self._store_id is not None:
                 number = files.next_number(self._number)
                 manifest = files.manifest(number, now_ms, cut, freezing.vector_dim, last_save)
@@ -831,6 +829,7 @@ class Snapshots:
         if self._store_id is not None:
             self._published(base.manifest, cut.lsn)
         self._owner.resume(state)
+        _note_done(job)
         if self._store_id is None:
             self._finished(job, Done())
         else:
@@ -840,6 +839,11 @@ class Snapshots:
         """A restore publishes a snapshot too, and makes others superfluous."""
         self._prune_behind()
         self._end(job, Done())
+
+
+def _note_done(job: _Job) -> None:
+    job.is_done = True
+    log.info("%s done", job.kind, extra={"path": job.path})
 
 
 def _itself(found: Result) -> Result:

@@ -18,11 +18,12 @@ PASSAGE_CHARS_MAX = 1200
 """A passage is closed at the first good place between the two. The local model reads a paragraph best; a page blurs."""
 
 BLOCK_CHARS_MAX = 65_536
-"""Where a line is long the library takes its length squared, and Ctrl-C can not end it: it gets no more at once."""
+"""The library takes the square of a long line, and of a long Markdown text, and Ctrl-C can not end it meanwhile."""
 
 _HEADING = re.compile(r" {0,3}#{1,6}(?P<title>[ \t].*)?")
 _UNDERLINE = re.compile(r" {0,3}(?:=+|-+)[ \t]*")
 _FENCE = re.compile(r" {0,3}(?:`{3,}[^`]*|~{3,}.*)")
+_FENCE_MARK = re.compile(r" *(`{3,}|~{3,})")
 _RULE = re.compile(r" {0,3}([-*_])[ \t]*(?:\1[ \t]*){2,}")
 
 
@@ -53,14 +54,12 @@ class SemanticSplitter:
         """Passages of at most `passage_chars_max` characters, trimmed."""
         if kind == "markdown":
             return self._split_markdown(text)
-        return [passage for block in _blocks(text, _ENDS) for passage in self._text.chunks(block)]
+        return [passage for block in _blocks(text, kind) for passage in self._text.chunks(block)]
 
     def _split_markdown(self, text: str) -> list[str]:
         passages: list[str] = []
         above = ""  # headings that have not met their text yet
-        chunks = deque(
-            chunk for block in _blocks(text, (_HEADING_BEGINS, *_ENDS)) for chunk in self._cut(block, self._chars_max)
-        )
+        chunks = deque(chunk for block in _blocks(text, "markdown") for chunk in self._cut(block, self._chars_max))
         while chunks:
             chunk = chunks.popleft()
             headings = _headings_alone(chunk)
@@ -87,24 +86,57 @@ class SemanticSplitter:
 
 
 _GAP = "\n\n"
-_HEADING_BEGINS = "\n#"
-_ENDS = (_GAP, "\n", ". ", " ")
-"""Of a paragraph, a line, a sentence, a word."""
+_BEFORE_HEADING, _BEHIND_PARAGRAPH, _BEHIND_LINE = range(3)
 
 
-def _blocks(text: str, places: tuple[str, ...]) -> Iterator[str]:
-    """The text in pieces, none longer than a block, cut at the last of the first of these places that there is."""
+def _blocks(text: str, kind: Kind) -> Iterator[str]:
+    """The text in pieces, none longer than a block."""
     begin = 0
     while len(text) - begin > BLOCK_CHARS_MAX:
-        end = begin + BLOCK_CHARS_MAX
-        for place in places:
-            found = text.rfind(place, begin + BLOCK_CHARS_MAX // 2, end)
-            if found >= 0:
-                end = found + (1 if place == _HEADING_BEGINS else len(place))
-                break
+        end = _block_end(text, begin, kind)
         yield text[begin:end]
         begin = end
     yield text[begin:]
+
+
+def _block_end(text: str, begin: int, kind: Kind) -> int:
+    """Where a block that begins here ends best, in its second half if it can: never inside a fence that is shorter."""
+    most, half = begin + BLOCK_CHARS_MAX, begin + BLOCK_CHARS_MAX // 2
+    places: dict[int, int] = {}  # the last of each rank outside a fence
+    at, fence, fenced_line_end = begin, "", 0
+    while line_end := text.find("\n", at, most) + 1:
+        line = text[at:line_end].rstrip("\r\n")
+        was_fenced = bool(fence)
+        if kind == "markdown":
+            fence = _fence_behind(line, fence)
+        if fence:
+            fenced_line_end = line_end
+        elif kind == "markdown" and not was_fenced and at > begin and _HEADING.fullmatch(line):
+            places[_BEFORE_HEADING] = at
+        else:
+            places[_BEHIND_LINE if line.strip() else _BEHIND_PARAGRAPH] = line_end
+        at = line_end
+    for candidates in ({rank: place for rank, place in places.items() if place > half}, places):
+        if candidates:
+            return candidates[min(candidates)]
+    if fenced_line_end:
+        return fenced_line_end
+    for mark in (". ", " "):
+        found = text.rfind(mark, half, most)
+        if found >= 0:
+            return found + len(mark)
+    return most
+
+
+def _fence_behind(line: str, fence: str) -> str:
+    """The fence that is open behind the line, if one is; `fence` was before it."""
+    if not fence:
+        opens = _FENCE_MARK.match(line) if _FENCE.fullmatch(line) else None
+        return opens[1] if opens else ""
+    closes = (
+        len(line) - len(line.lstrip(" ")) <= 3 and line.strip().startswith(fence) and not line.strip().strip(fence[0])
+    )
+    return "" if closes else fence
 
 
 def _below(above: str, text: str) -> str:

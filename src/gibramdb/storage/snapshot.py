@@ -337,7 +337,6 @@ def read_section(fs: FileSystem, path: Path, section: Section, fd: int | None = 
     Raises:
         CorruptSnapshotError: with file and offset, where the bytes are not those that were written. At the latest
             after the last record, so nothing that was read may be believed before the end.
-        IncompatibleStoreError: a newer version wrote the pack.
         StorageError: the pack can not be read.
     """
     is_own = fd is None
@@ -345,8 +344,6 @@ def read_section(fs: FileSystem, path: Path, section: Section, fd: int | None = 
         if fd is None:
             fd = fs.open_read(path)
         try:
-            if is_own:
-                _check_header(fs.pread(fd, PACK_HEADER_BYTES, 0), path, "pack", NEXT, section.pack)
             yield from _section_records(fs, fd, path, section)
         finally:
             if is_own:
@@ -398,25 +395,6 @@ def _section_records(fs: FileSystem, fd: int, path: Path, section: Section) -> I
         )
 
 
-def _check_header(head: bytes, path: Path, what: str, next_: str, number: int) -> None:
-    """Refuse what begins otherwise than a pack of this number, as `read_section` does."""
-    if len(head) < PACK_HEADER_BYTES or _U32.unpack_from(head, PACK_HEADER_BYTES - _U32.size)[0] != value(
-        head[: -_U32.size]
-    ):
-        raise CorruptSnapshotError(f"{path}: offset 0: the header of the {what} is damaged; next: {next_}")
-    magic, _, reader_version, _, found_number, _ = _PACK_HEADER.unpack_from(head)
-    if reader_version > READER_VERSION:
-        raise IncompatibleStoreError(
-            f"{path}: the {what} needs a reader of version {reader_version} or later; this gibramdb reads up to "
-            f"{READER_VERSION}; next: start the newer gibramdb that wrote it"
-        )
-    if magic != PACK_MAGIC or found_number != number:
-        raise CorruptSnapshotError(
-            f"{path}: offset 0: expected the {what} with the number {number}, found another with {found_number}; "
-            f"next: {next_}"
-        )
-
-
 def verify_section(fs: FileSystem, path: Path, section: Section, fd: int | None = None) -> None:
     """Read a section and throw it away. Raises as `read_section`."""
     for _ in read_section(fs, path, section, fd):
@@ -433,11 +411,19 @@ def read_copy(fs: FileSystem, fd: int, path: Path) -> Manifest:
     """
     size = fs.size(fd)
     head = fs.pread(fd, PACK_HEADER_BYTES, 0)
-    if not head.startswith(PACK_MAGIC):
+    if not head.startswith(PACK_MAGIC) or len(head) < PACK_HEADER_BYTES:
         raise CorruptSnapshotError(
             f"{path}: offset 0: expected a copy made by SAVE, or a snapshot, found neither; next: name another file"
         )
-    _check_header(head, path, "copy", "use another copy", 0)
+    reader_version: int = _PACK_HEADER.unpack_from(head)[2]
+    (stored,) = _U32.unpack_from(head, PACK_HEADER_BYTES - _U32.size)
+    if stored != value(head[: -_U32.size]):
+        raise CorruptSnapshotError(f"{path}: offset 0: the header is damaged; next: use another copy")
+    if reader_version > READER_VERSION:
+        raise IncompatibleStoreError(
+            f"{path}: the copy needs a reader of version {reader_version} or later; this gibramdb reads up to "
+            f"{READER_VERSION}; next: start the newer gibramdb that wrote it"
+        )
     end = fs.pread(fd, _TRAILER.size, max(0, size - _TRAILER.size))
     if len(end) == _TRAILER.size:
         offset, length, checksum, zero, magic = _TRAILER.unpack(end)
