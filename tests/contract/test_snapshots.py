@@ -424,7 +424,7 @@ def test_the_log_tells_of_each_copy_what_became_of_it(
     db.close()
     late = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(late) == 1
-    assert late[0].startswith("save of late.gibram had not ended when the store stopped: the store was closed")
+    assert late[0].startswith("save of late.gibram was still running when the store stopped: the store was closed")
 
 
 def test_a_save_replaces_copies_and_nothing_else(db: Store, tmp_path: Path) -> None:

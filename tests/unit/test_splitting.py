@@ -125,7 +125,11 @@ def test_a_large_document_is_not_cut_inside_a_fence(opens: str, closes: str) -> 
     assert [each for each in found if "## Section" in each] == [each for each in found if each.startswith("## Section")]
 
 
-def test_a_fence_longer_than_a_block_loses_no_line() -> None:
+def test_a_fence_longer_than_a_block_loses_no_line_and_confuses_none_behind_it() -> None:
     lines = [f"value_{number} = {number}" for number in range(10_000)]
-    found = passages("\n".join(["# One", "```python", *lines, "```", "", "# Two", "", LONG]))
+    code = "```\n# first\n\n# then\n```"
+    sections = [f"## Section {number}\n\n{LONG[:500].rstrip()}\n\n{code}\n" for number in range(300)]
+    found = passages("\n".join(["# One", "```", *lines, "```", "", *sections]))
     assert [line for each in found for line in each.split("\n") if line.startswith("value_")] == lines
+    assert sum(each.startswith("## Section") for each in found) >= 299
+    assert sum(each.count(code) for each in found) >= 299

@@ -201,10 +201,12 @@ def _propose(fs: OsFileSystem, directories: Directories, store_id: bytes, vector
         except FatalError:
             continue  # whole by its checksums, and yet it does not fit together
         return msgspec.structs.replace(proposal, keeps=f"{proposal.keeps}: {_size(recovered)}")
-    damage, _, _ = str(refusal).partition("; next: ")
+    damage, _, next_ = str(refusal).partition("; next: ")
+    if not next_ or not isinstance(refusal, MissingStoreError):  # what is damaged sends to this command
+        next_ = "start with a new directory, put a copy made by SAVE into it, and BGRESTORE"
     raise MissingStoreError(
         f"{directories.data}: nothing can be repaired: no snapshot can be read, and the log does not begin at the "
-        f"first record ({damage}); next: start with a new directory, put a copy made by SAVE into it, and BGRESTORE"
+        f"first record ({damage}); next: {next_}"
     ) from refusal
 
 

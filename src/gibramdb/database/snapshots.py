@@ -361,7 +361,7 @@ class Snapshots:
             running.work.stop()
         for job in [*([running] if running else []), *self._waiting]:
             if job.path is not None and not job.is_done:
-                log.warning("%s of %s had not ended when the store stopped: %s", job.kind, job.path, reason)
+                log.warning("%s of %s was still running when the store stopped: %s", job.kind, job.path, reason)
             for finish in job.finishes:
                 finish(reason, NO_LSN)
         self._waiting.clear()
@@ -571,7 +571,7 @@ class Snapshots:
             return  # closed meanwhile, and the caller told
         self._running = None
         if isinstance(outcome, GibramError):
-            self._log_failure(job.kind, outcome)
+            self._log_failure("snapshot" if job.is_done else job.kind, outcome)
             if job.kind in {"save", "restore"}:
                 job.error = str(outcome)
             if job.kind == "save" and not job.is_done:  # of a copy that fails BACKUP_STATUS tells

@@ -91,24 +91,29 @@ _BEFORE_HEADING, _BEHIND_PARAGRAPH, _BEHIND_LINE = range(3)
 
 def _blocks(text: str, kind: Kind) -> Iterator[str]:
     """The text in pieces, none longer than a block."""
-    begin = 0
+    begin, fence = 0, ""
     while len(text) - begin > BLOCK_CHARS_MAX:
-        end = _block_end(text, begin, kind)
+        end, fence = _block_end(text, begin, kind, fence)
         yield text[begin:end]
         begin = end
     yield text[begin:]
 
 
-def _block_end(text: str, begin: int, kind: Kind) -> int:
-    """Where a block that begins here ends best, in its second half if it can: never inside a fence that is shorter."""
+def _block_end(text: str, begin: int, kind: Kind, open_fence: str) -> tuple[int, str]:
+    """Where a block that begins here ends best, in its second half if it can, and the fence that is open there.
+
+    That is only one that is longer than a block. Where the block begins in such a one, it ends behind that.
+    """
     most, half = begin + BLOCK_CHARS_MAX, begin + BLOCK_CHARS_MAX // 2
     places: dict[int, int] = {}  # the last of each rank outside a fence
-    at, fence, fenced_line_end = begin, "", 0
+    at, fence, fenced_line_end = begin, open_fence, 0
     while line_end := text.find("\n", at, most) + 1:
         line = text[at:line_end].rstrip("\r\n")
         was_fenced = bool(fence)
         if kind == "markdown":
             fence = _fence_behind(line, fence)
+        if open_fence and not fence:
+            return line_end, ""
         if fence:
             fenced_line_end = line_end
         elif kind == "markdown" and not was_fenced and at > begin and _HEADING.fullmatch(line):
@@ -118,14 +123,14 @@ def _block_end(text: str, begin: int, kind: Kind) -> int:
         at = line_end
     for candidates in ({rank: place for rank, place in places.items() if place > half}, places):
         if candidates:
-            return candidates[min(candidates)]
+            return candidates[min(candidates)], ""
     if fenced_line_end:
-        return fenced_line_end
+        return fenced_line_end, fence
     for mark in (". ", " "):
         found = text.rfind(mark, half, most)
         if found >= 0:
-            return found + len(mark)
-    return most
+            return found + len(mark), fence
+    return most, fence
 
 
 def _fence_behind(line: str, fence: str) -> str:
