@@ -12,7 +12,7 @@ from support.timing import TIMED, slowness
 
 from gibramdb.pipeline import SemanticSplitter
 from gibramdb.pipeline.protocols import Kind
-from gibramdb.pipeline.splitting import PASSAGE_CHARS_MAX
+from gibramdb.pipeline.splitting import BLOCK_CHARS_MAX, PASSAGE_CHARS_MAX, _blocks
 
 LONG = "The council of the town met the mayor of the port about salt fish. " * 30
 """Longer than a passage may be, so that the library cuts a heading off from it."""
@@ -133,3 +133,15 @@ def test_a_fence_longer_than_a_block_loses_no_line_and_confuses_none_behind_it()
     assert [line for each in found for line in each.split("\n") if line.startswith("value_")] == lines
     assert sum(each.startswith("## Section") for each in found) >= 299
     assert sum(each.count(code) for each in found) >= 299
+
+
+@given(
+    st.lists(st.sampled_from(["x" * 3_000, "word. " * 500, "# h", "```", "```sh", "  ~~~~", "text", "", "- a", "\r"])),
+    st.sampled_from(["text", "markdown"]),
+)
+def test_pieces_are_the_whole_text_and_none_is_longer_than_a_block(lines: list[str], kind: Kind) -> None:
+    text = "\n".join(lines * 60)
+    pieces = list(_blocks(text, kind))
+    assert "".join(pieces) == text
+    assert all(len(each) <= BLOCK_CHARS_MAX for each in pieces)
+    assert len(pieces) <= 1 + 8 * len(text) // BLOCK_CHARS_MAX
