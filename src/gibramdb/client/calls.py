@@ -588,9 +588,11 @@ def _ask_many(connection: Connection[Any], asked: Sequence[Command], deadline: D
 def is_lasting(cause: BaseException | None) -> bool:
     """Whether it will be the same in a moment: who is not trusted now will not be, what is no host's name stays none.
 
-    A handshake that only ended may be that of a server that was stopped.
+    A handshake that only ended may be that of a server that was stopped. Early releases of Python 3.11 call that end a
+    close that was announced.
     """
-    return isinstance(cause, ssl.SSLError | UnicodeError) and not isinstance(cause, ssl.SSLEOFError)
+    only_ended = isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+    return isinstance(cause, ssl.SSLError | UnicodeError) and not only_ended
 
 
 def is_repeatable(batch: Sequence[Command]) -> bool:
