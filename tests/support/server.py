@@ -97,6 +97,15 @@ class Server:
         """A client of its own."""
         return gibramdb.connect(f"gibram://127.0.0.1:{self.port}", timeout_s=timeout_s)
 
+    def says(self, words: str) -> bool:
+        """Whether it has written this, also where that is still on its way."""
+        until = time.monotonic() + SECONDS_MAX
+        while words not in "".join(self.lines):
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.01)
+        return True
+
     def kill(self) -> None:
         """SIGKILL: nothing of the process runs any more."""
         os.kill(self._pid, signal.SIGKILL)
