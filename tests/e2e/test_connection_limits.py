@@ -233,7 +233,7 @@ def test_answers_that_wait_for_a_slow_disk_hold_no_more_than_they_may_together(t
         for each in crowd:
             each.socket.close()
         wait_for(lambda: _is_let_in(server))
-        assert any("all together hold too much" in line for line in server.lines)
+        assert server.says("all together hold too much"), server.lines
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ def test_a_full_snapshot_directory_and_then_one_with_something_in_the_way(tmp_pa
         assert components["durable_state"] == "degraded"
         assert "No space left on device" in components["durable_state_reason"]
         assert "No space left on device" in db.backup_status().error
+        assert server.says("snapshot failed")
         assert any("snapshot failed" in line and "No space left on device" in line for line in server.lines)
         db.session("s").add_document("meanwhile")
         assert not [path for path in small_disk.iterdir() if path.name.startswith(("snapshot-", "pack-"))]

@@ -266,7 +266,7 @@ def test_a_defect_that_halts_the_store_is_told_and_mended_by_a_start_without_it(
         for word in ("internal apply failure", "provoked", "next: send no more traffic"):
             assert word in health.components["durable_state_reason"]
         for word in ("the store is halted", "provoked"):
-            assert word in "".join(server.lines)
+            assert server.says(word), server.lines
         for refused in (db.sessions, db.checkpoint, lambda: db.session("s").add_document("after")):
             with pytest.raises(HaltedError, match="unhealthy"):
                 refused()
