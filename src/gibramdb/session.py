@@ -38,6 +38,7 @@ from gibramdb.model.knowledge import (
     NewTextUnit,
     Relationship,
     TextUnit,
+    float32_array,
     to_float32,
 )
 from gibramdb.model.results import (
@@ -720,10 +721,7 @@ def _with_embeddings(items: Iterable[Embedded], embeddings: Embeddings | None) -
     if isinstance(embeddings, np.ndarray):
         if embeddings.ndim != 2:
             raise InvalidArgumentError(f"embeddings must have two dimensions, got shape {embeddings.shape}")
-        if np.iscomplexobj(embeddings):
-            raise InvalidArgumentError("embeddings must be real numbers, got complex ones")
-        with np.errstate(over="ignore"):  # see to_float32
-            embeddings = np.asarray(embeddings, dtype="<f4")
+        embeddings = float32_array("embeddings", embeddings)
     expected, found = total_of(items), total_of(embeddings)
     if expected is not None and found is not None and expected != found:
         raise InvalidArgumentError(f"{found} embeddings are given for {expected} objects")

@@ -279,12 +279,28 @@ WRONG_TYPES: list[tuple[Callable[[Any], object], str]] = [
     ),
     (
         lambda s: s.add_entities([NewEntity("n", "n")], embeddings=np.ones((1, 8), complex)),
-        "embeddings must be real numbers, got complex ones",
+        "embeddings must consist of real numbers, got array([[1.+0.",
+    ),
+    (
+        lambda s: s.add_entities([NewEntity("n", "n")], embeddings=np.full((1, 8), "1")),
+        "embeddings must consist of real numbers, got array([['1'",
+    ),
+    (
+        lambda s: s.add_entities([NewEntity("n", "n")], embeddings=np.full((1, 8), 10**400, dtype=object)),
+        "embeddings must consist of finite numbers, got one too large",
     ),
     (
         lambda s: s.add_entity("n", "n", embedding=np.ones(8, complex)),
-        "embedding must consist of real numbers, got complex ones",
+        "embedding must consist of real numbers, got array([1.+0.",
     ),
+    (lambda s: s.query(["1"] * 8), "embedding must consist of real numbers, got ['1', '1'"),
+    (lambda s: s.query([1.0] * 7 + [{}]), "embedding must consist of real numbers, got {}"),
+    (lambda s: s.query(np.zeros(8, "M8[s]")), "embedding must consist of real numbers, got array(['1970"),
+    (
+        lambda s: s.query(np.ma.masked_array(np.ones(8), [0] * 7 + [1])),
+        "embedding must consist of real numbers, got some that a mask hides",
+    ),
+    (lambda s: s.get_entities(np.array(3)), "ids must be a list, or another iterable, got array(3)"),
     (
         lambda s: s.add_entity("n", "n", embedding=b"123"),
         "embedding must have four bytes for each number, got 3 bytes",

@@ -460,6 +460,19 @@ def test_where_nothing_is_left_it_says_so_and_changes_nothing(tmp_path: Path) ->
     assert tree_hash(data) == before
 
 
+@pytest.mark.parametrize("command", ["verify", "inspect", "repair"])
+def test_a_store_that_lost_its_marker_and_one_of_gibram_are_named_as_such(tmp_path: Path, command: str) -> None:
+    data, gibram, none = tmp_path / "data", tmp_path / "gibram", tmp_path / "none"
+    made(data)
+    (data / "gibramdb-store.json").unlink()
+    gibram.mkdir()
+    (gibram / "snapshot.gibram").write_bytes(b"")
+    for directory, words in ((data, "`gibramdb store adopt"), (gibram, "import-gibram"), (none, "found no store here")):
+        said = run(command, directory)
+        assert (said.returncode, said.stdout) == (66, "")
+        assert words in said.stderr
+
+
 def test_what_is_no_damage_is_not_repaired(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with gibramdb.open(data, vector_dim=4) as db:

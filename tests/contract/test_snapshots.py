@@ -229,6 +229,8 @@ def test_automatic_snapshots_by_time(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("session_store:\n  snapshot_interval: 1s\n")
     with Server(tmp_path / "data", "--config", str(config)) as server, server.connect() as db:
+        time.sleep(2)
+        assert db.health().components["snapshot_count"] == "0", "there is nothing to keep"
         db.session("s").add_document("d")
         until = time.monotonic() + 60
         while db.health().components["snapshot_count"] == "0" and time.monotonic() < until:
@@ -246,6 +248,9 @@ def test_automatic_snapshots_by_time(tmp_path: Path) -> None:
 def test_a_snapshot_before_a_clean_stop_on_request(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("session_store:\n  snapshot_on_stop: true\n")
+    with Server(tmp_path / "data", "--config", str(config)) as server:
+        server.stop()
+    assert not list((tmp_path / "data" / "session_snapshots").glob("snapshot-*")), "there is nothing to keep"
     with Server(tmp_path / "data", "--config", str(config)) as server, server.connect() as db:
         db.session("s").add_document("d")
         server.stop()

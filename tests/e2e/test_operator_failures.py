@@ -239,6 +239,7 @@ def test_memory_that_runs_out_is_degraded_and_over_when_there_is_some(tmp_path: 
 
 DEFECT = """
 import gibramdb.database.database as database
+import gibramdb.database.recovery as recovery
 
 whole = database.apply
 
@@ -247,7 +248,7 @@ def apply(state, mutation, lsn):
         raise ZeroDivisionError("provoked")
     whole(state, mutation, lsn)
 
-database.apply = apply
+database.apply = recovery.apply = apply
 """
 
 
@@ -281,3 +282,15 @@ def test_a_defect_that_halts_the_store_is_told_and_mended_by_a_start_without_it(
     with Server(data) as server, server.connect() as db:
         assert documents(db) == ["kept", "not applied"]
         server.kill()
+    with pytest.raises(RefusedError) as refusal:  # the record is in the log now
+        Server(data, prefix=["env", f"PYTHONPATH={broken}"]).kill()
+    assert refusal.value.status == 65
+    for word in (
+        ".log: the record before offset ",
+        ", LSN ",
+        "expected a record that fits",
+        "found ",
+        "provoked",
+        "next: ",
+    ):
+        assert word in refusal.value.output

@@ -106,6 +106,19 @@ def test_directories_shared_between_two_stores_are_refused(tmp_path: Path) -> No
     filled_again.close()
 
 
+def test_a_first_start_in_a_directory_that_another_store_has_makes_none(tmp_path: Path) -> None:
+    with Server(tmp_path / "one") as owner:
+        time.sleep(0.3)  # the owner's log comes to rest
+        before = tree_hash(tmp_path)
+        config = tmp_path.parent / f"{tmp_path.name}.yaml"
+        config.write_text(f"session_store:\n  wal_dir: {tmp_path / 'one' / 'session_wal'}\n")
+        with pytest.raises(RefusedError) as refusal:
+            Server(tmp_path / "two", "--config", str(config)).kill()
+        assert refusal.value.status == 73
+        assert tree_hash(tmp_path) == before
+        owner.kill()
+
+
 def test_a_forked_child_can_do_nothing_and_does_not_outlive_its_parents_lock(tmp_path: Path) -> None:
     program = f"""
 import os, sys, time, gibramdb

@@ -739,6 +739,15 @@ def test_a_refused_configuration_is_a_message_and_exit_code_78(command: list[str
     assert sorted(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("command", [["check-config"], ["serve", "--config"]])
+def test_a_log_that_can_not_be_written_is_refused_alike(command: list[str], tmp_path: Path) -> None:
+    path = write(tmp_path, f"logging:\n  output: file\n  file: {tmp_path}/none/log\n")
+    done = run(*command, str(path), cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert f"logging.file: found {tmp_path}/none/log, which can not be written; allowed: " in done.stderr
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
 def test_each_flag_sets_its_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from gibramdb.cli import flags
+from gibramdb.cli.logging_setup import check_log_file
 from gibramdb.cli.screen import screen
 from gibramdb.config import SETTINGS
 
@@ -38,6 +39,7 @@ def check_config(
         wal_sync_policy=wal_sync_policy,
         log_level=log_level,
     )
+    check_log_file(config.logging)
     if config.tls.cert_file:
         from gibramdb.clock import SystemClock
         from gibramdb.server import tls

@@ -34,16 +34,23 @@ def set_up_logging(settings: LoggingSettings) -> None:
     logging.getLogger("gibramdb").setLevel(settings.level.upper())
 
 
-def _handler(settings: LoggingSettings) -> logging.Handler:
-    if settings.output != "file":
-        return _LogStream(sys.stdout if settings.output == "stdout" else sys.stderr)
+def check_log_file(settings: LoggingSettings) -> None:
+    """Raise ConfigError as `set_up_logging` does; nothing is made."""
     path = Path(settings.file)
+    if settings.output != "file":
+        return
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ConfigError(
             f"logging.file: found {settings.file}, which can not be written; "
             "allowed: a file that this user may write, in a directory that exists"
         )
-    return _LogFile(path, encoding="utf-8", delay=True)
+
+
+def _handler(settings: LoggingSettings) -> logging.Handler:
+    check_log_file(settings)
+    if settings.output == "file":
+        return _LogFile(Path(settings.file), encoding="utf-8", delay=True)
+    return _LogStream(sys.stdout if settings.output == "stdout" else sys.stderr)
 
 
 class _Log(logging.Handler):

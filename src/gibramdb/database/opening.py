@@ -218,7 +218,7 @@ def _open_durable(
             recovered.snapshot,
             locks,
             recovered.interval_began_at_ms,
-            is_covered=recovered.snapshot is not None and recovered.records == 0,
+            is_covered=recovered.records == 0 and (recovered.snapshot is not None or not recovered.end_lsn),
             is_incomplete=bool(recovered.missing),
         )
         undo.pop_all()
@@ -336,6 +336,7 @@ def _first_start(config: Config, fs: FileSystem, directories: Directories, locks
             f"{directories.data}: there is no store here, and one that exists is required; next: correct the path, or "
             "mount the volume; to begin one, start without session_store.require_existing, or use `gibramdb index`"
         )
+    locks.take_existing(directories)
     identity.make_directories(fs, directories)
     locks.take(directories)
     established = identity.established_id(fs, directories)
@@ -349,6 +350,24 @@ def _first_start(config: Config, fs: FileSystem, directories: Directories, locks
     for role, directory in reversed(directories.by_role()):
         identity.write_marker(fs, directory, role, store_id)
     log.info("first start: a new store", extra={"store_id": store_id.hex(), "data_dir": str(directories.data)})
+    return store_id
+
+
+def id_of_store(fs: FileSystem, directories: Directories) -> bytes:
+    """The id of the store that must lie here. Reads only.
+
+    Raises:
+        MissingStoreError: there is none, or it lost a part.
+        IncompatibleStoreError: the directories belong to different stores.
+    """
+    store_id = identity.established_id(fs, directories)
+    if store_id is None:
+        _refuse_gibram(directories)
+        _unfinished_id(fs, directories)  # it may be one that lost its first marker
+        raise MissingStoreError(
+            f"{directories.data}: expected the marker {identity.MARKER_NAME}, found no store here; next: name the data "
+            "directory of a store"
+        )
     return store_id
 
 
@@ -451,12 +470,7 @@ def verify(config: Config, fs: FileSystem | None = None) -> tuple[Recovered, str
     """
     fs = fs or OsFileSystem()
     directories = directories_of(config)
-    store_id = identity.established_id(fs, directories)
-    if store_id is None:
-        raise MissingStoreError(
-            f"{directories.data}: expected the marker {identity.MARKER_NAME}, found no store here; next: name the data "
-            "directory of a store"
-        )
+    store_id = id_of_store(fs, directories)
     locks = Locks(fs)
     with refusals_of(directories.data):
         locks.take_to_read(directories)

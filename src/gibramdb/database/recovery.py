@@ -366,7 +366,7 @@ def _replay(state: StoreState, path: Path, reading: wal.LogReading) -> str:
     """Returns where embeddings of another dimension than before began, or nothing."""
     dimension_from = ""
     for lsn, _, payload in reading:
-        mutation = _decoded(path, lsn, payload)
+        mutation = _decoded(f"{path}: {reading.place_of(lsn)}", payload)
         try:
             dimension = _dimension_of(mutation)
             if dimension not in (0, state.vector_dim):
@@ -375,7 +375,8 @@ def _replay(state: StoreState, path: Path, reading: wal.LogReading) -> str:
             apply(state, mutation, lsn)
         except Exception as error:
             raise CorruptLogError(
-                f"{path}: LSN {lsn}: the record is whole, but does not fit what came before it ({error!r}); next: "
+                f"{path}: {reading.place_of(lsn)}: expected a record that fits what came before it, found one that is "
+                f"whole and does not ({error!r}); next: "
                 "keep the files as they are and report this, it is a defect"
             ) from error
     return dimension_from
@@ -403,13 +404,11 @@ def _check_joint(path: Path, header: LogHeader, before: LogHeader, tail: LogTail
         )
 
 
-def _decoded(path: Path, lsn: int, payload: bytes) -> Mutation:
+def _decoded(where: str, payload: bytes) -> Mutation:
     try:
         return record.decode(payload)
     except CorruptLogError as error:
-        raise CorruptLogError(
-            f"{path}: LSN {lsn}: {error}; next: a newer version may have written it, start that one"
-        ) from error
+        raise CorruptLogError(f"{where}: {error}; next: a newer version may have written it, start that one") from error
 
 
 def _dimension_of(mutation: Mutation) -> int:

@@ -21,11 +21,11 @@ import msgspec
 from gibramdb.clock import SystemClock
 from gibramdb.config import Config
 from gibramdb.core.digest import state_digest
-from gibramdb.database.opening import directories_of
+from gibramdb.database.opening import directories_of, id_of_store
 from gibramdb.database.recovery import Plan, Recovered, readings, recover, replay_plan
 from gibramdb.errors import ConfigError, CorruptLogError, CorruptSnapshotError, FatalError, MissingStoreError
 from gibramdb.model.ids import NO_LSN, Generation, Lsn
-from gibramdb.storage import identity, snapshot, wal
+from gibramdb.storage import snapshot, wal
 from gibramdb.storage.files import TEMPORARY_SUFFIX, OsFileSystem, named, refusals_of, removed_if_failed
 from gibramdb.storage.identity import Directories, Locks
 from gibramdb.storage.snapshot import Manifest
@@ -109,7 +109,7 @@ def inspect(config: Config) -> tuple[list[SnapshotFound], list[LogFound]]:
     fs = OsFileSystem()
     directories = directories_of(config)
     with refusals_of(directories.data):
-        _store_id(fs, directories)
+        id_of_store(fs, directories)
         locks = Locks(fs)
         locks.take_to_read(directories)
         try:
@@ -177,7 +177,7 @@ def propose(config: Config) -> Repair | None:
     fs = OsFileSystem()
     directories = directories_of(config)
     with refusals_of(directories.data):
-        store_id = _store_id(fs, directories)
+        store_id = id_of_store(fs, directories)
         locks = Locks(fs)
         locks.take_to_read(directories)
         try:
@@ -485,7 +485,7 @@ def repair(config: Config, fs: OsFileSystem | None = None) -> tuple[str, str]:
     fs = fs or OsFileSystem()
     directories = directories_of(config)
     with refusals_of(directories.data):
-        store_id = _store_id(fs, directories)
+        store_id = id_of_store(fs, directories)
         locks = Locks(fs)
         locks.take(directories)
         try:
@@ -550,13 +550,6 @@ def _copy(fs: OsFileSystem, source: Path, target: Path, length: int | None = Non
             fs.replace(temporary, target)
     finally:
         fs.close(source_fd)
-
-
-def _store_id(fs: OsFileSystem, directories: Directories) -> bytes:
-    store_id = identity.established_id(fs, directories)
-    if store_id is None:
-        raise MissingStoreError(f"{directories.data}: expected a store, found none; next: correct the path")
-    return store_id
 
 
 def _size(recovered: Recovered) -> str:

@@ -93,7 +93,8 @@ def check_iterable_or_async(name: str, given: object) -> None:
 
 def check_iterable(name: str, given: object) -> None:
     """As `several`, of what is not to be gone through yet. Raises InvalidArgumentError."""
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+    is_single = getattr(given, "ndim", 1) == 0  # an array without a dimension has the method, and gives nothing
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable) or is_single:
         raise InvalidArgumentError(f"{name} must be a list, or another iterable, got {in_brief(given)}")
 
 

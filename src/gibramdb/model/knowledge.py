@@ -10,13 +10,15 @@ numbers or a numpy array; `New...` objects convert it once, when they are made.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from numbers import Real
 from typing import Any, cast
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from gibramdb.errors import InvalidArgumentError
+from gibramdb.errors import InvalidArgumentError, in_brief
 
 Embedding = bytes | NDArray[np.floating] | Sequence[float]
 """A vector as a caller may give it; bytes are taken as little-endian float32."""
@@ -107,21 +109,39 @@ def to_float32(embedding: Embedding) -> bytes:
         if len(embedding) % 4:
             raise InvalidArgumentError(f"embedding must have four bytes for each number, got {len(embedding)} bytes")
         return embedding
-    if isinstance(embedding, np.ndarray) and np.iscomplexobj(embedding):  # numpy would drop a part of each
-        raise InvalidArgumentError("embedding must consist of real numbers, got complex ones")
-    try:
-        # A float too large for float32 becomes infinite here, and is then refused by name like any other infinity.
-        with np.errstate(over="ignore"):
-            array = np.asarray(embedding, dtype="<f4")
-    except OverflowError:  # a whole number is too large even for the float between
-        raise InvalidArgumentError("embedding must consist of finite numbers, got one too large for a float") from None
-    except (TypeError, ValueError) as error:
-        raise InvalidArgumentError(f"embedding is not a sequence of numbers: {error}") from None
     if embedding is None:
         raise InvalidArgumentError("embedding must be a sequence of numbers, empty for none; got None")
+    array = float32_array("embedding", embedding)
     if array.ndim != 1:
         raise InvalidArgumentError(f"embedding must have one dimension, got shape {array.shape}")
     return array.tobytes()
+
+
+def float32_array(name: str, given: Any) -> NDArray[np.float32]:
+    """What is given under this name as an array of little-endian float32, of the shape that it has.
+
+    Raises:
+        InvalidArgumentError: it does not consist of real numbers. numpy would take texts and dates for numbers, what a
+            mask hides for shown, and a part of each complex number for the whole.
+    """
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(f"{name} is not a sequence of numbers: {error}") from None
+    if array.dtype.kind == "O":
+        for each in array.flat:
+            if not isinstance(each, Real | Decimal):
+                raise InvalidArgumentError(f"{name} must consist of real numbers, got {in_brief(each)}")
+    elif array.dtype.kind not in "fiub":
+        raise InvalidArgumentError(f"{name} must consist of real numbers, got {in_brief(given)}")
+    if np.ma.is_masked(given):
+        raise InvalidArgumentError(f"{name} must consist of real numbers, got some that a mask hides")
+    try:
+        # A float too large for float32 becomes infinite here, and is then refused by name like any other infinity.
+        with np.errstate(over="ignore"):
+            return array.astype("<f4", copy=False)
+    except OverflowError:  # a whole number is too large even for the float between
+        raise InvalidArgumentError(f"{name} must consist of finite numbers, got one too large for a float") from None
 
 
 class NewDocument(msgspec.Struct, frozen=True, gc=False):

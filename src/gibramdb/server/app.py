@@ -25,7 +25,7 @@ import msgspec
 from threadpoolctl import threadpool_limits
 
 from gibramdb.clock import SystemClock
-from gibramdb.config import Config
+from gibramdb.config import Address, Config
 from gibramdb.database import health
 from gibramdb.database.answers import Answer, Weigh
 from gibramdb.database.database import Database
@@ -416,7 +416,7 @@ def _leave_alone_what_stays(phase: str, about: dict[str, int]) -> None:
 
 
 def _say_ready(config: Config, port: int) -> None:
-    told: dict[str, object] = {"address": f"{config.server.addr.host}:{port}", "pid": os.getpid()}
+    told: dict[str, object] = {"address": str(Address(config.server.addr.host, port)), "pid": os.getpid()}
     told["vector_dim"] = config.server.vector_dim
     told["mode"] = config.session_store.mode
     if config.session_store.mode == "durable":

@@ -237,6 +237,10 @@ class Locks:
         self._fs = fs
         self._fds: dict[Path, int] = {}
 
+    def take_existing(self, directories: Directories) -> None:
+        """Lock those of the three that are there, as `take` does: who is refused has made no other."""
+        self._take([directory for _, directory in directories.by_role() if self._fs.exists(directory)])
+
     def take(self, directories: Directories) -> None:
         """Lock all three, but for what is held already, or none.
 
@@ -244,8 +248,11 @@ class Locks:
             StoreLockedError: another process, or another store of this one, holds one of them.
             StorageError, DiskFullError: the system refused.
         """
+        self._take([directory for _, directory in directories.by_role()])
+
+    def _take(self, paths: Sequence[Path]) -> None:
         try:
-            for _, directory in directories.by_role():
+            for directory in paths:
                 self._lock(directory / LOCK_NAME)
         except BaseException:
             self.release()

@@ -316,6 +316,10 @@ class LogReading:
         assert self._tail is not None, "read the records to the end first"
         return self._tail
 
+    def place_of(self, lsn: Lsn) -> str:
+        """Where the record that ends with this LSN ends, for messages."""
+        return f"the record before offset {lsn - self.header.base_lsn + FILE_HEADER_BYTES}, LSN {lsn}"
+
     def __iter__(self) -> Iterator[tuple[Lsn, int, bytes]]:
         try:
             fd = self._fs.open_read(self._path)
