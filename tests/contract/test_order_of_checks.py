@@ -297,7 +297,7 @@ WRONG_TYPES: list[tuple[Callable[[Any], object], str]] = [
     (lambda s: s.query([1.0] * 7 + [{}]), "embedding must consist of real numbers, got {}"),
     (lambda s: s.query(np.zeros(8, "M8[s]")), "embedding must consist of real numbers, got array(['1970"),
     (
-        lambda s: s.query(np.ma.masked_array(np.ones(8), [0] * 7 + [1])),
+        lambda s: s.query(np.ma.masked_equal(np.arange(8.0), 3)),
         "embedding must consist of real numbers, got some that a mask hides",
     ),
     (lambda s: s.get_entities(np.array(3)), "ids must be a list, or another iterable, got array(3)"),

@@ -238,8 +238,8 @@ class Locks:
         self._fds: dict[Path, int] = {}
 
     def take_existing(self, directories: Directories) -> None:
-        """Lock those of the three that are there, as `take` does: who is refused has made no other."""
-        self._take([directory for _, directory in directories.by_role() if self._fs.exists(directory)])
+        """Lock those of the three that somebody can hold, as `take` does: who is refused has made nothing."""
+        self._take([directory for _, directory in directories.by_role() if self._fs.exists(directory / LOCK_NAME)])
 
     def take(self, directories: Directories) -> None:
         """Lock all three, but for what is held already, or none.
