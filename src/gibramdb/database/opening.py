@@ -359,11 +359,13 @@ def id_of_store(fs: FileSystem, directories: Directories) -> bytes:
     Raises:
         MissingStoreError: there is none, or it lost a part.
         IncompatibleStoreError: the directories belong to different stores.
+        StorageError: the system refused.
     """
     store_id = identity.established_id(fs, directories)
     if store_id is None:
-        _refuse_gibram(directories)
-        _unfinished_id(fs, directories)  # it may be one that lost its first marker
+        with refusals_of(directories.data):
+            _refuse_gibram(directories)
+            _unfinished_id(fs, directories)  # it may be one that lost its first marker
         raise MissingStoreError(
             f"{directories.data}: expected the marker {identity.MARKER_NAME}, found no store here; next: name the data "
             "directory of a store"
