@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -294,7 +295,9 @@ WRONG_TYPES: list[tuple[Callable[[Any], object], str]] = [
         "embedding must consist of real numbers, got array([1.+0.",
     ),
     (lambda s: s.query(["1"] * 8), "embedding must consist of real numbers, got ['1', '1'"),
-    (lambda s: s.query([1.0] * 7 + [{}]), "embedding must consist of real numbers, got {}"),
+    (lambda s: s.query([1.0] * 7 + [{}]), "embedding is not a sequence of numbers: "),
+    (lambda s: s.query([Decimal("sNaN")] * 8), "embedding is not a sequence of numbers: "),
+    (lambda s: s.query(["x" * 10**8] + [""] * 10**5), "embedding must consist of real numbers, got ['xxx"),
     (lambda s: s.query(np.zeros(8, "M8[s]")), "embedding must consist of real numbers, got array(['1970"),
     (
         lambda s: s.query(np.ma.masked_equal(np.arange(8.0), 3)),

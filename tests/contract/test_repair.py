@@ -467,7 +467,17 @@ def test_a_store_that_lost_its_marker_and_one_of_gibram_are_named_as_such(tmp_pa
     (data / "gibramdb-store.json").unlink()
     gibram.mkdir()
     (gibram / "snapshot.gibram").write_bytes(b"")
-    for directory, words in ((data, "`gibramdb store adopt"), (gibram, "import-gibram"), (none, "found no store here")):
+    damaged = tmp_path / "damaged"
+    with gibramdb.open(damaged, vector_dim=3) as db:
+        db.session("s").add_document("d")
+    (damaged / "gibramdb-store.json").unlink()
+    flip(logs(damaged)[0], 512 + 60)
+    for directory, words in (
+        (data, "`gibramdb store adopt"),
+        (damaged, "`gibramdb store adopt"),
+        (gibram, "import-gibram"),
+        (none, "found no store here"),
+    ):
         said = run(command, directory)
         assert (said.returncode, said.stdout) == (66, "")
         assert words in said.stderr

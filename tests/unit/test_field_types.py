@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import array
 import enum
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -14,7 +16,7 @@ from gibramdb.errors import InvalidArgumentError
 from gibramdb.model import commands
 from gibramdb.model.commands import Command
 from gibramdb.model.field_types import checked, plain
-from gibramdb.model.knowledge import Embedding, NewCommunity, NewEntity, NewRelationship
+from gibramdb.model.knowledge import Embedding, NewCommunity, NewEntity, NewRelationship, to_float32
 from gibramdb.model.scope import SessionScope
 
 CONCRETE = [
@@ -176,3 +178,22 @@ def test_a_set_is_no_tuple_since_it_has_no_order() -> None:
 def test_whole_numbers_stand_where_numbers_are_asked_for() -> None:
     command = commands.AddRelationships("s", (NewRelationship(1, 2, weight=2),))
     assert checked(command) is command, "nothing is gained by making them floats one by one"
+
+
+@pytest.mark.parametrize(
+    ("given", "numbers"),
+    [
+        ([1, 0.5], [1, 0.5]),
+        ([np.float16(1), np.True_], [1, 1]),
+        ((Decimal(1), Fraction(1, 2), 3), [1, 0.5, 3]),
+        (np.array([np.True_, 2, Decimal(3)], object), [1, 2, 3]),
+        (np.array([1, 2], ">f8"), [1, 2]),
+        (memoryview(array.array("f", [1, 2])), [1, 2]),
+        (np.ma.masked_equal(np.array([1.0, 2.0]), 3), [1, 2]),
+        (np.array([], "U1"), []),
+        ((), []),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_an_embedding_may_come_as_any_numbers(given: Any, numbers: list[float]) -> None:
+    assert to_float32(given) == np.array(numbers, "<f4").tobytes()

@@ -27,7 +27,7 @@ from gibramdb.database.detector import Post
 from gibramdb.database.journal import Journal, NullJournal, WalJournal
 from gibramdb.database.recovery import Recovered, collector_paused, recover
 from gibramdb.database.snapshots import Snapshots, Triggers
-from gibramdb.errors import ConfigError, FatalError, IncompatibleStoreError, MissingStoreError
+from gibramdb.errors import ConfigError, CorruptLogError, FatalError, IncompatibleStoreError, MissingStoreError
 from gibramdb.model.ids import NO_LSN, Generation
 from gibramdb.storage import gibram, identity, snapshot, wal
 from gibramdb.storage.files import FileSystem, OsFileSystem, publish, refusals_of, refused
@@ -361,11 +361,12 @@ def id_of_store(fs: FileSystem, directories: Directories) -> bytes:
         IncompatibleStoreError: the directories belong to different stores.
         StorageError: the system refused.
     """
-    store_id = identity.established_id(fs, directories)
-    if store_id is None:
-        with refusals_of(directories.data):
+    with refusals_of(directories.data):
+        store_id = identity.established_id(fs, directories)
+        if store_id is None:
             _refuse_gibram(directories)
             _unfinished_id(fs, directories)  # it may be one that lost its first marker
+    if store_id is None:
         raise MissingStoreError(
             f"{directories.data}: expected the marker {identity.MARKER_NAME}, found no store here; next: name the data "
             "directory of a store"
@@ -409,8 +410,17 @@ def _unfinished_id(fs: FileSystem, directories: Directories) -> bytes | None:
     first_log = wal.log_path(directories.wal, Generation(1))
     store_id = None
     if fs.exists(first_log):
-        reading = wal.read_log(fs, first_log)
-        if any(True for _ in reading) or reading.tail.torn_bytes:
+        try:
+            reading = wal.read_log(fs, first_log)
+            is_used = any(True for _ in reading) or reading.tail.torn_bytes > 0
+        except CorruptLogError as error:
+            damage = str(error).partition("; next: ")[0]
+            raise MissingStoreError(
+                f"{directories.data}: expected the marker {identity.MARKER_NAME}, found none, and what lies in the log "
+                f"directory is damaged ({damage}); is the right volume mounted? If the marker is lost for good, "
+                f"`{identity.ADOPT}` accepts that; then `gibramdb store repair` says what can be kept"
+            ) from error
+        if is_used:
             raise MissingStoreError(
                 f"{directories.data}: expected the marker {identity.MARKER_NAME}, found none, but {first_log} holds "
                 f"records; is the right volume mounted there? If it is lost for good, `{identity.ADOPT}` accepts it"

@@ -366,7 +366,7 @@ def _replay(state: StoreState, path: Path, reading: wal.LogReading) -> str:
     """Returns where embeddings of another dimension than before began, or nothing."""
     dimension_from = ""
     for lsn, _, payload in reading:
-        mutation = _decoded(f"{path}: {reading.place_of(lsn)}", payload)
+        mutation = _decoded(path, reading, lsn, payload)
         try:
             dimension = _dimension_of(mutation)
             if dimension not in (0, state.vector_dim):
@@ -404,11 +404,13 @@ def _check_joint(path: Path, header: LogHeader, before: LogHeader, tail: LogTail
         )
 
 
-def _decoded(where: str, payload: bytes) -> Mutation:
+def _decoded(path: Path, reading: wal.LogReading, lsn: Lsn, payload: bytes) -> Mutation:
     try:
         return record.decode(payload)
     except CorruptLogError as error:
-        raise CorruptLogError(f"{where}: {error}; next: a newer version may have written it, start that one") from error
+        raise CorruptLogError(
+            f"{path}: {reading.place_of(lsn)}: {error}; next: a newer version may have written it, start that one"
+        ) from error
 
 
 def _dimension_of(mutation: Mutation) -> int:

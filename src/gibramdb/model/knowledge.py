@@ -10,8 +10,6 @@ numbers or a numpy array; `New...` objects convert it once, when they are made.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from decimal import Decimal
-from numbers import Real
 from typing import Any, cast
 
 import msgspec
@@ -117,31 +115,33 @@ def to_float32(embedding: Embedding) -> bytes:
     return array.tobytes()
 
 
+_NO_NUMBERS = (str, bytes, np.datetime64, np.timedelta64, np.complexfloating, np.void)
+"""numpy makes floats of these all the same: of texts what they spell, of a complex number a part."""
+
+
 def float32_array(name: str, given: Any) -> NDArray[np.float32]:
     """What is given under this name as an array of little-endian float32, of the shape that it has.
 
     Raises:
-        InvalidArgumentError: it does not consist of real numbers. numpy would take texts and dates for numbers, what a
-            mask hides for shown, and a part of each complex number for the whole.
+        InvalidArgumentError: it does not consist of real numbers.
     """
-    try:
-        array = np.asarray(given)
-    except (TypeError, ValueError) as error:
-        raise InvalidArgumentError(f"{name} is not a sequence of numbers: {error}") from None
-    if array.dtype.kind == "O":
-        for each in array.flat:
-            if not isinstance(each, Real | Decimal):
-                raise InvalidArgumentError(f"{name} must consist of real numbers, got {in_brief(each)}")
-    elif array.dtype.kind not in "fiub":
+    types: set[type] = set()
+    if isinstance(given, np.ndarray):
+        types = set(map(type, given.flat)) if given.dtype.kind == "O" else {given.dtype.type} if given.size else types
+    elif isinstance(given, list | tuple):
+        types = set(map(type, given))
+    if any(issubclass(each, _NO_NUMBERS) for each in types):
         raise InvalidArgumentError(f"{name} must consist of real numbers, got {in_brief(given)}")
     if np.ma.is_masked(given):
         raise InvalidArgumentError(f"{name} must consist of real numbers, got some that a mask hides")
     try:
         # A float too large for float32 becomes infinite here, and is then refused by name like any other infinity.
         with np.errstate(over="ignore"):
-            return array.astype("<f4", copy=False)
+            return np.asarray(given, dtype="<f4")
     except OverflowError:  # a whole number is too large even for the float between
         raise InvalidArgumentError(f"{name} must consist of finite numbers, got one too large for a float") from None
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(f"{name} is not a sequence of numbers: {error}") from None
 
 
 class NewDocument(msgspec.Struct, frozen=True, gc=False):
